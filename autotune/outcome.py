@@ -1,0 +1,147 @@
+"""What became of a trial: a status, a reason, figures. Plain data that travels between processes as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """How a trial ended. ``REFUSED`` is never a trial's: such a configuration was not started."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"  # stopped early by the scheduler
+    OVER_CAP = "over_cap"  # ended by the guard, or the rehearsal showed it
+    OUT_OF_MEMORY = "out_of_memory"
+    DIVERGED = "diverged"  # a loss or a metric that is not finite
+    INTERRUPTED = "interrupted"  # the driver, the node or the time budget ended it; it is drawn again
+    FAILED = "failed"
+    REFUSED = "refused"  # predicted to exceed the cap, not started
+
+    @property
+    def has_metric(self) -> bool:
+        """Whether a trial of this status has a metric that may stand on the front."""
+        return self is Status.COMPLETE
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryFigures:
+    """The three figures of memory, in bytes; they are never mixed up.
+
+    allocated: peak of live tensor bytes. reserved: what the caching allocator holds of the device (None where there
+    is no caching allocator). device: what the process holds of the device in all; every memory cap compares this.
+    meter: which source of truth ``device`` came from, e.g. ``process private bytes``, ``nvml``, ``prediction``.
+    """
+
+    allocated: int
+    device: int
+    meter: str
+    reserved: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """What a trial says after an epoch. ``epoch`` counts from 1; ``metrics`` are of the validation part."""
+
+    epoch: int
+    train_loss: float
+    metrics: dict[str, float]
+    seconds: float  # since the trial's training began
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one trial ended.
+
+    metric: the study's metric on the validation part, at the best epoch, whose weights were kept.
+    metrics: all validation metrics at that epoch. peak: measured; predicted: what was predicted before the start.
+    seconds: wall time of the whole trial; step_seconds: median time of one optimizer step.
+    checkpoint: folder of the kept weights. details: anything else worth keeping, JSON only.
+    """
+
+    status: Status
+    reason: str = ""
+    metric: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_epoch: int | None = None
+    epochs: tuple[EpochReport, ...] = ()
+    peak: MemoryFigures | None = None
+    predicted: MemoryFigures | None = None
+    seconds: float = 0.0
+    step_seconds: float | None = None
+    trainable_parameters: int | None = None
+    checkpoint: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary; :meth:`from_dict` reads it back to an equal outcome."""
+        plain = asdict(self)
+        plain["status"] = self.status.value
+        plain["epochs"] = [asdict(report) for report in self.epochs]
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Outcome:
+        """The outcome that :meth:`to_dict` wrote.
+
+        Raises:
+            TypeError: a key is unknown or one is missing.
+            ValueError: the status is unknown.
+        """
+        values = dict(plain)
+        values["status"] = Status(values["status"])
+        values["epochs"] = tuple(EpochReport(**report) for report in values.get("epochs", ()))
+        for key in ("peak", "predicted"):
+            if values.get(key) is not None:
+                values[key] = MemoryFigures(**values[key])
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One configuration that may be tried.
+
+    method: ``{"name": "sherl", "reduction_factor": 8, ...}``, what :func:`sherl.methods.method_from_dict` reads.
+    training: the keys of :class:`sherl.spec.TrainingConfig` that the space varies or fixes (learning_rate, batch_size, …).
+    params: the flat parameters as the search space names them, what the study's record holds.
+    """
+
+    method: dict[str, Any]
+    training: dict[str, Any]
+    params: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and plots, e.g. ``sherl r=8 multi@-2 lora(8)``."""
+        method = self.method
+        words = [str(method["name"])]
+        if "reduction_factor" in method:
+            words.append(f"r={method['reduction_factor']}")
+        if "insertion" in method:
+            words.append(f"{method['insertion']}@{method.get('start_layer', -1)}")
+        late = method.get("late_route")
+        if isinstance(late, dict) and late.get("name", "none") != "none":
+            size = next((value for key, value in late.items() if key != "name"), None)
+            words.append(f"{late['name']}({size})" if size is not None else str(late["name"]))
+        if "rank" in method:
+            words.append(f"rank={method['rank']}")
+        if method.get("activation_checkpointing"):
+            words.append("ckpt")
+        words.append(f"b{self.training['batch_size']}" if "batch_size" in self.training else "")
+        return " ".join(word for word in words if word)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One row of the study's record, as search writes it and tracking, report and deploy read it.
+
+    number: the trial's number in the record. outcome is None while the trial runs.
+    test_metrics: scored once, at the end, for members of the front; never read by a choice.
+    """
+
+    number: int
+    candidate: Candidate
+    seed: int
+    outcome: Outcome | None = None
+    test_metrics: dict[str, float] | None = None

@@ -1,0 +1,72 @@
+"""Bytes and durations as people write them: ``8GB`` is 8e9 bytes, ``8GiB`` is 8 * 2**30."""
+
+from __future__ import annotations
+
+import re
+
+from autotune.errors import UnitError
+
+_BYTE_UNITS: dict[str, int] = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_DURATION_UNITS: dict[str, float] = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes from ``8GB`` (8e9), ``8GiB`` (8 * 2**30), ``512MiB`` or a plain number of bytes.
+
+    Raises:
+        UnitError: the text is no size, its unit is unknown, or it is not above zero.
+    """
+    allowed = "allowed are a number of bytes or a number with B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024)"
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None or match.group(2).lower() not in _BYTE_UNITS:
+        raise UnitError(f"{text!r} is not a memory size: {allowed}. For example 8GB or 7.5GiB.")
+    value = round(float(match.group(1)) * _BYTE_UNITS[match.group(2).lower()])
+    if value <= 0:
+        raise UnitError(f"A memory size must be above zero, {text!r} was given: {allowed}.")
+    return value
+
+
+def format_bytes(count: int) -> str:
+    """Both readings of a size, in the words that messages use: ``8.00 GB (7.45 GiB)``."""
+    for power, decimal, binary in ((3, "GB", "GiB"), (2, "MB", "MiB"), (1, "kB", "KiB")):
+        if abs(count) >= 1000**power:
+            return f"{count / 1000**power:.2f} {decimal} ({count / 1024**power:.2f} {binary})"
+    return f"{count} B"
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds from ``90``, ``90s``, ``20m``, ``1.5h`` or ``2d``.
+
+    Raises:
+        UnitError: the text is no duration, its unit is unknown, or it is not above zero.
+    """
+    allowed = "allowed are a number of seconds or a number with s, m, h or d"
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None or match.group(2).lower() not in _DURATION_UNITS:
+        raise UnitError(f"{text!r} is not a duration: {allowed}. For example 20m or 1.5h.")
+    seconds = float(match.group(1)) * _DURATION_UNITS[match.group(2).lower()]
+    if seconds <= 0:
+        raise UnitError(f"A duration must be above zero, {text!r} was given: {allowed}.")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people read it: ``41 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
