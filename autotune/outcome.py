@@ -133,6 +133,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why a configuration is not started: a sentence for people, and what was predicted for it, where something was."""
+
+    reason: str
+    predicted: MemoryFigures | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """One row of the study's record, as search writes it and tracking, report and deploy read it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from autotune.errors import UnitError
@@ -32,10 +33,10 @@ def parse_bytes(text: str | int) -> int:
     match = _QUANTITY.fullmatch(str(text))
     if match is None or match.group(2).lower() not in _BYTE_UNITS:
         raise UnitError(f"{text!r} is not a memory size: {allowed}. For example 8GB or 7.5GiB.")
-    value = round(float(match.group(1)) * _BYTE_UNITS[match.group(2).lower()])
-    if value <= 0:
-        raise UnitError(f"A memory size must be above zero, {text!r} was given: {allowed}.")
-    return value
+    size = float(match.group(1)) * _BYTE_UNITS[match.group(2).lower()]
+    if not 0.5 < size < math.inf:
+        raise UnitError(f"A memory size must be above zero and finite, {text!r} was given: {allowed}.")
+    return round(size)
 
 
 def format_bytes(count: int) -> str:
@@ -57,8 +58,8 @@ def parse_duration(text: str | float) -> float:
     if match is None or match.group(2).lower() not in _DURATION_UNITS:
         raise UnitError(f"{text!r} is not a duration: {allowed}. For example 20m or 1.5h.")
     seconds = float(match.group(1)) * _DURATION_UNITS[match.group(2).lower()]
-    if seconds <= 0:
-        raise UnitError(f"A duration must be above zero, {text!r} was given: {allowed}.")
+    if not 0 < seconds < math.inf:
+        raise UnitError(f"A duration must be above zero and finite, {text!r} was given: {allowed}.")
     return seconds
 
 

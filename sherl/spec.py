@@ -18,12 +18,16 @@ class TaskSpec:
     class_names: the label strings in the order of their indices; empty for regression.
     metric: the metric that the task is judged by; higher is better for every metric of this library.
     pair: whether an example is a pair of texts.
+    target_mean, target_std: of the training part's targets, in the data's own units (regression); the head learns
+    (target - mean) / std, so that a rating in [-4, 4] and a price in the millions train alike.
     """
 
     kind: str
     metric: str
     class_names: tuple[str, ...] = ()
     pair: bool = False
+    target_mean: float = 0.0
+    target_std: float = 1.0
 
     @property
     def num_outputs(self) -> int:

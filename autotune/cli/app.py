@@ -1,0 +1,80 @@
+"""The ``autotune`` command: its subcommands, and how an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from autotune import __version__
+from autotune.cli import look, run
+from autotune.errors import AutotuneError, ConfigError, NothingFitsError, SelectionError, StudyError, UnitError
+
+EXIT_CODES = {
+    ConfigError: 2,
+    UnitError: 2,
+    StudyError: 3,
+    NothingFitsError: 4,
+    SelectionError: 5,
+}
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="autotune",
+    help="Fine-tune a pretrained model under a memory cap and choose from the accuracy-memory front.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong settings or data, 3 study folder, 4 nothing fits the cap, "
+    "5 no point meets the conditions, 130 interrupted (`autotune resume` goes on).",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"autotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+app.command("run", help=run.RUN_HELP)(run.run)
+app.command("resume", help=run.RESUME_HELP)(run.resume)
+app.command("report")(look.report)
+app.command("select")(look.select)
+app.command("export")(look.export)
+app.command("predict")(look.predict)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code that scripts can trust for an error of this project."""
+    from sherl.errors import DataError, SpecError, UnknownNameError
+
+    for kind, code in EXIT_CODES.items():
+        if isinstance(error, kind):
+            return code
+    return 2 if isinstance(error, DataError | SpecError | UnknownNameError) else EXIT_FAILED
+
+
+def run_app() -> None:
+    """Run the command line; an error of this project becomes a message on stderr and an exit code, not a traceback."""
+    from sherl.errors import SherlError
+
+    try:
+        app()
+    except (AutotuneError, SherlError) as error:
+        typer.echo(f"autotune: {error}", err=True)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        typer.echo("autotune: interrupted. Nothing finished is lost: `autotune resume` goes on.", err=True)
+        sys.exit(EXIT_INTERRUPTED)

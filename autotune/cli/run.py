@@ -1,0 +1,173 @@
+"""``autotune run`` and ``autotune resume``: their arguments."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RUN_HELP = """Search for the best fine-tuned models under a memory cap.
+
+Without --model and --train it runs the packaged demonstration (MiniLM on movie reviews; `pip install -e '.[demo]'`).
+
+Examples:
+
+  autotune run --memory-cap 8GB
+
+  autotune run --memory-cap 6GiB --model roberta-base --train train.csv --test test.csv --text review --label stars
+
+  autotune run --memory-cap 8GB --method sherl --method lora --trials 40 --time-budget 2h
+"""
+RESUME_HELP = """Go on with a study after Ctrl-C, a crash or a reboot.
+
+What is finished stays; what was running is trained again; the total number of trials is what was asked for.
+"""
+
+StudyDir = Annotated[
+    Path | None, typer.Option("--study-dir", help="The study's folder. By default the newest one under ./studies.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what went wrong and the result.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", help="A Python module to import first, which registers methods, families, ... (repeatable)."
+    ),
+]
+
+
+def load_plugins(plugins: list[str] | None) -> None:
+    """Import what a person wants registered."""
+    from autotune.errors import ConfigError
+
+    for name in plugins or ():
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"--plugin {name!r} cannot be imported: {error}. Give the name of a module that Python finds here."
+            ) from error
+
+
+def _absolute(model: str) -> str:
+    """A folder by its whole path, since trials may run elsewhere; names and hub ids as they are."""
+    return str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model
+
+
+def run(
+    memory_cap: Annotated[
+        str,
+        typer.Option(
+            "--memory-cap", help="What a trial may hold of the device, evaluation included: 8GB (8e9 bytes), 7.5GiB."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", help="A local folder or a hub id of a pretrained encoder; default: the packaged MiniLM."
+        ),
+    ] = "all-minilm-l6-v2",
+    train: Annotated[
+        str | None,
+        typer.Option("--train", help="csv, tsv, jsonl, json or parquet file, or a hub id; default: movie reviews."),
+    ] = None,
+    valid: Annotated[
+        str | None, typer.Option("--valid", help="Validation part; by default split off the training part.")
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option("--test", help="Test part, scored once at the end; by default split off the training part."),
+    ] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
+    pair: Annotated[str | None, typer.Option("--pair", help="Column of the second text of a pair.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column of the class or the number to predict.")] = None,
+    task: Annotated[str, typer.Option("--task", help="auto, classification or regression.")] = "auto",
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="What to maximise: accuracy, f1, matthews; pearson, spearman for regression."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="Only these methods of the space (repeatable): sherl, full, lora, ..."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32 or bf16; default: the space's.")] = None,
+    space: Annotated[
+        str, typer.Option("--space", help="A search space: a name in search_spaces/ or a YAML file.")
+    ] = "default",
+    trials: Annotated[int, typer.Option("--trials", help="How many configurations to try.")] = 16,
+    time_budget: Annotated[
+        str | None, typer.Option("--time-budget", help="Stop starting and end running trials after this long: 20m, 2h.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the search, the splits and the trials.")] = 0,
+    max_length: Annotated[int, typer.Option("--max-length", help="Longest text in tokens; longer ones are cut.")] = 128,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", help="Trials at a time; default: what cores, devices and the cap allow.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The study's name; default: model, data and time.")] = None,
+    study_dir: Annotated[
+        Path | None, typer.Option("--study-dir", help="A new folder for the study; default: studies/NAME.")
+    ] = None,
+    mlflow_uri: Annotated[
+        str | None,
+        typer.Option("--mlflow-uri", help="Where MLflow records; default: a SQLite file in the study's folder."),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="A running Ray cluster; default: Ray on this machine.")
+    ] = None,
+    plugin: Plugins = None,
+    quiet: Quiet = False,
+) -> None:
+    """See :data:`RUN_HELP`."""
+    from autotune.cli.display import display_for
+    from autotune.config import StudyConfig
+    from autotune.study import run_study
+    from autotune.study.folder import STUDIES, default_name
+
+    load_plugins(plugin)
+    data = {"train": train, "valid": valid, "test": test, "text": text, "pair": pair, "label": label}
+    name = name or (default_name(model, train) if study_dir is None else study_dir.name)
+    config = StudyConfig.parse(
+        {
+            "memory_cap": memory_cap,
+            "model": _absolute(model),
+            "data": {**data, "task": task, "metric": metric, "seed": seed},
+            "methods": method or None,
+            "metric": metric,
+            "precision": precision,
+            "space": space,
+            "trials": trials,
+            "time_budget": time_budget,
+            "seed": seed,
+            "max_length": max_length,
+            "parallel": parallel,
+            "name": name,
+            "study_dir": str(study_dir or STUDIES / name),
+            "mlflow_uri": mlflow_uri,
+            "ray_address": ray_address,
+            "plugins": plugin or (),
+        },
+        where="autotune run",
+    )
+    with display_for(quiet=quiet) as display:
+        result = run_study(config, display)
+    display.result(result)
+
+
+def resume(
+    study_dir: StudyDir = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="A new total of trials; default: what was asked for.")
+    ] = None,
+    time_budget: Annotated[str | None, typer.Option("--time-budget", help="A new time budget, from now.")] = None,
+    plugin: Plugins = None,
+    quiet: Quiet = False,
+) -> None:
+    """See :data:`RESUME_HELP`."""
+    from autotune.cli.display import display_for
+    from autotune.study import resume_study
+
+    load_plugins(plugin)
+    with display_for(quiet=quiet) as display:
+        result = resume_study(study_dir, display, trials=trials, time_budget=time_budget)
+    display.result(result)

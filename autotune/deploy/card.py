@@ -1,0 +1,150 @@
+"""The model card of an export: what the model does, how it was made, what it cost, how it is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from autotune.outcome import MemoryFigures, Outcome, TrialRecord
+from autotune.units import format_bytes, format_duration
+
+_NOT_ON_THE_CARD = {"task", "metric", "tokens", "tokenizer"}  # said elsewhere, or too fine for a card
+_LONGEST_VALUE = 600
+LICENCES = {
+    "all-minilm-l6-v2": "Apache-2.0 (weights, by the Sentence Transformers team); the package that carries them is MIT"
+}
+
+
+def model_card(
+    record: TrialRecord,
+    outcome: Outcome,
+    *,
+    folder_name: str,
+    manifest: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    info: Mapping[str, Any],
+) -> str:
+    """The card as markdown. Names that people gave are escaped; see :func:`autotune.deploy.export` for ``info``."""
+    task = manifest["task"]
+    sections = [
+        f"# {_text(settings.get('name') or folder_name)}: trial {record.number}",
+        f"A {_text(task['kind'])} model: {_text(record.candidate.label)} on {_text(_source(manifest))}.",
+        _loading(folder_name, manifest),
+        _task(task, info),
+        _results(record, outcome, settings, info),
+        _memory(outcome, settings),
+        _configuration(record),
+        _backbone(manifest, info),
+        "## What is in the folder\n\n"
+        "- `trainables.safetensors`: the trained tensors and the buffers of added modules; not the frozen backbone\n"
+        "- `sherl.json`: method, task, backbone and its fingerprint\n"
+        "- the tokenizer's files, `requirements.txt`, and `export.json`, which lists the files of this export",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _loading(folder_name: str, manifest: Mapping[str, Any]) -> str:
+    example = '("A first text.", "A second text.")' if manifest["task"].get("pair") else '"A text to judge."'
+    folder = json.dumps(folder_name, ensure_ascii=False)
+    code = f"import sherl\nmodel = sherl.load({folder})  # the path of this folder\nprint(model.predict({example}))"
+    text = f"## How to load it\n\n```python\n{code}\n```"
+    if _is_path(_source(manifest)):
+        text += (
+            "\n\nThe backbone lies in a folder of the machine that trained the model. Elsewhere, say where it is: "
+            '`sherl.load(..., backbone="PATH")`; its fingerprint is compared.'
+        )
+    return text
+
+
+def _task(task: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    lines = [f"- task: {_text(task['kind'])}" + (" of pairs of texts" if task.get("pair") else "")]
+    if task.get("class_names"):
+        lines.append("- classes: " + ", ".join(_text(name) for name in task["class_names"]))
+    data = info.get("data")
+    if isinstance(data, Mapping):
+        shown = {key: value for key, value in data.items() if key not in _NOT_ON_THE_CARD and _shown(value)}
+        lines += [f"- {_text(key).replace('_', ' ')}: {_value(value)}" for key, value in shown.items()]
+    return "## Data and task\n\n" + "\n".join(lines)
+
+
+def _results(record: TrialRecord, outcome: Outcome, settings: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    metric = settings.get("metric") or "metric"
+    rows = [("validation", str(metric), outcome.metric)] if outcome.metric is not None else []
+    rows += [("validation", name, value) for name, value in outcome.metrics.items() if name != metric]
+    tests = record.test_metrics or {}
+    rows += [("test", name, value) for name, value in tests.items()]
+    lines = ["| part | metric | value |", "|---|---|---|"]
+    lines += [f"| {part} | {_text(name)} | {value:.4f} |" for part, name, value in rows]
+    text = "## Results\n\n" + "\n".join(lines)
+    text += "\n\nThe model was chosen by its validation figures, which are therefore a little too good."
+    text += "" if tests else " It was not scored on a test part."
+    if info.get("selection"):
+        text += f"\n\n{_text(info['selection'])}"
+    return text
+
+
+def _memory(outcome: Outcome, settings: Mapping[str, Any]) -> str:
+    lines = []
+    cap = settings.get("memory_cap")
+    if isinstance(cap, int):
+        lines.append(f"- memory cap of training: {format_bytes(cap)}, compared with the device figure")
+    lines += _figures("measured peak", outcome.peak) + _figures("predicted peak", outcome.predicted)
+    if outcome.trainable_parameters is not None:
+        lines.append(f"- trainable parameters: {outcome.trainable_parameters:,}")
+    lines.append(f"- wall time of the trial: {format_duration(outcome.seconds)}")
+    return "## Cost of training\n\n" + "\n".join(lines)
+
+
+def _figures(what: str, figures: MemoryFigures | None) -> list[str]:
+    if figures is None:
+        return []
+    reserved = f", reserved {format_bytes(figures.reserved)}" if figures.reserved is not None else ""
+    text = f"- {what}: device {format_bytes(figures.device)}{reserved}, tensor bytes {format_bytes(figures.allocated)}"
+    return [f"{text} (meter: {_text(figures.meter)})"]
+
+
+def _configuration(record: TrialRecord) -> str:
+    plain = {"method": record.candidate.method, "training": record.candidate.training, "seed": record.seed}
+    return "## Configuration\n\n```json\n" + json.dumps(plain, indent=2, ensure_ascii=False, default=str) + "\n```"
+
+
+def _backbone(manifest: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    source, backbone = _source(manifest), manifest["backbone"]
+    licence = info.get("licence") or LICENCES.get(source) or "not known here; see where the backbone comes from"
+    return (
+        f"## Backbone\n\n- name: {_text(source)}\n- family: {_text(backbone.get('family'))}\n"
+        f"- fingerprint: `{_text(backbone['fingerprint'])}`\n- precision: {_text(manifest.get('precision'))}\n"
+        f"- licence: {_text(licence)}"
+    )
+
+
+def _source(manifest: Mapping[str, Any]) -> str:
+    return str(manifest["backbone"]["source"] or "a backbone made in memory")
+
+
+def _is_path(source: str) -> bool:
+    return source.startswith(("/", "~", ".")) or "\\" in source
+
+
+def _shown(value: Any) -> bool:
+    return value is not None and value != "" and value != {} and value != []
+
+
+def _value(value: Any) -> str:
+    words = _words(value)
+    return words if len(words) <= _LONGEST_VALUE else words[:_LONGEST_VALUE] + "…"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{_text(key)}: {_words(inner)}" for key, inner in value.items() if _shown(inner))
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_words(inner) for inner in value)
+    return f"{value:.4g}" if isinstance(value, float) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """Text that stays text in markdown: one line, no tags, no columns, no code fences."""
+    escaped = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("|", "\\|").replace("`", "'")

@@ -1,0 +1,91 @@
+"""What this machine has to train on, and which meter reads it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+
+from autotune.errors import DeviceError
+from autotune.memory import nvml
+from autotune.memory.cgroup import group_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceInfo:
+    """kind: what torch calls the device. total_bytes and free_bytes: of the device's memory; for a CPU the smaller of
+    the machine's and the control group's. meter: the name in :data:`autotune.memory.meter.METERS` of what reads it.
+    limited_by: "" or what makes the total smaller than the machine's own, in words."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    total_bytes: int
+    free_bytes: int
+    meter: str
+    limited_by: str = ""
+
+
+def available_device(environment: Mapping[str, str] = os.environ) -> DeviceInfo:
+    """The first GPU that torch may use, else the CPU. Starts no CUDA context: a process forked later stays usable.
+
+    Raises:
+        DeviceError: torch is built for CUDA and a GPU is there, but NVML cannot be asked about it, so that no cap could be held.
+    """
+    if not _torch_has_cuda() or environment.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1"):
+        return _cpu()
+    try:
+        return _gpu(environment)
+    except DeviceError:
+        if not _torch_sees_gpu():
+            return _cpu()
+        raise
+
+
+def _torch_has_cuda() -> bool:
+    import torch  # heavy, and only this function needs it
+
+    return torch.version.cuda is not None
+
+
+def _torch_sees_gpu() -> bool:
+    import torch  # see above
+
+    return torch.cuda.is_available()
+
+
+def _gpu(environment: Mapping[str, str]) -> DeviceInfo:
+    device = nvml.NvmlDevice.open(0, environment=environment)
+    memory = device.memory()
+    return DeviceInfo(
+        kind="cuda", name=device.name(), total_bytes=memory.total_bytes, free_bytes=memory.free_bytes, meter="nvml"
+    )
+
+
+def _cpu() -> DeviceInfo:
+    machine = psutil.virtual_memory()
+    group = group_memory(machine_bytes=machine.total)
+    total = machine.total if group is None else group.limit_bytes
+    free = machine.available if group is None else min(machine.available, group.free_bytes)
+    return DeviceInfo(
+        kind="cpu",
+        name=_cpu_name(),
+        total_bytes=int(total),
+        free_bytes=int(free),
+        meter="process",
+        limited_by="" if group is None else "the control group's memory limit",
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux: the platform's word for it has to do
+    return platform.processor() or platform.machine() or "CPU"

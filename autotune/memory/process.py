@@ -1,0 +1,84 @@
+"""What a process holds for itself, as the operating system counts it.
+
+On Linux it is ``RssAnon + RssShmem + VmSwap`` of ``/proc/PID/status``: pages that belong to no file, whether in memory
+or swapped out. Pages of files (libraries, a memory-mapped data set) are left out: the kernel drops and rereads them
+as it likes, and they are shared by all trials. Shared memory is counted, because no file backs it and nothing else would
+answer for it. Pages that a trial inherited from its fork server and has not written yet are counted too, so a forked
+trial is charged for its imports like a process of its own, and two trials never lean on each other.
+
+Elsewhere psutil's unique set size (or, failing that, resident set size) takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+
+_ANONYMOUS = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
+
+
+def private_bytes(pid: int) -> int | None:
+    """Private bytes of a process; None if there is no such process (any more), or only its exit status is left.
+
+    Costs about 20 microseconds on Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        return _private_bytes_elsewhere(pid)
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    found = [line for line in status.splitlines() if line.startswith(_ANONYMOUS)]
+    if not found:  # a zombie holds no memory and has no such lines
+        return None
+    return sum(int(line.split()[1]) for line in found) * 1024
+
+
+def _private_bytes_elsewhere(pid: int) -> int | None:
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        try:
+            memory = process.memory_full_info()
+        except psutil.AccessDenied:
+            return int(process.memory_info().rss)
+        return int(getattr(memory, "uss", memory.rss))
+    except psutil.NoSuchProcess:
+        return None
+
+
+def started(pid: int) -> float | None:
+    """When a process was started, in an arbitrary but fixed unit: pid and start together name a process for ever, while
+    a pid alone is given again. None if there is no such process or only its exit status is left."""
+    if sys.platform.startswith("linux"):
+        try:
+            # behind the command's name, which may hold anything: state, then 18 fields, then the start in clock ticks
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return None if fields[0] in (b"Z", b"X") else float(fields[19])
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+class ProcessMeter:
+    """Private bytes of a process (see this module's first lines), as the ``device`` figure of a machine without a GPU."""
+
+    name = "process"
+    source = "process private bytes"
+
+    def device_bytes(self, pid: int) -> int | None:
+        """What the process holds, in bytes; None once it has ended."""
+        return private_bytes(pid)
+
+
+def own_private_bytes() -> int:
+    """Private bytes of this very process, e.g. the baseline of a trial after its imports."""
+    return private_bytes(os.getpid()) or 0

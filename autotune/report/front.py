@@ -1,0 +1,144 @@
+"""The accuracy-memory front: which trials no other trial beats in metric and memory at once. Pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from autotune.outcome import Outcome, Status, TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One finished trial as figures, tables and selection see it.
+
+    metric: the validation metric (higher is better) or None; memory: peak of allocated tensor bytes, the axis of the
+    front; reserved: bytes of the caching allocator; device: bytes the process held of the device, what a memory cap
+    compares; meter: which source ``device`` came from. test_metrics are shown, never chosen by.
+    """
+
+    number: int
+    label: str
+    metric: float | None
+    memory: int | None
+    device: int | None
+    status: Status
+    metric_name: str
+    seconds: float = 0.0
+    trainable_parameters: int | None = None
+    test_metrics: dict[str, float] = field(default_factory=dict)
+    on_front: bool = False
+    reason: str = ""
+    reserved: int | None = None
+    meter: str | None = None
+    predicted_device: int | None = None
+
+    @property
+    def may_stand_on_front(self) -> bool:
+        """Whether the trial ended well and both its figures are known and finite."""
+        return (
+            self.status.has_metric
+            and self.metric is not None
+            and math.isfinite(self.metric)
+            and self.memory is not None
+            and math.isfinite(self.memory)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary; a metric that is not finite becomes None, since JSON has no NaN."""
+        return {
+            "number": self.number,
+            "label": self.label,
+            "status": self.status.value,
+            "on_front": self.on_front,
+            "metric_name": self.metric_name,
+            "metric": _finite(self.metric),
+            "allocated_bytes": self.memory,
+            "reserved_bytes": self.reserved,
+            "device_bytes": self.device,
+            "predicted_device_bytes": self.predicted_device,
+            "meter": self.meter,
+            "seconds": self.seconds,
+            "trainable_parameters": self.trainable_parameters,
+            "test_metrics": {name: _finite(value) for name, value in self.test_metrics.items()},
+            "reason": self.reason,
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def points_from(records: Iterable[TrialRecord], *, metric_name: str = "metric") -> list[Point]:
+    """One point a finished trial, by number, with ``on_front`` set; trials that still run are left out."""
+    points = [
+        _point(record, record.outcome, metric_name)
+        for record in sorted(records, key=lambda record: record.number)
+        if record.outcome is not None
+    ]
+    members = {point.number for point in pareto_front(points)}
+    return [replace(point, on_front=point.number in members) for point in points]
+
+
+def _point(record: TrialRecord, outcome: Outcome, metric_name: str) -> Point:
+    peak = outcome.peak
+    return Point(
+        number=record.number,
+        label=record.candidate.label,
+        metric=outcome.metric,
+        memory=peak.allocated if peak else None,
+        device=peak.device if peak else None,
+        reserved=peak.reserved if peak else None,
+        meter=peak.meter if peak else None,
+        predicted_device=outcome.predicted.device if outcome.predicted else None,
+        status=outcome.status,
+        metric_name=metric_name,
+        seconds=outcome.seconds,
+        trainable_parameters=outcome.trainable_parameters,
+        test_metrics=dict(record.test_metrics or {}),
+        reason=outcome.reason,
+    )
+
+
+def pareto_front(points: Iterable[Point]) -> list[Point]:
+    """The points that no other beats: none has at least its metric for at most its memory, one of the two better.
+
+    Points equal in both figures stand or fall together. Ordered by memory, then by number; ``on_front`` is set on
+    the points returned. Points that did not complete, or whose figures are missing or not finite, are never on it.
+    """
+    able = [point for point in points if point.may_stand_on_front]
+    able.sort(key=lambda point: (_memory(point), -_metric(point), point.number))
+    front: list[Point] = []
+    for point in able:
+        if not front or _metric(point) > _metric(front[-1]) or _same(point, front[-1]):
+            front.append(replace(point, on_front=True))
+    return front
+
+
+def hypervolume(points: Sequence[Point], reference: tuple[float, float]) -> float:
+    """The area that the front covers, seen from ``reference`` = (worst metric, most memory in bytes).
+
+    Unit: metric times bytes. Points that do not beat the reference in both figures add nothing.
+    """
+    worst_metric, most_memory = reference
+    area, height = 0.0, worst_metric
+    for point in pareto_front(points):
+        if _memory(point) >= most_memory or _metric(point) <= height:
+            continue
+        area += (_metric(point) - height) * (most_memory - _memory(point))
+        height = _metric(point)
+    return area
+
+
+def _same(one: Point, other: Point) -> bool:
+    return one.metric == other.metric and one.memory == other.memory
+
+
+def _metric(point: Point) -> float:
+    return -math.inf if point.metric is None else point.metric
+
+
+def _memory(point: Point) -> float:
+    return math.inf if point.memory is None else point.memory

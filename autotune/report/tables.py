@@ -1,0 +1,205 @@
+"""The front and the trials as CSV, JSON and rows for a terminal, and the whole report of a study as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from autotune.outcome import TrialRecord
+from autotune.report.figures import front_html
+from autotune.report.front import Point, pareto_front, points_from
+from autotune.report.picture import write_pictures
+from autotune.report.select import Selection
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportPaths:
+    """Where the files of a report lie."""
+
+    front_csv: Path
+    front_json: Path
+    trials_csv: Path
+    front_png: Path
+    front_svg: Path
+    front_html: Path
+
+    def all(self) -> tuple[Path, ...]:
+        """Every file, in the order above."""
+        return (self.front_csv, self.front_json, self.trials_csv, self.front_png, self.front_svg, self.front_html)
+
+
+def table_rows(points: Iterable[Point]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of text for a terminal's table, in the order of ``points``; e.g. of :func:`pareto_front`.
+
+    Memory is in MB (1e6 bytes). The test column appears only where a test score exists.
+    """
+    points = list(points)
+    tested = sorted({name for point in points for name in point.test_metrics})
+    metric = next((point.metric_name for point in points), "metric")
+    headings = ["trial", "configuration", metric, *(f"test {name}" for name in tested)]
+    headings += ["tensor MB", "device MB", "trainable", "seconds", "status"]
+    rows = [
+        [
+            f"{point.number}{' *' if point.on_front else ''}",
+            point.label,
+            _number(point.metric, ".4f"),
+            *(_number(point.test_metrics.get(name), ".4f") for name in tested),
+            _number(_megabytes(point.memory), ",.1f"),
+            _number(_megabytes(point.device), ",.0f"),
+            _number(point.trainable_parameters, ",d"),
+            _number(point.seconds, ".1f"),
+            point.status.value.replace("_", " "),
+        ]
+        for point in points
+    ]
+    return headings, rows
+
+
+def _number(value: float | int | None, layout: str) -> str:
+    return "–" if value is None else format(value, layout)
+
+
+def _megabytes(count: int | None) -> float | None:
+    return None if count is None else count / 1e6
+
+
+def front_table(points: Iterable[Point]) -> list[dict[str, Any]]:
+    """The front's members by memory, JSON-able; what the tracker logs as a table."""
+    rows = []
+    for point in pareto_front(points):
+        row: dict[str, Any] = {
+            "number": point.number,
+            "configuration": point.label,
+            point.metric_name: point.metric,
+            "peak_allocated_mb": _megabytes(point.memory),
+            "peak_reserved_mb": _megabytes(point.reserved),
+            "peak_device_mb": _megabytes(point.device),
+            "seconds": round(point.seconds, 2),
+            "trainable_parameters": point.trainable_parameters,
+        }
+        rows.append(row | {f"test_{name}": value for name, value in point.to_dict()["test_metrics"].items()})
+    return rows
+
+
+def trial_rows(records: Iterable[TrialRecord], points: Iterable[Point]) -> list[dict[str, Any]]:
+    """One flat row a finished trial: its figures, then its parameters as the search space names them."""
+    by_number = {record.number: record for record in records}
+    rows = []
+    for point in points:
+        record = by_number[point.number]
+        row = point.to_dict()
+        tests = row.pop("test_metrics")
+        row |= {f"test_{name}": value for name, value in tests.items()}
+        row["seed"] = record.seed
+        rows.append(row | {f"param_{key}": value for key, value in record.candidate.params.items()})
+    return rows
+
+
+def write_report(
+    directory: Path | str,
+    records: Iterable[TrialRecord],
+    settings: Mapping[str, Any],
+    *,
+    selection: Selection | None = None,
+) -> ReportPaths:
+    """Write every file of the report, each whole or not at all, over those of an earlier report.
+
+    settings: of the study; read are ``name``, ``model``, ``metric`` (the metric's name) and ``memory_cap`` (bytes), and
+    any may be missing. selection: marked in the figures and kept in front.json.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    records = list(records)
+    points = points_from(records, metric_name=str(settings.get("metric") or "metric"))
+    selected = selection.point.number if selection else None
+    paths = ReportPaths(
+        front_csv=directory / "front.csv",
+        front_json=directory / "front.json",
+        trials_csv=directory / "trials.csv",
+        front_png=directory / "front.png",
+        front_svg=directory / "front.svg",
+        front_html=directory / "front.html",
+    )
+    numbers = {point.number for point in points if point.on_front}
+    rows = trial_rows(records, points)
+    front_rows = sorted((row for row in rows if row["number"] in numbers), key=lambda row: row["allocated_bytes"])
+    summary = json.dumps(front_summary(points, records, settings, selection), indent=2, ensure_ascii=False, default=str)
+    page = front_html(points, settings, selected=selected)
+    _write_text(paths.front_csv, _csv(front_rows, like=rows))
+    _write_text(paths.front_json, summary + "\n")
+    _write_text(paths.trials_csv, _csv(rows, like=rows))
+    _write_text(paths.front_html, page)
+    with _Beside(paths.front_png) as png, _Beside(paths.front_svg) as svg:
+        write_pictures([png.path, svg.path], points, settings, selected=selected)
+    return paths
+
+
+def front_summary(
+    points: Sequence[Point],
+    records: Iterable[TrialRecord],
+    settings: Mapping[str, Any],
+    selection: Selection | None = None,
+) -> dict[str, Any]:
+    """The front with the configurations of its members, and what a comparison of studies needs; JSON-able."""
+    by_number = {record.number: record for record in records}
+    front = pareto_front(points)
+    ended: dict[str, int] = {}
+    for point in points:
+        ended[point.status.value] = ended.get(point.status.value, 0) + 1
+    return {
+        "format_version": FORMAT_VERSION,
+        "study": settings.get("name"),
+        "model": settings.get("model"),
+        "metric": settings.get("metric"),
+        "memory_cap_bytes": settings.get("memory_cap"),
+        "meters": sorted({point.meter for point in points if point.meter}),
+        "trials": ended,
+        "selection": selection.to_dict() if selection else None,
+        "front": [
+            point.to_dict()
+            | {"candidate": asdict(by_number[point.number].candidate), "seed": by_number[point.number].seed}
+            for point in front
+        ],
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], *, like: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for row in like for key in row)) or ["number"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+class _Beside:
+    """A file that is written beside its place, with the same ending, and renamed into it when all went well."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f".{uuid4().hex[:8]}{target.suffix}")
+
+    def __enter__(self) -> _Beside:
+        return self
+
+    def __exit__(self, kind: object, *_rest: object) -> None:
+        if kind is None:
+            os.replace(self.path, self.target)
+        self.path.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _Beside(path) as beside:
+        beside.path.write_text(text, encoding="utf-8")

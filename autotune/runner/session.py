@@ -1,0 +1,145 @@
+"""Ray, started for one run and gone with it: quiet, small, its files in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import DeviceError
+from autotune.runner.shares import Machine, usable_cores
+
+#: Ray's smallest object store is 75 MiB; only small messages pass through it here.
+OBJECT_STORE_BYTES = 80 * 2**20
+CONNECT_SECONDS = 30
+
+#: Read by Ray when it is imported, when it starts, or in its workers.
+SETTINGS: dict[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # it would kill workers; each trial has a guard of its own
+    "RAY_prestart_worker_first_driver": "0",  # idle workers of 100 MB each
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean in a trial what they mean here
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # its default is about to change, which Ray warns of
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the run has its own
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Ray's snapshot is never read: the study's record is the truth
+    "TUNE_WARN_THRESHOLD_S": "10",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_environment(places: int | None = None) -> Iterator[None]:
+    """Ray's settings in the environment, put back afterwards; its own deprecation warnings are not the user's."""
+    settings = dict(SETTINGS)
+    if places is not None:
+        settings["TUNE_MAX_PENDING_TRIALS_PG"] = str(places)
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning):
+                warnings.filterwarnings(
+                    "ignore", category=category, module=r"(ray|google|pkg_resources|tensorboardX)(\.|$)"
+                )
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def ray_session(machine: Machine, address: str | None) -> Iterator[tuple[Path, int]]:
+    """Ray, running and connected; yields a temporary folder that goes with it, and how many trials it can run at a time.
+
+    Raises:
+        DeviceError: Ray could not be started or reached, or has less than one trial needs.
+    """
+    # Ray puts sockets in there, and a socket's path may have 107 bytes.
+    base = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="atune-", dir="/tmp" if len(base) > 30 and Path("/tmp").is_dir() else None))
+    with ray_environment():
+        import ray
+
+        if ray.is_initialized():
+            shutil.rmtree(folder, ignore_errors=True)
+            raise DeviceError("Ray runs in this process already: call ray.shutdown() before a study is run.")
+        try:
+            _start(ray, machine, address, folder)
+            _check_capacity(ray, machine)
+            total = ray.cluster_resources()
+            yield folder, machine.places(int(total.get("CPU", 1)), int(total.get("GPU", 0)))
+        finally:
+            ray.shutdown()
+            logging.getLogger("ray").handlers.clear()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, machine: Machine, address: str | None, folder: Path) -> None:
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    with _patience(address):
+        try:
+            if address is None:
+                ray.init(
+                    address="local",  # not one that RAY_ADDRESS names or that happens to run here
+                    num_cpus=usable_cores(),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _memory=machine.budget,
+                    _temp_dir=str(folder / "ray"),
+                    **quiet,
+                )
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (RuntimeError, ValueError, ConnectionError, OSError, AssertionError) as error:
+            if address is not None:
+                raise DeviceError(
+                    f"No Ray cluster answers at {address!r}: {error}. Give the address that 'ray start --head' printed, "
+                    "as host:port, or leave --ray-address out to use this machine alone."
+                ) from error
+            raise DeviceError(
+                f"Ray could not be started on this machine: {error}. It needs free memory of about 500 MB, room in "
+                f"{folder.parent} and permission to listen on local ports."
+            ) from error
+
+
+@contextlib.contextmanager
+def _patience(address: str | None) -> Iterator[None]:
+    """Says something when Ray takes long, since it can hang without a word."""
+    where = f"the Ray cluster at {address}" if address is not None else "Ray to start on this machine"
+    text = f"Still waiting for {where} ({CONNECT_SECONDS} s so far). Ctrl-C gives up."
+    timer = threading.Timer(CONNECT_SECONDS, lambda: logging.getLogger("autotune").warning(text))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _check_capacity(ray: Any, machine: Machine) -> None:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needed = machine.resources(1.0)
+    if any(all(node.get(name, 0.0) >= amount for name, amount in needed.items()) for node in nodes):
+        return
+    wanted = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
+    offered = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in needed) for node in nodes)
+    raise DeviceError(
+        f"No machine of Ray has what one trial needs: {wanted}. There are: {offered or 'none'}. "
+        "Ask for fewer threads or a lower memory cap, or start Ray with more resources."
+    )

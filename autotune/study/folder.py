@@ -1,0 +1,126 @@
+"""A study's folder: where each thing lies in it, how one is made and found."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.config import StudyConfig
+from autotune.errors import StudyError
+
+STUDIES = Path("studies")
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of one study. ``study.json`` holds the settings, ``study.db`` the record (the one truth)."""
+
+    path: Path
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings that the study was started with."""
+        return self.path / StudyConfig.FILE_NAME
+
+    @property
+    def record_file(self) -> Path:
+        """SQLite file of the Optuna study."""
+        return self.path / "study.db"
+
+    @property
+    def storage_url(self) -> str:
+        """The record as Optuna (and optuna-dashboard) open it."""
+        return f"sqlite:///{self.record_file.resolve()}"
+
+    @property
+    def prepared(self) -> Path:
+        """Tokenised data, read by every trial."""
+        return self.path / "prepared"
+
+    @property
+    def predictions_file(self) -> Path:
+        """Predicted memory by shape, so that nothing is predicted twice."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """Figures and tables."""
+        return self.path / "report"
+
+    @property
+    def selection_file(self) -> Path:
+        """The last selection, which ``autotune export`` takes."""
+        return self.path / "selection.json"
+
+    def trial(self, number: int) -> Path:
+        """Folder of one trial: its checkpoint and what it wrote to stderr."""
+        return self.path / "trials" / f"{number:05d}"
+
+    def settings(self) -> StudyConfig:
+        """The settings that the study was started with.
+
+        Raises:
+            ConfigError: they cannot be read.
+        """
+        return StudyConfig.load(self.settings_file)
+
+    def read_selection(self) -> dict[str, Any] | None:
+        """The last selection, or None."""
+        if not self.selection_file.exists():
+            return None
+        read = json.loads(self.selection_file.read_text(encoding="utf-8"))
+        if not isinstance(read, dict):
+            raise StudyError(
+                f"{self.selection_file} is no selection. Run `autotune select` again; it writes the file anew."
+            )
+        return read
+
+
+def default_name(model: str, train: str | None) -> str:
+    """A readable name of a new study: model, data, time."""
+    data = "movie-reviews" if train is None else Path(train).name.split(".")[0]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(model).name}-{data}").strip("-.") or "study"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def create_folder(config: StudyConfig) -> StudyFolder:
+    """Make a new study's folder and write its settings.
+
+    Raises:
+        StudyError: a study lies there already, or the folder holds something else.
+    """
+    folder = StudyFolder(Path(config.study_dir))
+    if folder.settings_file.exists():
+        raise StudyError(
+            f"{folder.path} already holds a study. Go on with it: `autotune resume --study-dir {folder.path}`; "
+            "or give a new --study-dir or --name."
+        )
+    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        raise StudyError(f"{folder.path} is not an empty folder and holds no study. Give a new or empty --study-dir.")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    config.save(folder.settings_file)
+    return folder
+
+
+def find_folder(study_dir: str | Path | None) -> StudyFolder:
+    """The folder asked for, or the newest study under ``./studies``.
+
+    Raises:
+        StudyError: there is no study.
+    """
+    if study_dir is not None:
+        folder = StudyFolder(Path(study_dir))
+        if not folder.settings_file.exists():
+            what = "is no study's folder (it has no study.json)" if folder.path.exists() else "does not exist"
+            raise StudyError(f"{folder.path} {what}. Give the --study-dir of a study that `autotune run` made.")
+        return folder
+    found = [StudyFolder(file.parent) for file in STUDIES.glob(f"*/{StudyConfig.FILE_NAME}")]
+    if not found:
+        raise StudyError(
+            "There is no study under ./studies. Give --study-dir, or start one: autotune run --memory-cap 8GB"
+        )
+    return max(found, key=lambda folder: (folder.settings_file.stat().st_mtime, folder.path.name))

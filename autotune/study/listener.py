@@ -1,0 +1,50 @@
+"""What a study tells while it runs; the command line's display implements it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from autotune.outcome import Candidate, EpochReport, MemoryFigures, TrialRecord
+
+if TYPE_CHECKING:
+    from autotune.study.plan import PlanSummary
+
+
+class StudyListener(Protocol):
+    """Hears of everything in the order in which it happens, in the driver's process."""
+
+    def phase(self, name: str, text: str) -> None:
+        """A phase begins: prepare, plan, search, test, report."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know and that stops nothing."""
+        ...
+
+    def warning(self, text: str) -> None:
+        """Something that a person should know also when all is to be quiet."""
+        ...
+
+    def planned(self, plan: PlanSummary) -> None:
+        """What the predictions say of the space."""
+        ...
+
+    def search_begins(self, *, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
+        """The search begins; ``deadline`` is in the clock of ``time.monotonic``."""
+        ...
+
+    def refused(self, candidate: Candidate, reason: str) -> None:
+        """A configuration is not started."""
+        ...
+
+    def started(self, number: int, candidate: Candidate, predicted: MemoryFigures) -> None:
+        """A trial starts."""
+        ...
+
+    def epoch(self, number: int, report: EpochReport) -> None:
+        """A running trial finished an epoch."""
+        ...
+
+    def finished(self, record: TrialRecord, front: list[TrialRecord]) -> None:
+        """A trial ended; ``front`` is the accuracy-memory front so far."""
+        ...

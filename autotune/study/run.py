@@ -1,0 +1,233 @@
+"""``run`` and ``resume``: the phases of a study, in order."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.config import StudyConfig
+from autotune.memory.device import DeviceInfo, available_device
+from autotune.report import front_table
+from autotune.runner import Ended, Machine, run_trials
+from autotune.runner.shares import usable_cores
+from autotune.search import EarlyStopping, Proposer, StudyRecord
+from autotune.space import SearchSpace
+from autotune.study.folder import StudyFolder, create_folder, find_folder
+from autotune.study.listener import StudyListener
+from autotune.study.plan import FitCheck
+from autotune.study.prediction import predictor_for
+from autotune.study.scoring import score_front
+from autotune.study.source import RunnerListener, StudySource, TrialSettings
+from autotune.study.view import StudyResult, summarise
+from autotune.tracking import Tracker
+from autotune.trial.ancestry import Ancestor
+from autotune.trial.fork_server import PRELOAD
+from autotune.units import format_bytes, parse_duration
+from sherl.backbones import backbone_from_config, load_config
+from sherl.data import DataSpec, PreparedData, prepare
+
+SURVEY_SECONDS = 20.0
+"""How long the plan may predict before the first trial starts; what is left is predicted when it is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Backbone:
+    config: Any
+    depth: int
+    width: int
+
+
+def run_study(config: StudyConfig, listener: StudyListener) -> StudyResult:
+    """Runs a new study to its end.
+
+    Raises:
+        StudyError: a study lies in the folder already.
+        ConfigError, DataError, SpecError: settings, space or data have problems; nothing is left behind then.
+        NothingFitsError: no configuration fits the cap.
+    """
+    folder = create_folder(config)
+    try:
+        return _drive(folder, config, listener, begin=time.monotonic())
+    except BaseException:
+        if not folder.record_file.exists():  # it ended before anything was worth keeping
+            shutil.rmtree(folder.path)
+        raise
+
+
+def resume_study(
+    study_dir: str | Path | None,
+    listener: StudyListener,
+    *,
+    trials: int | None = None,
+    time_budget: str | None = None,
+) -> StudyResult:
+    """Goes on with a study from its record: what is finished stays, what was running is trained again.
+
+    Raises:
+        StudyError: there is no such study, or another driver runs it.
+    """
+    folder = find_folder(study_dir)
+    config = folder.settings()
+    changes: dict[str, Any] = {"time_budget": None if time_budget is None else parse_duration(time_budget)}
+    if trials is not None:
+        changes["trials"] = trials
+    return _drive(folder, config.with_changes(**changes), listener, begin=time.monotonic())
+
+
+def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *, begin: float) -> StudyResult:
+    deadline = None if config.time_budget is None else begin + config.time_budget
+    listener.phase("prepare", f"{config.model} in {folder.path}")
+    backbone = _backbone(config.model)
+    space = SearchSpace.load(
+        config.space, methods=config.methods, depth=backbone.depth, width=backbone.width, precision=config.precision
+    )
+    for note in space.notes:
+        listener.note(note)
+    data = prepare(
+        DataSpec.from_dict(config.data),
+        backbone_source=config.model,
+        directory=folder.prepared,
+        max_length=config.max_length,
+    )
+    _describe(data, listener)
+
+    device = available_device()
+    cap = _cap(config, device, listener)
+    machine = _machine(config, device, cap)
+    driver = Ancestor.of()
+    predictor = predictor_for(config, folder, backbone.config, data, device, threads=machine.threads, driver=driver)
+
+    with _record(folder, config) as record:
+        for candidate in record.interrupt_running():
+            listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
+        fits = FitCheck(
+            predictor,
+            cap,
+            on_refusal=lambda candidate, refusal: record.refuse(candidate, refusal.reason, refusal.predicted),
+        )
+        listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
+        plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
+        listener.planned(plan)
+        tracker = Tracker.open(
+            config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=listener.warning
+        )
+        try:
+            tracker.study_started(config.to_dict())
+            for trial in record.trials():
+                if trial.outcome is not None:
+                    tracker.trial_finished(trial)
+            settings = TrialSettings(
+                backbone_source=config.model,
+                folder=folder,
+                memory_cap=cap,
+                metric=data.task.metric,
+                device=device.kind,
+                threads=machine.threads,
+                driver=driver,
+                plugins=config.plugins,
+            )
+            ended = _search(record, space, fits, config, settings, machine, tracker, listener, deadline)
+            if ended is not Ended.INTERRUPTED:
+                score_front(record, settings, listener)
+            return _close(folder, record, tracker, listener, ended)
+        finally:
+            tracker.close()
+
+
+def _backbone(source: str) -> _Backbone:
+    """Depth and width of the backbone from its configuration, without weights."""
+    import torch
+
+    config = load_config(source)
+    with torch.device("meta"):
+        shape = backbone_from_config(config)
+    return _Backbone(config=config, depth=shape.depth, width=shape.width)
+
+
+def _describe(data: PreparedData, listener: StudyListener) -> None:
+    summary = data.summary
+    rows = ", ".join(f"{len(data.part(name))} {name}" for name in ("train", "valid", "test"))
+    listener.phase(
+        "prepare",
+        f"{summary.get('name') or summary.get('source')}: {data.task.kind}, rows: {rows}; metric {data.task.metric}",
+    )
+    for note in summary.get("notes", ()):
+        listener.note(str(note))
+
+
+def _cap(config: StudyConfig, device: DeviceInfo, listener: StudyListener) -> int:
+    """The cap that is kept; one above what is free on the device is lowered, aloud."""
+    if config.memory_cap <= device.free_bytes:
+        return config.memory_cap
+    listener.warning(
+        f"the cap of {format_bytes(config.memory_cap)} is more than the {format_bytes(device.free_bytes)} that are free "
+        f"on {device.name}; {format_bytes(device.free_bytes)} is kept as the cap instead"
+    )
+    return device.free_bytes
+
+
+def _machine(config: StudyConfig, device: DeviceInfo, cap: int) -> Machine:
+    cores = usable_cores()
+    if config.threads is not None:
+        threads = config.threads
+    elif config.parallel is not None:
+        threads = max(1, cores // config.parallel)
+    else:
+        threads = 1 if device.kind == "cpu" else max(1, cores // 4)
+    return Machine(device=device.kind, threads=threads, budget=cap, max_concurrent=config.parallel)
+
+
+def _record(folder: StudyFolder, config: StudyConfig) -> StudyRecord:
+    if folder.record_file.exists():
+        return StudyRecord.open(folder.record_file, write=True)
+    return StudyRecord.create(folder.record_file, config.name, settings=config.to_dict())
+
+
+def _search(
+    record: StudyRecord,
+    space: SearchSpace,
+    fits: FitCheck,
+    config: StudyConfig,
+    settings: TrialSettings,
+    machine: Machine,
+    tracker: Tracker,
+    listener: StudyListener,
+    deadline: float | None,
+) -> Ended:
+    stopping = EarlyStopping()
+    stopping.learn(record.trials(), settings.metric)
+    proposer = Proposer(record, space, fits, total=config.trials, seed=config.seed, sampler=config.sampler)
+    source = StudySource(
+        record=record,
+        proposer=proposer,
+        fits=fits,
+        stopping=stopping,
+        settings=settings,
+        tracker=tracker,
+        listener=listener,
+    )
+    listener.search_begins(total=config.trials, metric_name=settings.metric, cap=settings.memory_cap, deadline=deadline)
+    return run_trials(
+        source,
+        machine,
+        ray_address=config.ray_address,
+        deadline=deadline,
+        listener=RunnerListener(source, listener),
+        preload=(*PRELOAD, *config.plugins),
+    )
+
+
+def _close(
+    folder: StudyFolder, record: StudyRecord, tracker: Tracker, listener: StudyListener, ended: Ended
+) -> StudyResult:
+    listener.phase("report", str(folder.report))
+    result, paths = summarise(folder, record, save_selection=True)
+    for member in result.front:  # once more: the scores of the test part came after the trial
+        tracker.trial_finished(member)
+    selection = None if result.selection is None else result.selection.to_dict()
+    tracker.front(paths.all(), front_table(result.points), selection)
+    tracker.finished("complete" if ended is Ended.DONE else "interrupted")
+    return result

@@ -1,0 +1,38 @@
+"""The test part is scored once, at the end, for members of the front; no choice ever reads the scores."""
+
+from __future__ import annotations
+
+from autotune.outcome import Outcome, Status
+from autotune.search import StudyRecord
+from autotune.study.listener import StudyListener
+from autotune.study.source import TrialSettings, front_of
+from autotune.trial.fork_server import PRELOAD, ForkServer
+from autotune.trial.measuring import meter_for
+from autotune.trial.process import TrialProcess
+from autotune.trial.request import Finished, TrialRequest
+
+
+def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyListener) -> None:
+    """Scores each member of the front that has no score yet, each in a process of its own under the same cap.
+
+    A member that cannot be scored is said aloud and stays on the front without a score; it is tried again on resume.
+    """
+    members = [member for member in front_of(record.trials(), settings.metric) if member.test_metrics is None]
+    if not members:
+        return
+    listener.phase("test", f"scoring {len(members)} members of the front once on the test part")
+    with ForkServer(preload=(*PRELOAD, *settings.plugins), driver=settings.driver) as server:
+        for member in members:
+            outcome = _outcome(settings.score(member.number, member.candidate, member.seed), server)
+            if outcome.status is Status.COMPLETE:
+                record.set_test_metrics(member.number, outcome.metrics)
+            else:
+                listener.warning(f"trial {member.number} could not be scored on the test part: {outcome.reason}")
+
+
+def _outcome(request: TrialRequest, server: ForkServer) -> Outcome:
+    process = TrialProcess(request, server, meter_for(request))
+    for event in process.events():
+        if isinstance(event, Finished):
+            return event.outcome
+    raise AssertionError("events() ends with Finished")

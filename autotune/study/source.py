@@ -1,0 +1,151 @@
+"""Between the search, which decides, and the runner, which runs: hands out trials and takes their outcomes into the record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autotune.outcome import Candidate, EpochReport, MemoryFigures, Outcome, TrialRecord
+from autotune.report import pareto_front, points_from
+from autotune.runner import DONE, Listener
+from autotune.runner.source import Done
+from autotune.search import EarlyStopping, Proposer, StudyRecord
+from autotune.study.folder import StudyFolder
+from autotune.study.listener import StudyListener
+from autotune.study.plan import FitCheck
+from autotune.tracking import Tracker
+from autotune.trial.ancestry import Ancestor
+from autotune.trial.request import TrialRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSettings:
+    """What all trials of a study share."""
+
+    backbone_source: str
+    folder: StudyFolder
+    memory_cap: int
+    metric: str
+    device: Literal["cpu", "cuda"]
+    threads: int
+    driver: Ancestor
+    plugins: tuple[str, ...] = ()
+
+    def train(self, number: int, candidate: Candidate, seed: int, predicted: MemoryFigures | None) -> TrialRequest:
+        """The request to train a configuration."""
+        return self._request(
+            number, method=candidate.method, training={**candidate.training, "seed": seed}, predicted=predicted
+        )
+
+    def score(self, number: int, candidate: Candidate, seed: int) -> TrialRequest:
+        """The request to score a trained configuration on the test part."""
+        return self._request(
+            number,
+            kind="score",
+            method=candidate.method,
+            training={**candidate.training, "seed": seed},
+            checkpoint=str(self.folder.trial(number).resolve() / "checkpoint"),
+            output_dir=str(self.folder.trial(number).resolve() / "test"),
+        )
+
+    def _request(self, number: int, **values: object) -> TrialRequest:
+        shared: dict[str, object] = {
+            "number": number,
+            "backbone_source": self.backbone_source,
+            "prepared_dir": str(self.folder.prepared.resolve()),
+            "output_dir": str(self.folder.trial(number).resolve()),
+            "memory_cap": self.memory_cap,
+            "metric": self.metric,
+            "device": self.device,
+            "threads": self.threads,
+            "driver": self.driver,
+        }
+        return TrialRequest(**{**shared, **values})  # type: ignore[arg-type]  # values of many sorts by name
+
+
+class StudySource:
+    """The runner's source of trials: proposes, notes every epoch and outcome, tells the display and MLflow."""
+
+    def __init__(
+        self,
+        *,
+        record: StudyRecord,
+        proposer: Proposer,
+        fits: FitCheck,
+        stopping: EarlyStopping,
+        settings: TrialSettings,
+        tracker: Tracker,
+        listener: StudyListener,
+    ) -> None:
+        self._record = record
+        self._proposer = proposer
+        self._fits = fits
+        self._stopping = stopping
+        self._settings = settings
+        self._tracker = tracker
+        self._listener = listener
+        self.candidates: dict[int, Candidate] = {}
+        self._predicted: dict[int, MemoryFigures] = {}
+        self._measured: dict[int, MemoryFigures] = {}
+
+    def next(self) -> TrialRequest | Literal[Done.DONE] | None:
+        """The next trial, entered in the record; DONE when the total is reached or the space is exhausted."""
+        proposed = self._proposer.next()
+        if proposed is None:
+            return DONE
+        number, candidate, seed = proposed
+        predicted = self._fits.figures(candidate)
+        self.candidates[number], self._predicted[number] = candidate, predicted
+        return self._settings.train(number, candidate, seed, predicted)
+
+    def rehearsed(self, number: int, figures: MemoryFigures) -> None:
+        """A trial's measured peak is known."""
+        self._measured[number] = figures
+
+    def started(self, number: int) -> None:
+        """A trial has got its place."""
+        self._listener.started(number, self.candidates[number], self._predicted[number])
+
+    def epoch(self, number: int, report: EpochReport) -> bool:
+        """Notes an epoch; True ends the trial early."""
+        self._record.note_epoch(number, report)
+        self._listener.epoch(number, report)
+        figures = self._measured.get(number, self._predicted[number])
+        epochs = self.candidates[number].training.get("epochs")
+        metric = report.metrics.get(self._settings.metric, float("nan"))
+        last = epochs is not None and report.epoch >= int(epochs)
+        return self._stopping.observe(number, figures.allocated, report.epoch, metric, last=last)
+
+    def finished(self, number: int, outcome: Outcome) -> None:
+        """Enters an outcome in the record, then tells MLflow and the display."""
+        self._record.finish(number, outcome)
+        trials = self._record.trials()
+        ended = next(trial for trial in trials if trial.number == number)
+        self._tracker.trial_finished(ended)
+        self._listener.finished(ended, front_of(trials, self._settings.metric))
+
+
+class RunnerListener(Listener):
+    """Passes on what only the runner knows."""
+
+    def __init__(self, source: StudySource, listener: StudyListener) -> None:
+        self._source = source
+        self._listener = listener
+
+    def on_ready(self, concurrent: int) -> None:
+        self._listener.note(f"Ray runs; {concurrent} trial{'s' if concurrent > 1 else ''} at a time")
+
+    def on_started(self, number: int) -> None:
+        self._source.started(number)
+
+    def on_rehearsed(self, number: int, figures: MemoryFigures) -> None:
+        self._source.rehearsed(number, figures)
+
+    def on_stopping(self, why: str) -> None:
+        self._listener.note(f"ending the running trials: {why}")
+
+
+def front_of(records: list[TrialRecord], metric_name: str) -> list[TrialRecord]:
+    """The front's members among records, from least to most memory."""
+    by_number = {record.number: record for record in records}
+    return [by_number[point.number] for point in pareto_front(points_from(records, metric_name=metric_name))]

@@ -1,0 +1,189 @@
+"""Writing messages into an MLflow store, each so that a second delivery changes nothing. Runs in the tracker's thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.db import utils as db_utils
+
+from autotune.tracking import entries
+from autotune.tracking.location import DEFAULT_EXPERIMENT, Location, require_reachable
+
+_PARENT_TAG = "mlflow.parentRunId"
+_BATCH = 100  # MLflow takes this many params or tags at once, 1000 metrics, and 1000 of all together
+_STUDY_STATUS = {"interrupted": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+def was_rejected(error: Exception) -> bool:
+    """Whether the store answered and refused this very message, so that sending it again is of no use."""
+    if not isinstance(error, MlflowException):
+        return isinstance(error, (KeyError, TypeError, ValueError))
+    status: int = error.get_http_status_code()
+    return 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+class Delivery:
+    """A connection to one store for one study. Every method may raise whatever the store's client raises.
+
+    study_id tells this study's runs from all others; run_id: the study's run where it is known already.
+    """
+
+    def __init__(
+        self, location: Location, *, study_id: str, study_name: str, run_id: str | None, note: Callable[[str], None]
+    ) -> None:
+        self.note = note
+        require_reachable(location.uri)
+        # a wrong password or name would be tried 10 times, for nearly two minutes
+        db_utils.MAX_RETRY_COUNT = 3
+        self.client = MlflowClient(tracking_uri=location.uri)
+        run = self._known_run(run_id) if run_id else None
+        self.study_id = (run.data.tags.get("study_id") if run else None) or study_id
+        self.experiment_id = run.info.experiment_id if run else self._experiment(location)
+        run = run or next(self._runs("study"), None) or self._create_study(study_name)
+        self.run_id: str = run.info.run_id
+        self._trials = {int(trial.data.tags["trial_number"]): trial for trial in self._runs("trial")}
+
+    def deliver(self, key: str, message: Mapping[str, Any]) -> None:
+        """Write one message of the outbox."""
+        handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
+            "study": self._study,
+            "trial": self._trial,
+            "front": self._front,
+            "finished": self._finished,
+        }
+        handlers[key.partition("-")[0]](message)
+
+    def _known_run(self, run_id: str) -> Run | None:
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            run = None
+        if run is None or run.info.lifecycle_stage != "active":
+            self.note(f"The study's MLflow run {run_id} is no longer there; a new one is made.")
+            return None
+        return run
+
+    def _experiment(self, location: Location) -> str:
+        if experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+            return experiment_id
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+        found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage != "active":  # deleted by somebody, and its name stays taken
+            name = f"{name} {self.study_id[:8]}"
+            found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location.artifacts))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another study made it this moment
+                    raise
+                found = self.client.get_experiment_by_name(name)
+        return str(found.experiment_id)
+
+    def _runs(self, kind: str) -> Iterator[Run]:
+        condition, token = f"tags.study_id = '{self.study_id}' and tags.kind = '{kind}'", None
+        while True:
+            page = self.client.search_runs([self.experiment_id], condition, max_results=1000, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _create_study(self, study_name: str) -> Run:
+        tags = {"kind": "study", "study_id": self.study_id, "mlflow.source.name": "autotune"}
+        return self.client.create_run(self.experiment_id, tags=tags, run_name=study_name)
+
+    def _study(self, message: Mapping[str, Any]) -> None:
+        self.client.update_run(self.run_id, status="RUNNING")
+        known = self.client.get_run(self.run_id).data.params
+        params = entries.flatten(message["settings"])
+        fresh = {key: value for key, value in params.items() if key not in known}
+        # a parameter cannot be changed in MLflow; a study that is resumed with, say, more trials says so in a tag
+        changed = {f"now.{key}": value for key, value in params.items() if known.get(key, value) != value}
+        self._write(self.run_id, params=fresh, tags=changed)
+
+    def _trial(self, message: Mapping[str, Any]) -> None:
+        record = entries.record_from_dict(message["record"])
+        if record.outcome is None:
+            return
+        entry = entries.trial_entry(record, record.outcome, self.study_id)
+        run = self._trials.get(record.number)
+        if run is not None and run.data.tags.get("digest") == entry.tags["digest"]:
+            return
+        if run is None:
+            start_ms = int(message["finished_ms"] - 1000 * entry.seconds)
+            tags = {key: entry.tags[key] for key in ("kind", "study_id", "trial_number", "status", "label")}
+            tags |= {_PARENT_TAG: self.run_id, "mlflow.source.name": "autotune"}
+            run = self.client.create_run(self.experiment_id, start_time=start_ms, tags=tags, run_name=entry.name)
+            self._trials[record.number] = run
+        start_ms, run_id = run.info.start_time, run.info.run_id
+        metrics = [Metric(row.name, row.value, start_ms + int(1000 * row.after_s), row.step) for row in entry.metrics]
+        known = run.data.params
+        params = {key: value for key, value in entry.params.items() if key not in known}
+        tags = {key: value for key, value in entry.tags.items() if key != "digest"}
+        self._write(run_id, params=params, tags=tags, metrics=metrics)
+        self.client.set_terminated(run_id, entry.run_status, end_time=start_ms + int(1000 * entry.seconds))
+        # the digest comes last: a run without it was cut off on the way and is written once more
+        self.client.set_tag(run_id, "digest", entry.tags["digest"])
+        self._trials[record.number] = self.client.get_run(run_id)
+
+    def _front(self, message: Mapping[str, Any]) -> None:
+        table, selected = message["table"], message["selected"]
+        for path in map(Path, message["paths"]):
+            if path.is_file():
+                self.client.log_artifact(self.run_id, str(path))
+            else:
+                self.note(f"{path} is no longer there and was not sent to MLflow.")
+        columns = json.dumps(entries.table_columns(table), default=str)
+        self.client.log_text(self.run_id, columns, "front_table.json")
+        tags = {
+            "mlflow.note.content": entries.description(table, selected),
+            "mlflow.loggedArtifacts": json.dumps([{"path": "front_table.json", "type": "table"}]),
+        }
+        if selected:
+            tags["selected"] = entries.short_tag(json.dumps(selected, default=str))
+        self._write(self.run_id, tags=tags, metrics=[Metric("front_size", len(table), int(1000 * time.time()), 0)])
+        self._mark_members({int(row["number"]) for row in table if "number" in row})
+
+    def _mark_members(self, members: set[int]) -> None:
+        for number, run in self._trials.items():
+            wanted = "true" if number in members else "false"
+            if run.data.tags.get("on_front") != wanted:
+                self.client.set_tag(run.info.run_id, "on_front", wanted)
+                self._trials[number] = self.client.get_run(run.info.run_id)
+
+    def _finished(self, message: Mapping[str, Any]) -> None:
+        status = str(message["status"])
+        self.client.set_tag(self.run_id, "status", entries.short_tag(status))
+        self.client.set_terminated(self.run_id, _STUDY_STATUS.get(status, "FINISHED"))
+
+    def _write(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        metrics: Sequence[Metric] = (),
+    ) -> None:
+        """Everything of a run in as few calls as MLflow's limits allow."""
+        some_params = [Param(key, value) for key, value in (params or {}).items()]
+        some_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
+        rounds = max(len(some_params), len(some_tags), -(-len(metrics) // 8))
+        for start in range(0, rounds, _BATCH):
+            end = start + _BATCH
+            self.client.log_batch(
+                run_id,
+                metrics=metrics[8 * start : 8 * end],
+                params=some_params[start:end],
+                tags=some_tags[start:end],
+            )

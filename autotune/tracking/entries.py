@@ -1,0 +1,201 @@
+"""What a study and a trial look like in MLflow: parameters, metrics and tags. Pure; nothing here talks to a store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autotune.outcome import Candidate, MemoryFigures, Outcome, Status, TrialRecord
+from autotune.tracking.location import redact
+
+_NOT_IN_A_KEY = re.compile(r"[^\w./\- ]", re.ASCII)
+_LONGEST_KEY, _LONGEST_PARAM, _LONGEST_TAG = 250, 6000, 8000
+_BYTES_PER_MB = 1e6
+
+RUN_STATUS = {
+    Status.COMPLETE: "FINISHED",
+    Status.STOPPED: "KILLED",
+    Status.INTERRUPTED: "KILLED",
+    Status.OVER_CAP: "FAILED",
+    Status.OUT_OF_MEMORY: "FAILED",
+    Status.DIVERGED: "FAILED",
+    Status.FAILED: "FAILED",
+    Status.REFUSED: "KILLED",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One value of a metric. after_s: seconds after the run's start, so that a second delivery writes the same row."""
+
+    name: str
+    value: float
+    step: int
+    after_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEntry:
+    """One trial as MLflow shows it."""
+
+    name: str
+    run_status: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: tuple[Measurement, ...]
+    seconds: float
+
+
+def record_to_dict(record: TrialRecord) -> dict[str, Any]:
+    """The record as JSON-able data; :func:`record_from_dict` reads it back."""
+    return {
+        "number": record.number,
+        "candidate": asdict(record.candidate),
+        "seed": record.seed,
+        "outcome": record.outcome.to_dict() if record.outcome else None,
+        "test_metrics": record.test_metrics,
+    }
+
+
+def record_from_dict(plain: Mapping[str, Any]) -> TrialRecord:
+    """The record that :func:`record_to_dict` wrote."""
+    outcome = plain["outcome"]
+    return TrialRecord(
+        number=plain["number"],
+        candidate=Candidate(**plain["candidate"]),
+        seed=plain["seed"],
+        outcome=Outcome.from_dict(outcome) if outcome is not None else None,
+        test_metrics=plain["test_metrics"],
+    )
+
+
+def digest(record: TrialRecord) -> str:
+    """Changes whenever anything of the record does; tells a trial that is tracked already from one to bring up to date."""
+    plain = json.dumps(record_to_dict(record), sort_keys=True, default=str)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+def trial_entry(record: TrialRecord, outcome: Outcome, study_id: str) -> TrialEntry:
+    """What is written of a finished trial."""
+    candidate = record.candidate
+    tags = {
+        "kind": "trial",
+        "study_id": study_id,
+        "trial_number": str(record.number),
+        "status": outcome.status.value,
+        "reason": outcome.reason,
+        "label": candidate.label,
+        "digest": digest(record),
+    }
+    if outcome.peak:
+        tags["meter"] = outcome.peak.meter
+    if outcome.checkpoint:
+        tags["checkpoint"] = outcome.checkpoint
+    params = flatten({"method": candidate.method, "training": candidate.training, "seed": record.seed})
+    return TrialEntry(
+        name=f"{record.number:03d} {candidate.label}"[:_LONGEST_KEY],
+        run_status=RUN_STATUS[outcome.status],
+        params=params,
+        tags={key: short_tag(value) for key, value in tags.items() if value},
+        metrics=(*_epoch_metrics(outcome), *_final_metrics(record, outcome)),
+        seconds=max(0.0, outcome.seconds),
+    )
+
+
+def _epoch_metrics(outcome: Outcome) -> list[Measurement]:
+    rows = []
+    for report in outcome.epochs:
+        values = {"train_loss": report.train_loss}
+        values |= {f"valid/{name}": value for name, value in report.metrics.items()}
+        rows += [
+            Measurement(name=safe_key(name), value=float(value), step=report.epoch, after_s=report.seconds)
+            for name, value in values.items()
+        ]
+    return rows
+
+
+def _final_metrics(record: TrialRecord, outcome: Outcome) -> list[Measurement]:
+    values: dict[str, float | int | None] = {
+        "metric": outcome.metric,
+        "best_epoch": outcome.best_epoch,
+        "seconds": outcome.seconds,
+        "step_seconds": outcome.step_seconds,
+        "trainable_parameters": outcome.trainable_parameters,
+        **_memory("peak", outcome.peak),
+        **_memory("predicted", outcome.predicted),
+        **{f"best/{name}": value for name, value in outcome.metrics.items()},
+        **{f"test/{name}": value for name, value in (record.test_metrics or {}).items()},
+    }
+    return [
+        Measurement(name=safe_key(name), value=float(value), step=0, after_s=max(0.0, outcome.seconds))
+        for name, value in values.items()
+        if value is not None
+    ]
+
+
+def _memory(what: str, figures: MemoryFigures | None) -> dict[str, float | None]:
+    """The figures in MB (1e6 bytes), as people read a table; the study's record holds bytes."""
+    if figures is None:
+        return {}
+    return {
+        f"{what}_allocated_mb": figures.allocated / _BYTES_PER_MB,
+        f"{what}_reserved_mb": None if figures.reserved is None else figures.reserved / _BYTES_PER_MB,
+        f"{what}_device_mb": figures.device / _BYTES_PER_MB,
+    }
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``{"method.late_route.rank": "8"}``, within MLflow's limits, passwords blotted out."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[safe_key(name)] = redact(str(value))[:_LONGEST_PARAM]
+    return flat
+
+
+def safe_key(name: str) -> str:
+    """A name with only the characters that MLflow allows in keys, and no path tricks."""
+    words = [word.strip() for word in _NOT_IN_A_KEY.sub("_", name).split("/")]
+    return "/".join(word for word in words if word.strip("."))[:_LONGEST_KEY] or "_"
+
+
+def short_tag(value: str) -> str:
+    """A tag's text within MLflow's limit, passwords blotted out."""
+    return redact(value)[:_LONGEST_TAG]
+
+
+def table_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows in the layout of MLflow's table artifacts: ``{"columns": [...], "data": [[...], ...]}``."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return {"columns": columns, "data": [[row.get(column) for column in columns] for row in rows]}
+
+
+def description(table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> str:
+    """The text that a person reads first on the study's page (markdown)."""
+    lines = []
+    if selected and selected.get("explanation"):
+        lines += [f"**Selected.** {_plain(selected['explanation'])}", ""]
+    if table:
+        columns = [column for column in table_columns(table)["columns"] if column != "reason"]
+        lines += ["**The front**", "", _markdown_row(columns), _markdown_row(["---"] * len(columns))]
+        lines += [_markdown_row([row.get(column, "") for column in columns]) for row in table]
+        lines += ["", "The figure: artifacts `front.html` and `front.png`."]
+    text = "\n".join(lines)
+    return text if len(text) <= _LONGEST_TAG else text[: text.rfind("\n", 0, _LONGEST_TAG - 40)] + "\n\n(see front.csv)"
+
+
+def _markdown_row(cells: Sequence[Any]) -> str:
+    return "| " + " | ".join(_plain("" if cell is None else cell) for cell in cells) + " |"
+
+
+def _plain(text: Any) -> str:
+    """Text that stays text in markdown: no tags, no new columns, one line."""
+    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+    return " ".join(escaped.split())

@@ -1,0 +1,146 @@
+"""Where runs are written: which store, under which name, and how a store is kept from holding up the search."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import socket
+import sqlite3
+import warnings
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from autotune.errors import ConfigError
+
+DEFAULT_EXPERIMENT = "memory-autotune"
+_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]+@")
+_SQL_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """A tracking store. ``artifacts``: URI of the artifacts' folder where no server decides about it."""
+
+    uri: str
+    artifacts: str | None
+    note: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The address without its password."""
+        return redact(self.uri)
+
+    @property
+    def key(self) -> str:
+        """A name for this store that holds no password."""
+        return hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+
+
+def locate(uri: str | None, study_dir: Path) -> Location:
+    """The store at ``uri``, else at MLFLOW_TRACKING_URI, else an SQLite file in the study's folder.
+
+    Raises:
+        ConfigError: ``uri`` is a folder or a file: address, which MLflow no longer writes to, or an empty text.
+    """
+    note = None
+    if uri is not None:
+        _refuse_file_store(uri)
+    else:
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
+        if uri is not None and _is_file_store(uri):
+            note = (
+                f"MLFLOW_TRACKING_URI={uri} names a folder, which MLflow no longer writes to; runs are written to the "
+                "study's own mlflow.db. Set a sqlite:///, postgresql:// or http:// address to have them elsewhere."
+            )
+            uri = None
+    if uri is None:
+        uri = f"sqlite:///{study_dir / 'mlflow.db'}"
+    return Location(uri=_absolute(uri), artifacts=_artifacts(_absolute(uri), study_dir), note=note)
+
+
+def _is_file_store(uri: str) -> bool:
+    return ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:")
+
+
+def _refuse_file_store(uri: str) -> None:
+    if _is_file_store(uri):
+        raise ConfigError(
+            f"{uri!r} is no address that MLflow can write runs to (it no longer writes to plain folders). Allowed are "
+            "sqlite:///PATH/mlflow.db, postgresql://USER:PASSWORD@HOST/NAME, or http://HOST:PORT of an MLflow server; "
+            "without the option runs go to mlflow.db in the study's folder."
+        )
+
+
+def _absolute(uri: str) -> str:
+    """SQLite paths relative to the present working folder made absolute: the folder may change, the store may not."""
+    path = _sqlite_path(uri)
+    return f"sqlite:///{path}" if path is not None else uri
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    plain = uri.removeprefix(prefix)
+    if plain == uri or plain in ("", ":memory:") or "?" in plain:
+        return None
+    return Path(plain).expanduser().resolve()
+
+
+def _artifacts(uri: str, study_dir: Path) -> str | None:
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme == "sqlite":
+        path = _sqlite_path(uri)
+        return ((path.parent if path else study_dir) / "mlartifacts").as_uri()
+    if scheme in _SQL_PORTS:
+        return (study_dir / "mlartifacts").as_uri()
+    return None  # a server decides
+
+
+def redact(text: str) -> str:
+    """The text with the passwords of addresses in it blotted out."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def require_reachable(uri: str, timeout_s: float = 3.0) -> None:
+    """Knock first at a database's port, or look into its file: MLflow itself would try again for minutes.
+
+    Raises:
+        OSError: nobody answers within the time.
+        sqlite3.Error: the file is there but is no database that can be read.
+    """
+    path = _sqlite_path(uri)
+    if path is not None and path.exists():
+        with closing(sqlite3.connect(path, timeout=timeout_s)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master")
+    parts = urlsplit(uri)
+    port = _SQL_PORTS.get(parts.scheme.partition("+")[0])
+    if port is not None and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or port), timeout=timeout_s).close()
+
+
+def quiet_environment() -> None:
+    """Bound MLflow's waiting and still its chatter, wherever the person has not set it; before mlflow is imported."""
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_DISABLE_AGENT_HINT": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def quiet_loggers() -> None:
+    """No schema migrations and no tracebacks of MLflow's on the terminal; what fails is said in the tracker's notes."""
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+        logging.getLogger("alembic").setLevel(logging.CRITICAL)
+
+
+def quiet_warnings() -> None:
+    """MLflow's own use of what SQLAlchemy deprecates is nobody's business here, and no reason to lose a run."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"mlflow\.")

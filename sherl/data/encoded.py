@@ -1,0 +1,139 @@
+"""One part (train, valid or test) of prepared data: token ids on disk, read through a memory map, made into batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sherl.data.batching import (
+    Indices,
+    checked_batch_size,
+    evaluation_plan,
+    largest_shape,
+    longest_first,
+    training_plan,
+)
+from sherl.errors import DataError
+
+Batch: TypeAlias = dict[str, Tensor]
+Text: TypeAlias = str | tuple[str, str]
+
+
+class EncodedPart:
+    """Rows of token ids with labels. Opening one costs little: ids are read from a memory map as batches need them.
+
+    A batch is ``input_ids`` and ``attention_mask`` (int64 ``[batch, tokens]``), ``labels`` (int64 or float32
+    ``[batch]``) and, where the tokenizer marks the second text of a pair, ``token_type_ids``; padding is on the right
+    and only to the longest row of the batch.
+    """
+
+    def __init__(self, tensors: Path, texts: Path, *, name: str, pad_token_id: int, pad_token_type_id: int = 0) -> None:
+        """Raises:
+        DataError: a file is missing or cannot be read.
+        """
+        self.name = name
+        self._texts_path = texts
+        self._pads = {"input_ids": pad_token_id, "token_type_ids": pad_token_type_id}
+        try:
+            with safe_open(tensors, framework="pt") as stored:
+                loaded = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - it is no dictionary
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"Prepared data: {tensors} cannot be read ({error}); prepare the data again.") from error
+        self.labels: Tensor = loaded.pop("labels")
+        """All labels in row order: int64 class indices, or float32 values in the data's own units."""
+        self._offsets: NDArray[np.int64] = loaded.pop("offsets").numpy()
+        self._flat: dict[str, NDArray[Any]] = {key: tensor.numpy() for key, tensor in loaded.items()}
+        self.lengths: NDArray[np.int64] = np.diff(self._offsets)
+        """Tokens of each row, in row order."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def has_token_types(self) -> bool:
+        """Whether batches hold ``token_type_ids``."""
+        return "token_type_ids" in self._flat
+
+    @cached_property
+    def texts(self) -> Sequence[Text]:
+        """The raw texts in row order, pairs as tuples; read on first use."""
+        with self._texts_path.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        return [tuple(row) if isinstance(row, list) else row for row in rows]
+
+    @cached_property
+    def order(self) -> Indices:
+        """Row indices in the order of evaluation, the longest row first."""
+        return longest_first(self.lengths)
+
+    def num_batches(self, batch_size: int) -> int:
+        """Number of batches of an epoch; a short last one counts.
+
+        Raises:
+            SpecError: the batch size is below 1.
+        """
+        return -(-len(self) // checked_batch_size(batch_size))
+
+    def batches(self, batch_size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
+        """Every row once, in batches of rows of similar length whose order is drawn from (seed, epoch).
+
+        With ``seed=None`` rows come in the order of :attr:`order`, as in :meth:`eval_batches`.
+
+        Raises:
+            SpecError: the batch size is below 1.
+        """
+        if seed is None:
+            plan = evaluation_plan(self.lengths, batch_size)
+        else:
+            plan = training_plan(self.lengths, batch_size, seed=seed, epoch=epoch)
+        return (self.batch(rows) for rows in plan)
+
+    def eval_batches(self, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches from the longest rows to the shortest, each with the int64 indices of its rows.
+
+        Raises:
+            SpecError: the batch size is below 1.
+        """
+        plan = evaluation_plan(self.lengths, batch_size)
+        return ((self.batch(rows), torch.from_numpy(rows)) for rows in plan)
+
+    def largest_shape(self, batch_size: int) -> tuple[int, int]:
+        """(rows, tokens) that no batch of this size exceeds, in training or evaluation.
+
+        Raises:
+            SpecError: the batch size is below 1.
+        """
+        return largest_shape(self.lengths, batch_size)
+
+    def largest_batch(self, batch_size: int) -> Batch:
+        """A batch of that shape: the longest rows.
+
+        Raises:
+            SpecError: the batch size is below 1.
+        """
+        return self.batch(self.order[: checked_batch_size(batch_size)])
+
+    def batch(self, rows: Sequence[int] | Indices) -> Batch:
+        """The batch of these rows, in this order."""
+        index = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[index]
+        columns = np.arange(lengths.max(initial=0))
+        kept = columns < lengths[:, None]
+        positions = (self._offsets[index][:, None] + columns)[kept]
+        made: Batch = {}
+        for key, flat in self._flat.items():
+            padded = np.full(kept.shape, self._pads[key], dtype=np.int64)
+            padded[kept] = flat[positions]
+            made[key] = torch.from_numpy(padded)
+        made["attention_mask"] = torch.from_numpy(kept.astype(np.int64))
+        made["labels"] = self.labels[torch.from_numpy(index)]
+        return made

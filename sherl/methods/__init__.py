@@ -1,0 +1,23 @@
+"""Methods: each is a frozen config that makes a tuned model of a backbone. Importing this registers all of them."""
+
+from __future__ import annotations
+
+from sherl.methods.base import METHODS, MethodConfig, method_from_dict
+from sherl.methods.bitfit import BitFitConfig
+from sherl.methods.full import FullConfig
+from sherl.methods.linear_probe import LinearProbeConfig
+from sherl.methods.lora import LoraConfig
+from sherl.methods.sherl import SherlConfig
+from sherl.methods.tuned import Tuned
+
+__all__ = [
+    "METHODS",
+    "BitFitConfig",
+    "FullConfig",
+    "LinearProbeConfig",
+    "LoraConfig",
+    "MethodConfig",
+    "SherlConfig",
+    "Tuned",
+    "method_from_dict",
+]

@@ -1,0 +1,169 @@
+"""What a method is: a frozen config, and what it makes of a backbone.
+
+A method is a subclass of :class:`MethodConfig` in a file of its own, registered under its name::
+
+    @METHODS.register("my_method")
+    @dataclass(frozen=True, kw_only=True)
+    class MyMethod(MethodConfig):
+        name: ClassVar[str] = "my_method"
+        rank: int = 4
+
+        def problems(self) -> list[str]: ...                # of the settings
+        def first_late_layer(self, backbone) -> int: ...    # what lies before it is frozen
+        def put_on(self, tuned) -> None: ...                # tuned.add(...), tuned.checkpoint_late_blocks()
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from sherl.backbones import Backbone
+from sherl.errors import SpecError
+from sherl.methods.tuned import Tuned
+from sherl.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig(ABC):
+    """Settings of a method; validated when they are made.
+
+    Raises:
+        SpecError: a setting is out of range; the message has all problems.
+    """
+
+    name: ClassVar[str]
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings, each with the value given and what is allowed."""
+        return []
+
+    def __post_init__(self) -> None:
+        if found := self.problems():
+            raise SpecError(f"Method {self.name}: " + "; ".join(found) + ".")
+
+    def first_late_layer(self, backbone: Backbone) -> int:
+        """The first block (0-based) that needs gradients; the embeddings and blocks before it run under no_grad in
+        evaluation mode. 0 means that the whole model takes part in training, ``backbone.depth`` that none of it does.
+
+        Raises:
+            SpecError: the settings do not suit the backbone.
+        """
+        del backbone
+        return 0
+
+    @abstractmethod
+    def put_on(self, tuned: Tuned) -> None:
+        """Add what trains to a frozen model; initial values come from torch's global generator, which is seeded.
+
+        Raises:
+            SpecError: the settings do not suit the backbone.
+            UnsupportedBackboneError: the family cannot carry the method.
+        """
+
+    def apply(self, backbone: Backbone, *, seed: int) -> Tuned:
+        """The backbone with this method on it. Same seed, same initial weights; no global random state is changed.
+
+        Raises:
+            SpecError: a method is on the backbone already, or the settings do not suit it. It stays as it was.
+            UnsupportedBackboneError: the family cannot carry the method. It stays as it was.
+        """
+        tuned = Tuned(backbone, self, first_late_layer=self.first_late_layer(backbone))
+        finished = False
+        try:
+            with seeded(seed, backbone.device), backbone.device:
+                self.put_on(tuned)
+            tuned.train(False)
+            finished = True
+        finally:
+            if not finished:
+                tuned.remove()
+        return tuned
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary; :func:`method_from_dict` reads it back."""
+        plain: dict[str, Any] = {"name": self.name}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            plain[field.name] = value.to_dict() if hasattr(value, "to_dict") else value
+        return plain
+
+
+METHODS: Registry[type[MethodConfig]] = Registry("method")
+
+
+def method_from_dict(plain: object) -> MethodConfig:
+    """A method from ``{"name": ..., **settings}``; missing settings take their defaults.
+
+    Raises:
+        SpecError: no such method, or unknown or bad settings; the message has all problems, with the nearest names.
+    """
+    if isinstance(plain, MethodConfig):
+        return plain
+    if isinstance(plain, str):
+        plain = {"name": plain}
+    if not isinstance(plain, Mapping):
+        raise SpecError(
+            f"A method is given by its name or as a dictionary with one, {plain!r} was given. Known are: {_names()}."
+        )
+    settings = dict(plain)
+    name = settings.pop("name", None)
+    if not isinstance(name, str) or name not in METHODS:
+        given = "it has no name" if name is None else f"unknown name {name!r}"
+        raise SpecError(f"Method: {given}.{_nearest(name, METHODS.names())} Known are: {_names()}.")
+    kind = METHODS.get(name)
+    known = tuple(field.name for field in dataclasses.fields(kind))
+    problems = [
+        f"unknown setting {key!r}.{_nearest(key, known)} Known are: {', '.join(known) or 'none'}"
+        for key in settings
+        if key not in known
+    ]
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.name not in settings
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    problems += [f"setting {key!r} is missing" for key in missing]
+    method = None
+    if not missing:
+        try:
+            method = kind(**{key: value for key, value in settings.items() if key in known})
+        except SpecError as error:
+            problems.insert(0, str(error).removeprefix(f"Method {name}: ").rstrip("."))
+    if problems or method is None:
+        raise SpecError(f"Method {name}: " + "; ".join(problems) + ".")
+    return method
+
+
+def flag(key: str, value: object) -> list[str]:
+    """The problem of a setting that must be true or false, if it has one."""
+    return [] if isinstance(value, bool) else [f"{key} must be true or false, {value!r} was given"]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from this seed, on the CPU and on ``device``; the global generators are put back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        yield
+
+
+def _names() -> str:
+    return ", ".join(METHODS.names())
+
+
+def _nearest(name: object, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

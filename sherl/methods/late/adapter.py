@@ -1,0 +1,75 @@
+"""A bottleneck adapter in the late blocks, of the project's own (peft has none)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sherl.backbones import Backbone
+from sherl.errors import SpecError
+from sherl.fusion.linear import AddedLinear
+from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute, whole_number
+from sherl.shapes import Float
+
+
+class Bottleneck(nn.Module):
+    """x + up(gelu(down(x))); weights N(0, 0.01), zero biases: nearly the identity at the start."""
+
+    def __init__(self, width: int, inner_width: int) -> None:
+        super().__init__()
+        self.down = AddedLinear(width, inner_width)
+        self.up = AddedLinear(inner_width, width)
+
+    def forward(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        adapted: Tensor = hidden + self.up(functional.gelu(self.down(hidden)))
+        return adapted
+
+
+@LATE_ROUTES.register("adapter")
+@dataclass(frozen=True, kw_only=True)
+class AdapterRoute(LateRoute):
+    """One adapter a block, on the output of its feed-forward part before the residual sum (Pfeiffer et al., 2021).
+
+    Houlsby et al. (2019) put a second one behind the attention; Pfeiffer's place is the better of the two for the
+    same number of parameters, and every family has a last feed-forward layer to put it on.
+    reduction_factor: the inner width is ``max(1, width // reduction_factor)``; 16 in SHERL's fig. 5.
+    """
+
+    name: ClassVar[str] = "adapter"
+    reduction_factor: int = 16
+
+    def problems(self) -> list[str]:
+        return whole_number("reduction_factor", self.reduction_factor)
+
+    def put_on(self, backbone: Backbone, layers: Sequence[int]) -> LatePart:
+        if self.reduction_factor > backbone.width:
+            raise SpecError(
+                f"Late route adapter: reduction_factor {self.reduction_factor} is over the backbone's width: "
+                f"allowed are 1 to {backbone.width}."
+            )
+        inner_width = max(1, backbone.width // self.reduction_factor)
+        adapters = nn.ModuleDict()
+        part = LatePart(module=adapters)
+        for layer in layers:
+            output = backbone.blocks[layer].get_submodule(backbone.layout.feed_forward_output)
+            with torch.device(next(output.parameters()).device):
+                adapter = Bottleneck(backbone.width, inner_width)
+            adapters[str(layer)] = adapter
+            part.taken_off_by.append(output.register_forward_hook(_adapted_by(adapter)).remove)
+        part.parameters.update(adapters.named_parameters())
+        return part
+
+
+def _adapted_by(adapter: Bottleneck) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    """A forward hook that replaces a module's output by the adapted one."""
+
+    def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        adapted: Tensor = adapter(output)
+        return adapted
+
+    return hook

@@ -1,0 +1,197 @@
+"""A backbone with a method on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sherl.backbones import Backbone, Batch
+from sherl.errors import CheckpointError, SpecError
+from sherl.insertion import early_route
+from sherl.methods.late.base import LatePart
+from sherl.retention import checkpoint_blocks
+from sherl.shapes import Float, Int
+
+if TYPE_CHECKING:
+    from sherl.methods.base import MethodConfig
+
+
+class Route(ABC):
+    """What happens inside a forward pass beyond the backbone's own computation."""
+
+    @abstractmethod
+    def run(self, batch: Batch) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """Around one forward pass; gives what is to be done to the last hidden state."""
+
+
+class Tuned(nn.Module):
+    """A backbone whose weights are frozen but for what a method trains.
+
+    The backbone's model is a submodule, so ``to`` moves everything. It is used as it is: hooks live for one forward
+    pass, state-dict keys do not change (LoRA's linear layers apart, until :meth:`remove`).
+
+    train(): blocks from ``first_trainable_layer`` on and added modules train (their dropout acts); everything before
+    stays in evaluation mode and runs under no_grad. With ``first_trainable_layer = 0`` the whole model trains.
+
+    Raises:
+        SpecError: a method is on the backbone already.
+    """
+
+    def __init__(self, backbone: Backbone, config: MethodConfig, *, first_late_layer: int) -> None:
+        super().__init__()
+        if backbone.method_name is not None:
+            raise SpecError(
+                f"The method {backbone.method_name!r} is on this backbone already: call remove() on what apply gave "
+                "back, or load the backbone once more."
+            )
+        backbone.settle_fingerprint()
+        self.backbone = backbone
+        self.config = config
+        self.first_trainable_layer = first_late_layer
+        self.model: nn.Module = backbone.model
+        self.added = nn.ModuleDict()
+        self.route: Route | None = None
+        self._parts: dict[str, LatePart] = {}
+        self._undo: list[Callable[[], object]] = []
+        self._required_grad = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        self.pretrained_count = sum(parameter.numel() for parameter, _ in self._required_grad)
+        self._trained = [(module, module.training) for module in self.model.modules()]
+        self._removed = False
+        backbone.method_name = config.name
+        for parameter, _ in self._required_grad:
+            parameter.requires_grad_(False)
+
+    # ---------------------------------------------------------------- what methods build with
+
+    def add(self, name: str, part: LatePart) -> None:
+        """Take a part in: its parameters train under the names ``<name>.<its name>``, its module joins the model.
+
+        The module must lie on the backbone's device (make it under ``torch.device(tuned.backbone.device)``).
+        """
+        if name in self._parts:
+            raise SpecError(f"This model has a part {name!r} already.")
+        self._parts[name] = part
+        self._undo.append(part.remove)
+        if part.module is not None:
+            self.added[name] = part.module
+        for parameter in part.parameters.values():
+            parameter.requires_grad_(True)
+
+    def checkpoint_late_blocks(self) -> None:
+        """Keep only the inputs of the blocks that take part in training; they run again in backward."""
+        late = list(self.backbone.blocks)[self.first_trainable_layer :]
+        self._undo.append(checkpoint_blocks(late).remove)
+
+    # ---------------------------------------------------------------- use
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch tokens width"]:
+        """The last hidden state of a batch (see :meth:`sherl.backbones.Backbone.encode`).
+
+        Raises:
+            SpecError: the method has been removed, or the input is longer than the backbone takes.
+        """
+        if self._removed:
+            raise SpecError(f"The method {self.config.name!r} has been removed from this backbone: apply it again.")
+        with ExitStack() as stack:
+            stack.enter_context(early_route(self.backbone.blocks, self.first_trainable_layer))
+            finish = None if self.route is None else stack.enter_context(self.route.run(batch))
+            hidden = self.backbone.encode(batch)
+            return hidden if finish is None else finish(hidden)
+
+    def pool(
+        self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch width"]:
+        """One vector for each example (see :meth:`sherl.backbones.Backbone.pool`)."""
+        return self.backbone.pool(hidden, attention_mask)
+
+    def train(self, mode: bool = True) -> Tuned:
+        """Switch what takes part in training to training mode; the early route stays in evaluation mode."""
+        self.training = mode
+        self.added.train(mode)
+        if self.first_trainable_layer == 0:
+            self.model.train(mode)
+        else:
+            self.model.eval()
+            for block in list(self.backbone.blocks)[self.first_trainable_layer :]:
+                block.train(mode)
+        return self
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What trains, by names that are the same in every run."""
+        return {
+            f"{part_name}.{name}": parameter
+            for part_name, part in self._parts.items()
+            for name, parameter in part.parameters.items()
+        }
+
+    def parts(self) -> dict[str, LatePart]:
+        """The parts that the method put on, by name."""
+        return dict(self._parts)
+
+    # ---------------------------------------------------------------- state
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold: trainable parameters and the buffers of added modules. Not copied."""
+        return {name: tensor.detach() for name, tensor in self.trainable_tensors().items()}
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`trainable_state` gave.
+
+        Raises:
+            CheckpointError: a name is missing or unknown, or a shape differs; nothing has been changed then.
+        """
+        copy_state(state, into=self.trainable_tensors(), whose=f"method {self.config.name!r}")
+
+    def trainable_tensors(self) -> dict[str, Tensor]:
+        """The tensors themselves behind :meth:`trainable_state`."""
+        state: dict[str, Tensor] = dict(self.trainable())
+        for part_name, part in self._parts.items():
+            if part.module is not None:
+                persistent = part.module.state_dict(keep_vars=True)
+                state.update({f"{part_name}.{n}": b for n, b in part.module.named_buffers() if n in persistent})
+        return state
+
+    def remove(self) -> None:
+        """Give the backbone back bit for bit: weights, gradients switches, training flags, modules, hooks.
+
+        A second call does nothing.
+        """
+        if self._removed:
+            return
+        self._removed = True
+        while self._undo:
+            self._undo.pop()()
+        for parameter, required_grad in self._required_grad:
+            parameter.requires_grad_(required_grad)
+            parameter.grad = None
+        for module, training in self._trained:
+            module.training = training
+        self.backbone.method_name = None
+
+
+def copy_state(state: Mapping[str, Tensor], *, into: Mapping[str, Tensor], whose: str) -> None:
+    """Copy tensors by name, all or none.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape differs.
+    """
+    problems = [f"{name} is missing" for name in into if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in into]
+    problems += [
+        f"{name} is {list(state[name].shape)}, {list(target.shape)} was expected"
+        for name, target in into.items()
+        if name in state and state[name].shape != target.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise CheckpointError(
+            f"These weights do not belong to the {whose} on this backbone ({len(problems)} problems): {shown}."
+        )
+    with torch.no_grad():
+        for name, target in into.items():
+            target.copy_(state[name])

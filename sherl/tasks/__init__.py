@@ -1,0 +1,12 @@
+"""What a model learns: how logits become a loss, scores and answers.
+
+A task is a file here that registers a final :class:`Task` under its name in :data:`TASKS`; code outside the project
+does the same by being imported.
+"""
+
+from __future__ import annotations
+
+from sherl.tasks import classification, regression  # noqa: F401 - importing registers them
+from sherl.tasks.base import TASKS, Task, task_for
+
+__all__ = ["TASKS", "Task", "task_for"]

@@ -1,0 +1,92 @@
+"""Stand-ins for a trial's training, for tests of the machinery around it. ``settings["do"]`` says what happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
+from autotune.trial.request import Epoch, Message, Rehearsed, TrialRequest
+
+STUB = f"{__name__}:execute"
+NOTES: list[int] = []  # grows by one in each trial: a fresh process sees only its own
+
+
+def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
+    """Does what the request's settings say, as a real trial would: messages, then an outcome or a bad end."""
+    settings = request.settings
+    NOTES.append(request.number)
+    began = time.time()
+    send(Rehearsed(MemoryFigures(allocated=1000, device=2000, meter="the stub")))
+    bad_end = _BAD_ENDS.get(settings.get("do", ""))
+    for epoch in range(1, settings.get("epochs", 2) + 1):
+        time.sleep(settings.get("epoch_seconds", 0.0))
+        send(Epoch(EpochReport(epoch=epoch, train_loss=1 / epoch, metrics={"accuracy": epoch / 10}, seconds=0.1)))
+        if bad_end is not None:
+            bad_end(settings)
+    return Outcome(
+        status=Status.COMPLETE,
+        metric=0.5,
+        metrics={"accuracy": 0.5},
+        best_epoch=1,
+        peak=MemoryFigures(allocated=1000, device=2000, meter="the stub"),
+        details={
+            "pid": os.getpid(),
+            "notes": list(NOTES),
+            "threads": threading.active_count(),
+            "began": began,
+            "ended": time.time(),
+            "seconds": 3.0,
+        },
+    )
+
+
+def _segfault(_: dict[str, Any]) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _allocate(settings: dict[str, Any]) -> None:
+    hoard = []
+    for _ in range(settings["blocks"]):
+        hoard.append(os.urandom(1) * settings["block_bytes"])
+        time.sleep(0.01)
+    time.sleep(60)
+
+
+def _raise(_: dict[str, Any]) -> None:
+    sys.stdout.write("some words on the way\n")
+    raise RuntimeError("the stub was told to fail: ünïcode 🙂")
+
+
+def _close_channel(_: dict[str, Any]) -> None:
+    for descriptor in range(3, 64):
+        try:
+            os.close(descriptor)
+        except OSError:
+            continue
+    os._exit(0)
+
+
+def _leave_helper(_: dict[str, Any]) -> None:
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    sys.stdout.write(f"helper {helper.pid}\n")
+
+
+_BAD_ENDS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "segfault": _segfault,
+    "sigkill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda _: sys.exit(3),
+    "hard_exit": lambda _: os._exit(7),
+    "allocate": _allocate,
+    "raise": _raise,
+    "close_channel": _close_channel,
+    "hang": lambda _: time.sleep(600),
+    "ignore_sigterm": lambda _: (signal.signal(signal.SIGTERM, signal.SIG_IGN), time.sleep(600)),
+    "helper": _leave_helper,
+}

@@ -1,0 +1,131 @@
+"""Tiny random backbones of every family, made in code, and batches for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from sherl.backbones import FAMILIES, Backbone, backbone_from_config
+from sherl.methods.base import seeded
+from sherl.spec import TaskSpec
+
+VOCABULARY = 40
+PAD = 1
+WIDTH = 16
+
+_BERT_LIKE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 2,
+    "pad_token_id": PAD,
+    "hidden_dropout_prob": 0.2,
+    "attention_probs_dropout_prob": 0.2,
+    # the default range leaves a tiny model nearly linear: differences would drown in rounding
+    "initializer_range": 0.3,
+}
+
+
+def _bert_like(config: type) -> Callable[[int], Any]:
+    return lambda depth: config(**_BERT_LIKE, num_hidden_layers=depth)
+
+
+def _distilbert(depth: int) -> Any:
+    return transformers.DistilBertConfig(
+        vocab_size=VOCABULARY, dim=WIDTH, n_heads=2, n_layers=depth, hidden_dim=24, max_position_embeddings=40,
+        pad_token_id=PAD, dropout=0.2, attention_dropout=0.2, initializer_range=0.3,
+    )  # fmt: skip
+
+
+def _electra(depth: int) -> Any:
+    return transformers.ElectraConfig(**_BERT_LIKE, embedding_size=12, num_hidden_layers=depth)
+
+
+def _deberta(depth: int) -> Any:
+    # as the published v3 models are set up: log buckets, shared keys, normalised relative embeddings, a convolution
+    return transformers.DebertaV2Config(
+        **{**_BERT_LIKE, "type_vocab_size": 0}, num_hidden_layers=depth, relative_attention=True, position_buckets=8,
+        max_relative_positions=-1, norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type="p2c|c2p",
+        position_biased_input=False, conv_kernel_size=3,
+    )  # fmt: skip
+
+
+def _modernbert(depth: int) -> Any:
+    # blocks 1, 2, 4, ... see a window of 3 tokens to each side
+    return transformers.ModernBertConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=depth,
+        num_attention_heads=2, local_attention=6, max_position_embeddings=40, pad_token_id=PAD, cls_token_id=0,
+        sep_token_id=2, bos_token_id=0, eos_token_id=2, attention_dropout=0.2, mlp_dropout=0.2,
+        embedding_dropout=0.2, initializer_range=0.3,
+    )  # fmt: skip
+
+
+CONFIGS: dict[str, Callable[[int], Any]] = {
+    "bert": _bert_like(transformers.BertConfig),
+    "roberta": _bert_like(transformers.RobertaConfig),
+    "xlm-roberta": _bert_like(transformers.XLMRobertaConfig),
+    "camembert": _bert_like(transformers.CamembertConfig),
+    "distilbert": _distilbert,
+    "electra": _electra,
+    "mpnet": _bert_like(transformers.MPNetConfig),
+    "deberta-v2": _deberta,
+    "modernbert": _modernbert,
+}
+
+
+def tiny_config(family: str, *, depth: int = 3) -> Any:
+    """A configuration of this family; a family without a factory here fails loudly."""
+    if family not in CONFIGS:
+        raise AssertionError(f"The family {family!r} has no tiny configuration: add one to tests/sherl/tiny.py.")
+    return CONFIGS[family](depth)
+
+
+def tiny_backbone(
+    family: str = "bert", *, depth: int = 3, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Backbone:
+    """A backbone with random weights, the same in every call."""
+    with seeded(seed, torch.device("cpu")):
+        backbone = backbone_from_config(tiny_config(family, depth=depth), dtype=dtype)
+        with torch.no_grad():  # biases and norms that are all 0 and 1 would hide mistakes
+            for name, parameter in backbone.model.named_parameters():
+                if name.endswith("bias") or "norm" in name.lower():
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+    return backbone
+
+
+def tiny_batch(
+    *, rows: int = 3, tokens: int = 9, padded: bool = True, classes: int = 2, seed: int = 0
+) -> dict[str, Tensor]:
+    """Random token ids; the first row is full, later rows end in padding if ``padded``."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (rows, tokens), generator=generator)
+    mask = torch.ones(rows, tokens, dtype=torch.int64)
+    if padded:
+        for row in range(1, rows):
+            mask[row, max(1, tokens - 2 * row) :] = 0
+    return {
+        "input_ids": torch.where(mask.bool(), ids, PAD),
+        "attention_mask": mask,
+        "token_type_ids": torch.zeros_like(ids),
+        "labels": torch.arange(rows) % classes,
+    }
+
+
+def wider(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:
+    """The same batch with more padding on the right."""
+    fill = {"input_ids": PAD, "attention_mask": 0, "token_type_ids": 0}
+    return {
+        name: torch.nn.functional.pad(tensor, (0, extra), value=fill[name]) if name in fill else tensor
+        for name, tensor in batch.items()
+    }
+
+
+CLASSIFICATION = TaskSpec(kind="classification", metric="accuracy", class_names=("no", "yes"))
+
+ALL_FAMILIES = FAMILIES.names()
