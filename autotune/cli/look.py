@@ -40,7 +40,9 @@ def select(
     min_metric: Annotated[
         float | None, typer.Option("--min-metric", help="Only models that reach this on validation.")
     ] = None,
-    prefer: Annotated[Literal["metric", "memory", "knee"], typer.Option("--prefer", help="What to take among those that qualify.")] = "metric",
+    prefer: Annotated[
+        Literal["metric", "memory", "knee"], typer.Option("--prefer", help="What to take among those that qualify.")
+    ] = "metric",
     as_json: Json = False,
 ) -> None:
     """Pick one configuration of the front; it is what `autotune export` then writes.

@@ -170,7 +170,7 @@ class TensorMemory:
         self._parts[part] += nbytes
         if self.events is not None:
             self.events.append(Event(nbytes, part))
-        if self.live_bytes > self.peak_bytes:
+        if self.live_bytes >= self.peak_bytes:  # equal too: a storage that was given its name at the peak shows it
             self.peak_bytes = self.live_bytes
             self._peak_parts = self._parts.copy()
 

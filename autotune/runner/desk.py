@@ -58,6 +58,7 @@ class Desk:
         self._listener = listener
         self._deadline = deadline
         self._places = 1
+        self._budgets = 1.0
         self._interrupted: Callable[[], bool] = lambda: False
         self._running: dict[str, _Running] = {}
         self._again: deque[TrialRequest] = deque()  # to run alone, with the whole budget
@@ -76,9 +77,13 @@ class Desk:
         waits = any(running.asked for running in self._running.values())
         return not waits or time.monotonic() - self._since > END_SECONDS
 
-    def open(self, places: int, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Places are ready: ``places`` trials may run at a time. ``interrupted`` tells whether the user wants an end."""
+    def open(self, places: int, budgets: float = 1.0, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Places are ready: ``places`` trials may run at a time, whose shares sum to at most ``budgets``.
+
+        ``interrupted`` tells whether the user wants an end.
+        """
         self._places = places
+        self._budgets = budgets
         self._interrupted = interrupted
         self._guarded(lambda: self._listener.on_ready(places))
 
@@ -102,8 +107,9 @@ class Desk:
         self.tick()
         if self.why is not None:
             return DONE
-        if len(self._running) >= self._places:
-            return None
+        taken = sum(running.share for running in self._running.values())
+        if len(self._running) >= self._places or taken + self.machine.least_share(self._places) > self._budgets:
+            return None  # drawn now it would only wait, and know less than one that is drawn later
         share = 1.0
         if self._again:
             request = self._again.popleft()

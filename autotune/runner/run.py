@@ -6,7 +6,7 @@ from autotune.errors import DeviceError
 from autotune.outcome import Status
 from autotune.runner.desk import Desk
 from autotune.runner.interrupts import handlers_kept, interrupts
-from autotune.runner.session import ray_session
+from autotune.runner.session import RayGone, ray_session
 from autotune.runner.shares import Machine
 from autotune.runner.source import Ended, Listener, TrialSource
 from autotune.trial.fork_server import PRELOAD
@@ -68,11 +68,11 @@ def _run_once(
     """One life of Ray; False when it broke down and another may be tried."""
     from autotune.runner import tuning  # imports Ray
 
-    with ray_session(machine, ray_address) as (folder, places), interrupts() as noted:
-        desk.open(places, lambda: noted.asked)
+    with ray_session(machine, ray_address) as ray, interrupts() as noted:
+        desk.open(ray.places, ray.budgets, lambda: noted.asked)
         try:
-            tuning.run(desk, folder, places, target=target, preload=preload)
-        except Exception as error:  # Ray's errors are of any kind, and none may cost a study
+            tuning.run(desk, ray, target=target, preload=preload)
+        except (Exception, RayGone) as error:  # Ray's errors are of any kind, and none may cost a study
             if last:
                 raise DeviceError(f"Ray broke down {1 + RESTARTS} times in this run, at last with: {error}") from error
             desk.lose_all(Status.INTERRUPTED, f"Ray broke down: {error}")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from autotune.errors import DeviceError
+from autotune.runner.reaper import Reaper
 from autotune.runner.shares import Machine, usable_cores
 
 #: Ray's smallest object store is 75 MiB; only small messages pass through it here.
@@ -64,9 +67,32 @@ def ray_environment(places: int | None = None) -> Iterator[None]:
                 os.environ[name] = value
 
 
+class RayGone(BaseException):
+    """Ray is dead. No ``Exception``, since Ray Tune would first ask the dead one, for minutes, to clean up."""
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """folder: temporary, goes with Ray. places: trials at a time at most. budgets: how many whole budgets there are.
+    servers: Ray's own processes that this process has started; without one of them Ray is dead, and does not say so."""
+
+    folder: Path
+    places: int
+    budgets: int
+    servers: tuple[psutil.Process, ...] = ()
+
+    def check(self) -> None:
+        """Raises:
+        RayGone: one of Ray's servers has died.
+        """
+        for server in self.servers:
+            if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
+                raise RayGone(f"its process {server.pid} has died.")
+
+
 @contextlib.contextmanager
-def ray_session(machine: Machine, address: str | None) -> Iterator[tuple[Path, int]]:
-    """Ray, running and connected; yields a temporary folder that goes with it, and how many trials it can run at a time.
+def ray_session(machine: Machine, address: str | None) -> Iterator[RaySession]:
+    """Ray, running and connected.
 
     Raises:
         DeviceError: Ray could not be started or reached, or has less than one trial needs.
@@ -74,25 +100,52 @@ def ray_session(machine: Machine, address: str | None) -> Iterator[tuple[Path, i
     # Ray puts sockets in there, and a socket's path may have 107 bytes.
     base = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="atune-", dir="/tmp" if len(base) > 30 and Path("/tmp").is_dir() else None))
-    with ray_environment():
+    reaper = Reaper(folder)
+    with ray_environment(), _silence():
         import ray
 
         if ray.is_initialized():
-            shutil.rmtree(folder, ignore_errors=True)
+            reaper.close()
             raise DeviceError("Ray runs in this process already: call ray.shutdown() before a study is run.")
         try:
             _start(ray, machine, address, folder)
+            local = [] if address is not None else [*filter(_is_ray, psutil.Process().children(recursive=True))]
+            reaper.mark([process.pid for process in local])
+            servers = tuple(process for process in local if process.name() in ("raylet", "gcs_server"))
             _check_capacity(ray, machine)
-            total = ray.cluster_resources()
-            yield folder, machine.places(int(total.get("CPU", 1)), int(total.get("GPU", 0)))
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            places = sum(machine.places(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes)
+            yield RaySession(
+                folder, min(places, machine.max_concurrent or places), sum(map(machine.budgets, nodes)), servers
+            )
         finally:
             ray.shutdown()
             logging.getLogger("ray").handlers.clear()
-            shutil.rmtree(folder, ignore_errors=True)
+            reaper.close()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Ray prints what its servers complain of, whatever it was told of logging; here it goes to a log."""
+    from ray._private import worker
+
+    printed = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, *_, **__: logging.getLogger("autotune.ray").info("%s", data.get("lines"))
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed
+
+
+def _is_ray(process: psutil.Process) -> bool:
+    try:
+        return any("ray" in word for word in process.cmdline()[:4])
+    except psutil.Error:  # it has ended
+        return False
 
 
 def _start(ray: Any, machine: Machine, address: str | None, folder: Path) -> None:
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.CRITICAL}
     with _patience(address):
         try:
             if address is None:
@@ -105,7 +158,7 @@ def _start(ray: Any, machine: Machine, address: str | None, folder: Path) -> Non
                     **quiet,
                 )
             else:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         except (RuntimeError, ValueError, ConnectionError, OSError, AssertionError) as error:
             if address is not None:
                 raise DeviceError(

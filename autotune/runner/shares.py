@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,10 @@ class Machine:
         most = round(devices / CLASSES[0]) if self.device == "cuda" else by_cores
         return max(1, min(by_cores, most, self.max_concurrent or by_cores))
 
+    def budgets(self, node: Mapping[str, float]) -> int:
+        """How many times a node of these Ray resources holds the whole budget."""
+        return int(node.get("GPU", 0.0)) if self.device == "cuda" else int(node.get("memory", 0.0) // self.budget)
+
     def share(self, request: TrialRequest, places: int) -> float:
         """The smallest class that holds what the trial is predicted to need; the whole budget when nothing is known.
 
@@ -42,9 +47,13 @@ class Machine:
         """
         if request.predicted is None:
             return 1.0
-        equal = max((share for share in CLASSES if share <= 1 / places), default=CLASSES[0])
+        equal = self.least_share(places)
         needed = request.predicted.device / self.budget
         return max(equal, next((share for share in CLASSES if needed <= share), 1.0))
+
+    def least_share(self, places: int) -> float:
+        """The share that each of this many trials at a time can have."""
+        return max((share for share in CLASSES if share <= 1 / places), default=CLASSES[0])
 
     def resources(self, share: float) -> dict[str, float]:
         """What Ray is asked for. On a CPU its ``memory`` counts the budget, so that sums never exceed it."""

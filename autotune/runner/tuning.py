@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -14,24 +14,27 @@ from ray.tune.stopper import Stopper
 from autotune.outcome import Status
 from autotune.runner.desk import Assignment, Desk
 from autotune.runner.place import Errand, Place, read_report
-from autotune.runner.session import ray_environment
+from autotune.runner.session import RaySession, ray_environment
 from autotune.runner.source import DONE
 
+#: How often it is looked whether Ray still lives.
+CHECK_SECONDS = 1.0
 
-def run(desk: Desk, folder: Path, places: int, *, target: str, preload: tuple[str, ...]) -> None:
+
+def run(desk: Desk, session: RaySession, *, target: str, preload: tuple[str, ...]) -> None:
     """Runs Ray Tune until the desk has no more trials; Ray runs already.
 
     Raises:
-        Exception: what Ray raises. What the desk's source raises is kept by the desk.
+        RayGone: Ray has died. Exception: what Ray raises. What the desk's source raises is kept by the desk.
     """
-    with ray_environment(places):
+    with ray_environment(session.places):
         tune.run(
             Place,
             name="study",
-            storage_path=str(folder / "tune"),
+            storage_path=str(session.folder / "tune"),
             search_alg=_Asking(desk, target, preload),
             num_samples=-1,  # the searcher says when it is over
-            stop=_Ending(desk),
+            stop=_Ending(desk, session),
             callbacks=[_News(desk)],
             reuse_actors=True,
             max_failures=0,  # an outcome, and the next trial
@@ -96,14 +99,19 @@ class _News(tune.Callback):
 class _Ending(Stopper):
     """Lets the desk look at the clock in each of Ray Tune's rounds, and ends whatever does not end by itself."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, session: RaySession) -> None:
         self._desk = desk
+        self._session = session
+        self._checked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         del trial_id, result  # a trial's own process says when it is over
         return False
 
     def stop_all(self) -> bool:
+        if time.monotonic() - self._checked > CHECK_SECONDS:
+            self._session.check()
+            self._checked = time.monotonic()
         self._desk.tick()
         return self._desk.cut_off
 

@@ -35,12 +35,18 @@ class StudyLock:
         """Takes the lock.
 
         Raises:
-            StudyError: another driver holds it; the message names its process and machine.
+            StudyError: another driver holds it (the message names its process and machine), or the folder cannot be
+                written.
         """
         if self._file is not None:
             return self
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - stays open as long as the lock is held
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - stays open as long as the lock is held
+        except OSError as error:
+            raise StudyError(
+                f"The study folder {self.path.parent} cannot be written: {error.strerror or error}."
+            ) from error
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -123,13 +123,12 @@ class Proposer:
             return None
         if (again := _to_start_again(rows)) is not None:
             return self._enter(again, {})
-        rng = random.Random(f"{self.seed}/{len(rows)}")
         taken = {identity(row.candidate) for row in rows}
         while (method := self._method_due(rows)) is not None:
-            if (found := self._draw(rng, taken, method)) is not None:
+            if (found := self._draw(rows, taken, method)) is not None:
                 return self._enter(*found)
             self._without_room.add(method)
-        if (found := self._draw(rng, taken, None)) is not None:
+        if (found := self._draw(rows, taken, None)) is not None:
             return self._enter(*found)
         if not rows and len(self._refused) >= len(self._shapes):
             raise self._nothing_fits()
@@ -151,9 +150,11 @@ class Proposer:
         )
 
     def _draw(
-        self, rng: random.Random, taken: Collection[str], method: str | None
+        self, rows: Sequence[TrialRecord], taken: Collection[str], method: str | None
     ) -> tuple[Candidate, Mapping[str, Any]] | None:
         """What the sampler draws first that fits and is new, else one at random, else None."""
+        # by method too: a method without room is drawn in vain once in each driver, and must not shift what follows
+        rng = random.Random(f"{self.seed}/{len(rows)}/{method}")
         study = optuna.create_study(
             directions=DIRECTIONS, sampler=self._make_sampler(rng.randrange(2**32), self.startup)
         )

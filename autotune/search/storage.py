@@ -18,6 +18,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from autotune.errors import StudyError
 
@@ -59,6 +60,7 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
             raise StudyError(f"The study folder {file.parent} cannot be made: {error.strerror or error}.") from error
         # opened here, not by URL: a path may hold ?, # or %, which mean something there
         engine["creator"] = lambda: sqlite3.connect(file, timeout=_BUSY_SECONDS, check_same_thread=False)
+        engine["poolclass"] = NullPool  # no connection outlives its transaction, so none is left open at the end
         address = f"{_SQLITE}study.db"
     else:
         engine["pool_pre_ping"] = True  # a server may have closed an idle connection between two trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -30,6 +31,7 @@ from autotune.space.yaml_file import Document
 from sherl.errors import SherlError
 from sherl.spec import TrainingConfig
 
+MOST_SHAPES = 20_000
 _SHAPE_OF_TRAINING = ("batch_size", "precision", "accumulation")
 
 
@@ -147,7 +149,7 @@ class SearchSpace:
             check=check,
             notes=reader.notes,
         )
-        space._try_every_shape()
+        space._look_through()
         return space
 
     @cached_property
@@ -179,15 +181,39 @@ class SearchSpace:
                     flat[".".join((name, *path))] = field
         return flat
 
-    def _try_every_shape(self) -> None:
-        """Values that are right alone may be wrong together: every shape is made once."""
+    def _look_through(self) -> None:
+        """Makes every shape once: values that are right alone may be wrong together."""
+        where = str(self.file or self.name)
+        count = sum(self._combinations(name) for name in self.methods)
+        if count > MOST_SHAPES:
+            counts = {
+                name: len(parameter.values())
+                for name, parameter in self.parameters.items()
+                if decides_memory(name) and not isinstance(parameter, RealRange)
+            }
+            most = ", ".join(
+                f"{name} ({counts[name]})" for name in sorted(counts, key=counts.__getitem__, reverse=True)[:3]
+            )
+            raise ConfigError(
+                f"Up to {count} configurations that differ in memory; allowed are {MOST_SHAPES}, since a plan goes "
+                f"through all of them. Give the parameters with the most values fewer, by a step or by choices: {most}.",
+                where=where,
+            )
         try:
-            for _ in self.shapes():
-                pass
+            len(self._shapes)
         except SherlError as error:
             raise ConfigError(
-                f"Values that are allowed alone are not allowed together: {error}", where=str(self.file or self.name)
+                f"Values that are allowed alone are not allowed together: {error}", where=where
             ) from error
+
+    def _combinations(self, method: str) -> int:
+        """An upper bound of the number of shapes of a method, without making them."""
+        space = self._methods[method]
+        shared = {key: field for key, field in self._training.items() if key not in space.training}
+        return math.prod(
+            _how_many(key, parameter)
+            for key, parameter in (*space.fields.items(), *space.training.items(), *shared.items())
+        )
 
     def draw(self, suggest: Suggest) -> Candidate:
         """One configuration, its values taken from ``suggest``."""
@@ -231,21 +257,29 @@ class SearchSpace:
 
     def shapes(self) -> Iterator[Candidate]:
         """Every configuration that differs in memory, once, in the order of ``methods``; real ranges stand at their lower end."""
-        seen = set()
+        return iter(self._shapes)
+
+    @cached_property
+    def _shapes(self) -> tuple[Candidate, ...]:
+        first: dict[str, Candidate] = {}
         for candidate in every(self.draw, is_free=decides_memory):
-            key = shape_key(candidate)
-            if key not in seen:
-                seen.add(key)
-                yield candidate
+            first.setdefault(shape_key(candidate), candidate)
+        return tuple(first.values())
 
     def of_shape(self, shape: Candidate) -> Iterator[Candidate]:
         """The configurations of one shape, over all that costs no memory; real ranges stand at their lower end."""
         yield from every(self.draw, is_free=lambda _: True, fixed=_shape_params(shape))
 
-    @cached_property
+    @property
     def size(self) -> int:
         """How many configurations differ in memory."""
-        return sum(1 for _ in self.shapes())
+        return len(self._shapes)
+
+
+def _how_many(key: str, parameter: Parameter) -> int:
+    if isinstance(parameter, Variants):
+        return sum(math.prod(_how_many(*field) for field in fields.items()) for fields in parameter.options.values())
+    return 1 if isinstance(parameter, RealRange) or not decides_memory(key) else len(parameter.values())
 
 
 class _Asked:

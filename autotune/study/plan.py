@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from autotune.outcome import Candidate, MemoryFigures, Refusal
+from autotune.search import RefusedCandidate
 from autotune.space import SearchSpace, shape_key
 from autotune.units import format_bytes, format_duration
+from sherl.errors import SherlError
 
 
 class Predicts(Protocol):
@@ -49,17 +50,20 @@ class PlanSummary:
 class FitCheck:
     """Whether a configuration fits the cap by its prediction; keeps every prediction by shape.
 
-    Called with a candidate it gives None where it fits, else the refusal; ``on_refusal`` hears of each refused shape once.
+    Called with a candidate it gives None where it fits, else the refusal. What the backbone cannot carry (prompts on a
+    family that has no place for them, say) is refused too.
     """
 
-    def __init__(
-        self, predictor: Predicts, cap: int, on_refusal: Callable[[Candidate, Refusal], None] | None = None
-    ) -> None:
+    def __init__(self, predictor: Predicts, cap: int) -> None:
         self._predictor = predictor
         self.cap = cap
-        self._on_refusal = on_refusal
         self._figures: dict[str, MemoryFigures] = {}
-        self._refused: dict[str, tuple[Candidate, Refusal]] = {}
+        self._refused: dict[str, RefusedCandidate] = {}
+
+    @property
+    def refused(self) -> list[RefusedCandidate]:
+        """Every shape that was refused so far."""
+        return list(self._refused.values())
 
     def figures(self, candidate: Candidate) -> MemoryFigures:
         """The predicted figures of a candidate."""
@@ -69,16 +73,20 @@ class FitCheck:
         return self._figures[key]
 
     def __call__(self, candidate: Candidate) -> Refusal | None:
-        figures = self.figures(candidate)
+        key = shape_key(candidate)
+        if key in self._refused:
+            return Refusal(reason=self._refused[key].reason, predicted=self._refused[key].predicted)
+        try:
+            figures = self.figures(candidate)
+        except SherlError as error:
+            return self._refuse(candidate, Refusal(reason=str(error)))
         if figures.device <= self.cap:
             return None
-        key = shape_key(candidate)
-        if key not in self._refused:
-            refusal = Refusal(reason=self._reason(figures), predicted=figures)
-            self._refused[key] = (candidate, refusal)
-            if self._on_refusal is not None:
-                self._on_refusal(candidate, refusal)
-        return self._refused[key][1]
+        return self._refuse(candidate, Refusal(reason=self._reason(figures), predicted=figures))
+
+    def _refuse(self, candidate: Candidate, refusal: Refusal) -> Refusal:
+        self._refused[shape_key(candidate)] = RefusedCandidate(candidate, refusal.reason, refusal.predicted)
+        return refusal
 
     def _reason(self, figures: MemoryFigures) -> str:
         return (
@@ -91,17 +99,20 @@ class FitCheck:
         begin = time.monotonic()
         shapes = list(space.shapes())
         random.Random(seed).shuffle(shapes)
-        seen: list[MemoryFigures] = []
-        refused = 0
+        devices: list[int] = []
+        refused = predicted = 0
         for candidate in shapes:
-            refused += self(candidate) is not None
-            seen.append(self.figures(candidate))
+            refusal = self(candidate)
+            refused += refusal is not None
+            predicted += 1
+            figures = refusal.predicted if refusal is not None else self.figures(candidate)
+            if figures is not None:
+                devices.append(figures.device)
             if time.monotonic() - begin > seconds:
                 break
-        devices = [figures.device for figures in seen]
         return PlanSummary(
             shapes=len(shapes),
-            predicted=len(seen),
+            predicted=predicted,
             refused=refused,
             least=min(devices, default=None),
             most=max(devices, default=None),

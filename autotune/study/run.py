@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autotune.config import StudyConfig
 from autotune.memory.device import DeviceInfo, available_device
+from autotune.outcome import MemoryFigures
 from autotune.report import front_table
 from autotune.runner import Ended, Machine, run_trials
 from autotune.runner.shares import usable_cores
@@ -98,18 +100,15 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
     cap = _cap(config, device, listener)
     machine = _machine(config, device, cap)
     driver = Ancestor.of()
-    predictor = predictor_for(config, folder, backbone.config, data, device, threads=machine.threads, driver=driver)
+    predictor = predictor_for(config, folder, backbone.config, data, device, cap)
 
     with _record(folder, config) as record:
         for candidate in record.interrupt_running():
             listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
-        fits = FitCheck(
-            predictor,
-            cap,
-            on_refusal=lambda candidate, refusal: record.refuse(candidate, refusal.reason, refusal.predicted),
-        )
+        fits = FitCheck(predictor, cap)
         listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
         plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
+        record.refuse_all(fits.refused)
         listener.planned(plan)
         tracker = Tracker.open(
             config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=listener.warning
@@ -129,7 +128,9 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
                 driver=driver,
                 plugins=config.plugins,
             )
-            ended = _search(record, space, fits, config, settings, machine, tracker, listener, deadline)
+            ended = _search(
+                record, space, fits, predictor.calibrate, config, settings, machine, tracker, listener, deadline
+            )
             if ended is not Ended.INTERRUPTED:
                 score_front(record, settings, listener)
             return _close(folder, record, tracker, listener, ended)
@@ -190,6 +191,7 @@ def _search(
     record: StudyRecord,
     space: SearchSpace,
     fits: FitCheck,
+    learn: Callable[[MemoryFigures, MemoryFigures], None],
     config: StudyConfig,
     settings: TrialSettings,
     machine: Machine,
@@ -208,6 +210,7 @@ def _search(
         settings=settings,
         tracker=tracker,
         listener=listener,
+        learn=learn,
     )
     listener.search_begins(total=config.trials, metric_name=settings.metric, cap=settings.memory_cap, deadline=deadline)
     return run_trials(

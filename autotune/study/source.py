@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from autotune.outcome import Candidate, EpochReport, MemoryFigures, Outcome, TrialRecord
+from autotune.memory.predict import heap_plan_of
+from autotune.outcome import Candidate, EpochReport, MemoryFigures, Outcome, Status, TrialRecord
 from autotune.report import pareto_front, points_from
 from autotune.runner import DONE, Listener
+from autotune.runner.shares import usable_cores
 from autotune.runner.source import Done
 from autotune.search import EarlyStopping, Proposer, StudyRecord
 from autotune.study.folder import StudyFolder
@@ -34,7 +37,11 @@ class TrialSettings:
     def train(self, number: int, candidate: Candidate, seed: int, predicted: MemoryFigures | None) -> TrialRequest:
         """The request to train a configuration."""
         return self._request(
-            number, method=candidate.method, training={**candidate.training, "seed": seed}, predicted=predicted
+            number,
+            method=candidate.method,
+            training={**candidate.training, "seed": seed},
+            predicted=predicted,
+            heap_plan=heap_plan_of(predicted),
         )
 
     def score(self, number: int, candidate: Candidate, seed: int) -> TrialRequest:
@@ -44,6 +51,8 @@ class TrialSettings:
             kind="score",
             method=candidate.method,
             training={**candidate.training, "seed": seed},
+            threads=usable_cores(),  # the members are scored one after another
+            heap_plan="tight",
             checkpoint=str(self.folder.trial(number).resolve() / "checkpoint"),
             output_dir=str(self.folder.trial(number).resolve() / "test"),
         )
@@ -64,7 +73,10 @@ class TrialSettings:
 
 
 class StudySource:
-    """The runner's source of trials: proposes, notes every epoch and outcome, tells the display and MLflow."""
+    """The runner's source of trials: proposes, notes every epoch and outcome, tells the display and MLflow.
+
+    ``learn`` is given what was predicted and what was measured of each trial that completed.
+    """
 
     def __init__(
         self,
@@ -76,7 +88,9 @@ class StudySource:
         settings: TrialSettings,
         tracker: Tracker,
         listener: StudyListener,
+        learn: Callable[[MemoryFigures, MemoryFigures], None],
     ) -> None:
+        self._learn = learn
         self._record = record
         self._proposer = proposer
         self._fits = fits
@@ -119,6 +133,8 @@ class StudySource:
     def finished(self, number: int, outcome: Outcome) -> None:
         """Enters an outcome in the record, then tells MLflow and the display."""
         self._record.finish(number, outcome)
+        if outcome.status is Status.COMPLETE and outcome.peak is not None:
+            self._learn(self._predicted[number], outcome.peak)
         trials = self._record.trials()
         ended = next(trial for trial in trials if trial.number == number)
         self._tracker.trial_finished(ended)

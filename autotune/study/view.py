@@ -15,6 +15,7 @@ from autotune.errors import SelectionError, StudyError
 from autotune.outcome import Outcome, Status, TrialRecord
 from autotune.report import Point, Preference, ReportPaths, Selection, points_from, select, write_report
 from autotune.search import StudyRecord
+from autotune.space import shape_key
 from autotune.study.folder import StudyFolder, find_folder
 from autotune.tracking import Tracker
 from autotune.units import format_bytes
@@ -110,7 +111,7 @@ def summarise(folder: StudyFolder, record: StudyRecord, *, save_selection: bool)
     paths = write_report(
         folder.report, records, {**report_settings(config), "metric": metric_name}, selection=selection
     )
-    refused = len(record.refusals())
+    refused = len({shape_key(row.candidate) for row in record.refusals()})
     result = StudyResult(
         folder=folder.path,
         metric_name=metric_name,

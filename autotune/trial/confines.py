@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from autotune.memory.allocated import TensorMemory
 from autotune.memory.heap import configure_heap, make_resident
 from autotune.memory.limit import limit_process
 from autotune.memory.nvml import DEFAULT_CONTEXT_BYTES, allocator_fraction
+from autotune.memory.predict import heap_plan_of
 from autotune.memory.process import ProcessMeter, own_private_bytes
 from autotune.outcome import MemoryFigures
 from autotune.trial.measuring import meter_for
@@ -73,7 +75,7 @@ class Confines(Protocol):
 
 def confines_for(request: TrialRequest) -> Confines:
     """Enters the confines of the request's device; call it before any tensor is made."""
-    configure_heap(request.heap_plan)
+    configure_heap(heap_plan_of(request.predicted))
     torch.set_num_threads(request.threads)
     return CudaConfines(request) if request.device == "cuda" else CpuConfines(request)
 
@@ -99,11 +101,12 @@ class CpuConfines:
 
     @contextlib.contextmanager
     def measured(self, model: TaskModel, *batches: Batch) -> Iterator[None]:
+        # As autotune.memory.rehearsal does it, but the figures are kept when a step fails: they tell what was too much.
+        gc.collect()
         self._memory = TensorMemory()
         try:
             with self._memory:
-                self._memory.track(model, part="weights")
-                self._memory.track(*batches, part="inputs")
+                self._memory.track(model, *batches)
                 yield
         finally:
             self._sampler.stop()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from autotune.memory.limit import is_out_of_memory
+from autotune.memory.predict import heap_plan_of
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.confines import Confines, OverCap, confines_for
 from autotune.trial.request import Epoch, Message, Rehearsed, TrialRequest
@@ -64,7 +65,10 @@ class _Trial:
         self._step_seconds: list[float] = []
         self._best: EpochReport | None = None
         self._metric_name = request.metric
-        self._details: dict[str, Any] = {"threads": request.threads, "heap_plan": request.heap_plan}
+        self._details: dict[str, Any] = {
+            "threads": request.threads,
+            "heap_plan": heap_plan_of(request.predicted),
+        }
         self._parameters: int | None = None
 
     def train(self) -> Outcome:
@@ -107,9 +111,9 @@ class _Trial:
         model.to(self._confines.device)
         self._confines.settle(model)
         self._doing = f"scoring the {request.part} part"
-        batch_size = int(request.training.get("batch_size", 32))
+        rows = micro_batch_rows(TrainingConfig.from_dict(request.training))  # as in training, so what fitted fits
         with self._confines.measured(model):
-            metrics = evaluate(model, data.part(request.part), batch_size)
+            metrics = evaluate(model, data.part(request.part), rows)
         self._metric_name = request.metric or data.task.metric
         return replace(
             self._outcome(Status.COMPLETE, ""), metric=metrics[self._metric_name], metrics=metrics, checkpoint=None

@@ -57,7 +57,7 @@ class TrialProcess:
         self._said_at = 0.0
         self._ending: Verdict | None = None  # why we end it
         self._finished: Finished | None = None
-        shutil.rmtree(request.checkpoint_dir, ignore_errors=True)  # of an earlier attempt under this number
+        self._discard_checkpoint()  # of an earlier attempt under this number
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -207,9 +207,13 @@ class TrialProcess:
             assert verdict is not None
             outcome = self.outcome_so_far(verdict.status, verdict.reason)
         if outcome.status is not Status.COMPLETE:
-            shutil.rmtree(self.request.checkpoint_dir, ignore_errors=True)
+            self._discard_checkpoint()
         self._finished = Finished(outcome)
         self._waiting.append(self._finished)
+
+    def _discard_checkpoint(self) -> None:
+        if self.request.kind == "train":
+            shutil.rmtree(self.request.checkpoint_dir, ignore_errors=True)
 
     def _signal(self, number: signal.Signals) -> None:
         """To the process and all it has started; its id is its own until it is released."""

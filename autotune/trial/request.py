@@ -27,9 +27,9 @@ class TrialRequest:
         :class:`sherl.spec.TrainingConfig`.
     memory_cap: bytes that the process may hold of the device, its imports included.
     metric: the metric that tells the best epoch; None takes the task's.
-    predicted: figures from before the start; None when nothing is known, then the trial gets the whole budget.
+    predicted: figures from before the start; None when nothing is known, then the trial gets the whole budget. On a CPU
+        it also says how the process keeps its heap (:func:`autotune.memory.predict.heap_plan_of`).
     threads: of the CPU; part of what makes a trial repeat bit for bit.
-    heap_plan: how the process keeps its heap (:mod:`autotune.memory.heap`): ``tight`` needs less and is slower.
     output_dir: folder of this trial alone; created where it is missing.
     driver: the process that drives the study; a trial ends when it dies.
     settings: anything else that the target reads; JSON only.
@@ -49,7 +49,6 @@ class TrialRequest:
     predicted: MemoryFigures | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
-    heap_plan: Literal["fast", "tight"] = "fast"
     driver: Ancestor | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 

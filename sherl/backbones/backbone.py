@@ -38,7 +38,7 @@ class Backbone(ABC):
         self._fingerprint: str | None = None
 
     def _find_blocks(self) -> nn.ModuleList:
-        blocks = self.model.get_submodule(self.layout.blocks)
+        blocks = dict(self.model.named_modules()).get(self.layout.blocks)
         if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
             raise UnsupportedBackboneError(
                 f"The row of {self.layout.name!r} says that its blocks are at {self.layout.blocks!r}; there is no list "

@@ -29,21 +29,21 @@ class Prompting:
         self.vectors = vectors
         self.first_layer = first_layer
 
-    def begin(self, batch: Batch, *, visible: bool = True) -> PromptedPass:
-        """For one forward pass. ``visible=False`` masks the prompts out, which must change nothing (for tests)."""
-        return PromptedPass(self, batch, visible=visible)
+    def begin(self, batch: Batch) -> PromptedPass:
+        """For one forward pass."""
+        return PromptedPass(self, batch)
 
 
 class PromptedPass:
-    """The prompts of one forward pass."""
+    """The prompts of one forward pass; ``keep`` [batch, prompts + tokens] says what may be attended to."""
 
-    def __init__(self, prompting: Prompting, batch: Batch, *, visible: bool) -> None:
+    def __init__(self, prompting: Prompting, batch: Batch) -> None:
         self._prompting = prompting
         self._count = len(prompting.vectors)
         ids = batch["input_ids"]
         mask = batch.get("attention_mask")
         tokens = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
-        self._keep = torch.cat([tokens.new_full((len(ids), self._count), visible), tokens], dim=1)
+        self.keep = torch.cat([tokens.new_ones((len(ids), self._count)), tokens], dim=1)
         self._arguments: list[dict[str, Any]] | None = None
 
     def split(self, layer: int, hidden: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -62,7 +62,7 @@ class PromptedPass:
             prompts = vectors[None].expand(hidden.shape[0], -1, -1)
         call.hidden = torch.cat([prompts, hidden], dim=1)
         if self._arguments is None:  # they are the same for every late block: made once a pass
-            self._arguments = self._prompting.backbone.prompt_arguments(self._keep, call.hidden)
+            self._arguments = self._prompting.backbone.prompt_arguments(self.keep, call.hidden)
         for name, value in self._arguments[layer].items():
             call.set(name, value)
 

@@ -97,6 +97,8 @@ class Tuned(nn.Module):
         """
         if self._removed:
             raise SpecError(f"The method {self.config.name!r} has been removed from this backbone: apply it again.")
+        if self.first_trainable_layer > 0 and self.model.training:
+            self.train(self.training)  # somebody called train() on the pretrained model itself
         with ExitStack() as stack:
             stack.enter_context(early_route(self.backbone.blocks, self.first_trainable_layer))
             finish = None if self.route is None else stack.enter_context(self.route.run(batch))

@@ -27,7 +27,8 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
     bad_end = _BAD_ENDS.get(settings.get("do", ""))
     for epoch in range(1, settings.get("epochs", 2) + 1):
         time.sleep(settings.get("epoch_seconds", 0.0))
-        send(Epoch(EpochReport(epoch=epoch, train_loss=1 / epoch, metrics={"accuracy": epoch / 10}, seconds=0.1)))
+        loss = float(settings.get("loss", 1 / epoch))
+        send(Epoch(EpochReport(epoch=epoch, train_loss=loss, metrics={"accuracy": epoch / 10}, seconds=0.1)))
         if bad_end is not None:
             bad_end(settings)
     return Outcome(

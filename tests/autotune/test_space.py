@@ -62,21 +62,21 @@ class AnyValue:
 SPACES = {name: SearchSpace.load(name, depth=6, width=384) for name in names()}
 WIDE = """
 training:
-  batch_size: {int: {low: 8, high: 64, step: 8}}
+  batch_size: {int: {low: 8, high: 32, step: 8}}
   epochs: {int: {low: 1, high: 3}}
   weight_decay: {float: {low: 0.0, high: 0.1}}
   precision: {choice: [fp32, bf16]}
 methods:
   sherl:
     learning_rate: {float: {low: 1e-4, high: 1e-2, log: true}}
-    reduction_factor: {int: {low: 1, high: 384, log: true}}
+    reduction_factor: {int: {low: 1, high: 5, log: true}}
     insertion: {choice: [single, multi]}
     start_layer: {int: {low: -5, high: -1}}
     late_route:
       choice:
         - none
         - bitfit
-        - lora: {rank: {int: {low: 1, high: 16}}, alpha: {float: {low: 1, high: 32}}}
+        - lora: {rank: {int: {low: 1, high: 4}}, alpha: {float: {low: 1, high: 32}}}
         - prompt: {num_prompts: {choice: [1, 10]}}
   full:
     learning_rate: 1e-4
@@ -133,7 +133,7 @@ def test_ranges_of_every_sort_are_drawn_within_their_ends(load: Load) -> None:
     rng = random.Random(0)
     drawn = [space.random(rng) for _ in range(300)]
     assert all(space.from_params(candidate.params) == candidate for candidate in drawn)
-    assert {candidate.training["batch_size"] for candidate in drawn} == {1, 2, *range(8, 65, 8)}
+    assert {candidate.training["batch_size"] for candidate in drawn} == {1, 2, *range(8, 33, 8)}
     assert {candidate.training["batch_size"] for candidate in drawn if candidate.method["name"] == "full"} == {1, 2}
     assert all(0 <= candidate.training["weight_decay"] <= 0.1 for candidate in drawn)
 
@@ -168,6 +168,16 @@ def test_real_numbers_of_a_method_make_no_shape(load: Load) -> None:
     others = [space.random(random.Random(seed), like=lora) for seed in range(5)]
     assert len({other.method["late_route"]["alpha"] for other in others}) == 5
     assert {shape_key(other) for other in others} == {shape_key(lora)}
+
+
+def test_a_space_too_large_to_plan_is_refused_with_the_parameters_that_make_it_large(load: Load) -> None:
+    text = WIDE.replace("high: 5, log", "high: 384, log").replace(
+        "rank: {int: {low: 1, high: 4}}", "rank: {int: {low: 1, high: 16}}"
+    )
+    with pytest.raises(
+        ConfigError, match=r"differ in memory; allowed are 20000.*sherl.reduction_factor \(384\), sherl"
+    ):
+        load(text)
 
 
 def test_the_same_thing_under_two_names_is_one_configuration(load: Load) -> None:
@@ -353,7 +363,7 @@ def test_a_problem_of_a_late_route_names_the_nearest(load: Load) -> None:
         ("methods: {full: {learning_rate: {name: lora}}}", "no parts"),
         ("methods: {full: {learning_rate: {float: 3}}}", "allowed is {low"),
         ("methods: {full: {learning_rate: {float: {low: 1e-4}}}}", "high is missing"),
-        ("methods: {full: {learning_rate: {float: {low: 1e-4, high: 1e-3, lgo: true}}}}", "Did you mean 'log'"),
+        ("methods: {full: {learning_rate: {float: {low: 1e-4, high: 1e-3, logs: true}}}}", "Did you mean 'log'"),
         ("methods: {full: {learning_rate: {float: {low: 1e-4, high: 1e-3, log: 3}}}}", "true and false"),
         ("methods: {full: {learning_rate: 1e-4, batch_size: {int: {low: 1, high: 5000}}}}", "allowed are 1000"),
         (

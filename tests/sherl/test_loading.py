@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from importlib import resources
@@ -175,7 +177,11 @@ def test_fingerprint_of_a_folder(folder: Path) -> None:
 
 def test_fingerprint_of_a_model_made_in_memory() -> None:
     assert tiny_backbone(seed=1).fingerprint == tiny_backbone(seed=1).fingerprint
-    prints = {tiny_backbone(seed=seed, dtype=dtype).fingerprint for seed in (0, 1) for dtype in (torch.float32, torch.bfloat16)}
+    prints = {
+        tiny_backbone(seed=seed, dtype=dtype).fingerprint
+        for seed in (0, 1)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
     assert len(prints) == 4
 
 
@@ -201,3 +207,23 @@ def test_fingerprint_is_the_same_in_another_process(folder: Path) -> None:
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd=root, timeout=120
     )
     assert done.stdout.split() == [load_backbone(str(folder)).fingerprint, tiny_backbone().fingerprint]
+
+
+@pytest.mark.slow
+def test_a_hub_id_in_the_cache(folder: Path, tmp_path: Path) -> None:
+    """What ``huggingface_hub`` leaves in its cache loads by its id without a network, with the folder's fingerprint."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    stored = tmp_path / "home" / "hub" / "models--someone--tiny-bert"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, stored / "snapshots" / commit, ignore=shutil.ignore_patterns("home"))
+    code = (
+        "from sherl.backbones import load_backbone; backbone = load_backbone('someone/tiny-bert');"
+        "print(backbone.source, backbone.fingerprint)"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=120
+    )
+    assert done.stdout.split() == ["someone/tiny-bert", load_backbone(str(folder)).fingerprint]

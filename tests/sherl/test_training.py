@@ -211,9 +211,8 @@ def test_learns_a_learnable_set(method: Any, precision: str) -> None:
 
 def test_regression_learns() -> None:
     model = toy_model(SHERL, task=NUMBER)
-    seen = list(
-        fit(model, toy_rows(64, task=NUMBER), toy_rows(20, seed=1, task=NUMBER), settings(epochs=6, learning_rate=1e-2))
-    )
+    training = settings(epochs=6, learning_rate=0.1)
+    seen = list(fit(model, toy_rows(64, task=NUMBER), toy_rows(20, seed=1, task=NUMBER), training))
     assert seen[-1].train_loss < seen[0].train_loss
     assert seen[-1].metrics["pearson"] > 0.8
 

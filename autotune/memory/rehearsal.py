@@ -1,0 +1,33 @@
+"""A rehearsal under :class:`TensorMemory`: what a trial measures and what the predictor traces are this one function."""
+
+from __future__ import annotations
+
+import gc
+from typing import Literal
+
+from autotune.memory.allocated import TensorMemory
+from sherl.evaluation import Batch
+from sherl.model import TaskModel
+from sherl.spec import TrainingConfig
+from sherl.training import rehearse
+
+
+def measure_rehearsal(
+    model: TaskModel,
+    train_batch: Batch,
+    eval_batch: Batch,
+    training: TrainingConfig,
+    *,
+    restore: Literal["snapshot", "none"] = "snapshot",
+    record_events: bool = False,
+) -> TensorMemory:
+    """Two training steps and one evaluation step on these batches; weights, batches and all that comes to life count.
+
+    Returns the memory, left: ``peak_bytes`` and ``peak_parts`` are what a run with no larger batch takes. See
+    :func:`sherl.training.rehearse` for what is put back, and for what it raises.
+    """
+    gc.collect()  # what an earlier failure left in a cycle is not this model's
+    with TensorMemory(record_events=record_events) as memory:
+        memory.track(model, train_batch, eval_batch)
+        rehearse(model, train_batch, eval_batch, training, restore=restore)
+    return memory

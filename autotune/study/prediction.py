@@ -1,0 +1,43 @@
+"""The predictor of a study: the backbone's configuration, the prepared data's largest batches, the cap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autotune.config import StudyConfig
+from autotune.memory.device import DeviceInfo
+from autotune.memory.predict import Predictor
+from autotune.study.folder import StudyFolder
+from autotune.trial.ancestry import Ancestor
+from autotune.trial.baseline import baseline_bytes
+from autotune.trial.fork_server import PRELOAD, ForkServer
+from sherl.data import PreparedData
+
+
+def predictor_for(
+    config: StudyConfig, folder: StudyFolder, backbone_config: Any, data: PreparedData, device: DeviceInfo, cap: int
+) -> Predictor:
+    """A predictor whose figures hold for this study's data on this machine; it keeps what it traced in the study's folder.
+
+    Raises:
+        DeviceError: no trial process can be started here.
+    """
+    with ForkServer(preload=(*PRELOAD, *config.plugins), driver=Ancestor.of()) as server:
+        baseline = baseline_bytes(server)
+    train, valid, test = (data.part(name) for name in ("train", "valid", "test"))
+
+    def largest_evaluated(rows: int) -> tuple[int, int]:
+        shapes = (valid.largest_shape(rows), test.largest_shape(rows))
+        return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+
+    return Predictor(
+        backbone_config.to_dict(),
+        data.task,
+        train_shape=train.largest_shape,
+        eval_shape=largest_evaluated,
+        baseline_bytes=baseline,
+        cap_bytes=cap,
+        device=device.kind,
+        has_token_types=data.has_token_types,
+        cache_path=folder.predictions_file,
+    )

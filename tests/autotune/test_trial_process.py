@@ -1,0 +1,386 @@
+"""Trial processes: fresh, guarded, ended with everything that must end them. Real processes, stand-in training."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from autotune.errors import DeviceError
+from autotune.memory.process import ProcessMeter
+from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
+from autotune.trial.ancestry import Ancestor
+from autotune.trial.fork_server import ForkServer
+from autotune.trial.process import TrialProcess
+from autotune.trial.request import (
+    Epoch,
+    Finished,
+    Message,
+    Rehearsed,
+    TrialRequest,
+    message_from_json,
+    message_to_json,
+)
+from autotune.trial.verdict import death
+
+from .stub_trials import STUB
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., TrialProcess]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    """A fork server that has nothing to import."""
+    with ForkServer(preload=()) as running:
+        yield running
+
+
+@pytest.fixture
+def start(server: ForkServer, tmp_path: Path) -> Start:
+    """Starts a stub trial: ``start(number, **settings)``."""
+
+    def begin(number: int = 0, *, cap: int = 10**9, on: ForkServer = server, **settings: Any) -> TrialProcess:
+        request = TrialRequest(
+            number=number,
+            backbone_source="",
+            prepared_dir="",
+            output_dir=str(tmp_path / str(number)),
+            memory_cap=cap,
+            metric="accuracy",
+            predicted=MemoryFigures(allocated=1, device=3 * 10**8, meter="prediction"),
+            settings=settings,
+        )
+        return TrialProcess(request, on, ProcessMeter(), target=STUB)
+
+    return begin
+
+
+def outcome_of(process: TrialProcess) -> Outcome:
+    last = [*process.events()][-1]
+    assert isinstance(last, Finished)
+    return last.outcome
+
+
+def gone(pid: int, seconds: float) -> bool:
+    """Whether a process is gone (or a zombie that only waits to be read) within this time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_events_come_in_order_and_end_with_the_outcome(start: Start) -> None:
+    events = [*start(epochs=3).events()]
+    assert [type(event) for event in events] == [Rehearsed, Epoch, Epoch, Epoch, Finished]
+    outcome = events[-1].outcome  # type: ignore[union-attr]  # the line above says what it is
+    assert outcome.status is Status.COMPLETE
+    assert outcome.predicted == MemoryFigures(allocated=1, device=3 * 10**8, meter="prediction")
+    assert outcome.peak is not None
+    assert outcome.peak.allocated == 1000
+    assert outcome.peak.device > 10**6  # what the guard saw, not what the stub claimed
+    assert outcome.peak.meter == "process private bytes"
+
+
+def test_each_trial_is_a_fresh_process_that_shares_nothing(start: Start) -> None:
+    outcomes = [outcome_of(start(number)) for number in range(3)]
+    assert [outcome.details["notes"] for outcome in outcomes] == [[0], [1], [2]]
+    assert len({outcome.details["pid"] for outcome in outcomes}) == 3
+    assert all(gone(outcome.details["pid"], 0.5) for outcome in outcomes)
+
+
+def test_no_zombies_are_left(start: Start, server: ForkServer) -> None:
+    for number in range(5):
+        outcome_of(start(number, do="sigkill" if number % 2 else ""))
+    time.sleep(0.2)
+    assert psutil.Process(server.pid).children() == []
+
+
+@pytest.mark.parametrize(
+    ("do", "words"),
+    [
+        ("segfault", ["SIGSEGV", "Segmentation fault"]),
+        ("sigkill", ["SIGKILL"]),
+        ("exit", ["exit code 3"]),
+        ("hard_exit", ["exit code 7"]),
+        ("raise", ["exit code 1", "RuntimeError: the stub was told to fail: ünïcode 🙂"]),
+        ("close_channel", ["exit code 0"]),
+    ],
+)
+def test_a_death_without_a_word_is_a_failure_with_its_reason(start: Start, do: str, words: list[str]) -> None:
+    outcome = outcome_of(start(7, do=do, epochs=2))
+    assert outcome.status is Status.FAILED
+    assert "Trial 7" in outcome.reason
+    for word in words:
+        assert word in outcome.reason
+    assert [report.epoch for report in outcome.epochs] == [1]
+    assert outcome.metric == 0.1
+    assert not outcome.status.has_metric
+    assert outcome.checkpoint is None
+
+
+def test_a_breach_ends_the_trial_and_no_other(start: Start) -> None:
+    bystander = start(1, epochs=4, epoch_seconds=0.3)
+    greedy = start(2, cap=200 * 10**6, do="allocate", blocks=500, block_bytes=4 * 10**6)
+    outcome = outcome_of(greedy)
+    assert outcome.status is Status.OVER_CAP
+    assert outcome.peak is not None
+    assert 200 * 10**6 < outcome.peak.device < 260 * 10**6
+    for word in ("Trial 2", "over the cap of 200.00 MB", "predicted 300.00 MB"):
+        assert word in outcome.reason
+    assert outcome_of(bystander).status is Status.COMPLETE
+
+
+def test_stop_ends_it_at_once_and_keeps_what_is_known(start: Start) -> None:
+    process = start(do="hang")
+    while not isinstance(process.poll(), Epoch):
+        pass
+    began = time.monotonic()
+    outcome = process.stop("not promising")
+    assert time.monotonic() - began < 1.0
+    assert (outcome.status, outcome.reason) == (Status.STOPPED, "not promising")
+    assert len(outcome.epochs) == 1
+    assert gone(process.pid, 0.5)
+    assert process.stop("again") == outcome
+
+
+def test_stop_does_not_depend_on_the_trials_consent(start: Start) -> None:
+    process = start(do="ignore_sigterm")
+    while not isinstance(process.poll(), Epoch):
+        pass
+    began = time.monotonic()
+    assert process.stop("time is up", Status.INTERRUPTED).status is Status.INTERRUPTED
+    assert time.monotonic() - began < 4.0
+
+
+def test_stop_after_the_end_changes_nothing(start: Start) -> None:
+    process = start()
+    outcome = outcome_of(process)
+    assert process.stop("too late") == outcome
+    assert process.poll(0) == Finished(outcome)
+
+
+def test_poll_returns_in_time_when_nothing_comes(start: Start) -> None:
+    process = start(epochs=1, epoch_seconds=30)
+    assert isinstance(process.poll(10), Rehearsed)
+    began = time.monotonic()
+    assert process.poll(0.2) is None
+    assert time.monotonic() - began < 1.0
+    process.stop("enough")
+
+
+def test_what_a_trial_has_started_ends_with_it(start: Start, tmp_path: Path) -> None:
+    outcome = outcome_of(start(5, do="helper", epochs=1))
+    assert outcome.status is Status.COMPLETE
+    helper = int((tmp_path / "5" / "trial.log").read_text().split()[1])
+    assert gone(helper, 1.0)
+
+
+def test_a_bad_end_keeps_no_checkpoint(start: Start, tmp_path: Path) -> None:
+    process = start(3, do="hang")
+    while not isinstance(process.poll(), Epoch):
+        pass
+    kept = tmp_path / "3" / "checkpoint"
+    kept.mkdir()
+    (kept / "sherl.json").write_text("{}")
+    process.stop("not promising")
+    assert not kept.exists()
+
+
+def test_a_killed_fork_server_costs_its_trial_and_no_more(start: Start) -> None:
+    with ForkServer(preload=()) as other:
+        process = start(4, on=other, do="hang")
+        while not isinstance(process.poll(), Epoch):
+            pass
+        os.kill(other.pid, signal.SIGKILL)
+        outcome = outcome_of(process)
+        assert outcome.status is Status.INTERRUPTED
+        assert "code -9" in outcome.reason
+        assert len(outcome.epochs) == 1
+        assert gone(process.pid, 1.0)
+        with pytest.raises(DeviceError, match="has died"):
+            start(5, on=other)
+
+
+def test_imports_that_fail_are_told_to_whoever_needs_the_server(start: Start) -> None:
+    with ForkServer(preload=("no_such_module_at_all",)) as broken:
+        with pytest.raises(DeviceError, match="No module named 'no_such_module_at_all'"):
+            broken.wait_ready()
+        with pytest.raises(DeviceError):
+            start(on=broken)
+
+
+# ---- ancestors
+
+
+def run_parent(code: str, tmp_path: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """Runs a script that prints process ids, one a line and then "ready"; returns it and the ids."""
+    script = tmp_path / "parent.py"
+    script.write_text(textwrap.dedent(code))
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert parent.stdout is not None
+    pids = []
+    for line in parent.stdout:
+        if line.strip() == b"ready":
+            return parent, pids
+        pids.append(int(line))
+    raise AssertionError("the script ended early")
+
+
+PARENT = """
+    import sys
+    from autotune.memory.process import ProcessMeter
+    from autotune.trial.ancestry import Ancestor
+    from autotune.trial.fork_server import ForkServer
+    from autotune.trial.process import TrialProcess
+    from autotune.trial.request import Epoch, TrialRequest
+
+    driver = Ancestor.of({driver})
+    server = ForkServer(preload=(), driver=driver)
+    request = TrialRequest(number=0, backbone_source="", prepared_dir="", output_dir=sys.argv[1], memory_cap=10**9,
+                           settings={{"do": "hang"}}, driver=driver)
+    process = TrialProcess(request, server, ProcessMeter(), target="tests.autotune.stub_trials:execute")
+    while not isinstance(process.poll(), Epoch):
+        pass
+    print(server.pid, process.pid, "ready", sep="\\n", flush=True)
+    while True:
+        process.poll()
+"""
+
+
+def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
+    parent, pids = run_parent(PARENT.format(driver="None"), tmp_path)
+    with parent:
+        parent.kill()
+    assert len(pids) == 2
+    for pid in pids:
+        assert gone(pid, 2.0), psutil.Process(pid)
+
+
+def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "600"]) as driver:
+        parent, pids = run_parent(PARENT.format(driver=driver.pid), tmp_path)
+        driver.kill()
+        try:
+            for pid in pids:
+                assert gone(pid, 2.0), psutil.Process(pid)
+            assert parent.poll() is None  # it was not the parent that ended them
+        finally:
+            parent.kill()
+            parent.communicate()
+
+
+def test_a_fork_server_that_still_imports_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "slow_import.py").write_text("import time\ntime.sleep(60)\n")
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from autotune.trial.fork_server import ForkServer
+        server = ForkServer(preload=("slow_import",))
+        print(server.pid, "ready", sep="\\n", flush=True)
+        import time
+        time.sleep(60)
+    """
+    parent, (server_pid,) = run_parent(code, tmp_path)
+    time.sleep(1.0)
+    with parent:
+        parent.kill()
+    assert gone(server_pid, 2.0)
+
+
+def test_an_ancestor_is_known_by_more_than_its_id() -> None:
+    me = Ancestor.of()
+    assert me.runs_here()
+    assert not Ancestor(pid=me.pid, started=me.started + 1.0, host=me.host).is_alive()
+    assert not Ancestor(pid=me.pid, started=me.started, host="another machine").runs_here()
+    with pytest.raises(ProcessLookupError):
+        Ancestor.of(2**22 + 1)
+
+
+def test_a_zombie_is_a_dead_ancestor() -> None:
+    with subprocess.Popen(["sleep", "600"]) as child:
+        ancestor = Ancestor.of(child.pid)
+        assert ancestor.is_alive()
+        child.kill()
+        assert gone(child.pid, 2.0)
+        assert not ancestor.is_alive()
+
+
+# ---- what travels
+
+
+def test_messages_and_requests_survive_json() -> None:
+    report = EpochReport(epoch=1, train_loss=math.inf, metrics={"f1": 0.5}, seconds=1.5)
+    figures = MemoryFigures(allocated=1, device=2, meter="nvml", reserved=3)
+    outcome = Outcome(status=Status.DIVERGED, reason="loss is nan\n🙂", epochs=(report,), peak=figures)
+    messages: list[Message] = [Rehearsed(figures), Epoch(report), Finished(outcome)]
+    assert [message_from_json(message_to_json(message)) for message in messages] == messages
+    with pytest.raises(ValueError, match="Not a trial's message"):
+        message_from_json('{"something": 1}')
+    request = TrialRequest(
+        number=3,
+        backbone_source="é",
+        prepared_dir="/data",
+        output_dir="/out",
+        memory_cap=10,
+        method={"name": "sherl"},
+        predicted=figures,
+        driver=Ancestor.of(),
+    )
+    assert TrialRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+
+
+def test_nan_in_an_epoch_arrives(start: Start) -> None:
+    (report,) = (event.report for event in start(epochs=1, loss="nan").events() if isinstance(event, Epoch))
+    assert math.isnan(report.train_loss)
+
+
+@pytest.mark.parametrize(
+    ("held", "ran_out", "status"),
+    [(95, False, Status.OUT_OF_MEMORY), (10, True, Status.OUT_OF_MEMORY), (10, False, Status.FAILED)],
+)
+def test_a_kill_from_outside_is_judged_by_what_the_system_did(
+    tmp_path: Path, held: int, ran_out: bool, status: Status
+) -> None:
+    request = TrialRequest(number=9, backbone_source="", prepared_dir="", output_dir=str(tmp_path), memory_cap=100)
+    peak = MemoryFigures(allocated=0, device=held, meter="process private bytes")
+    verdict = death(request, -signal.SIGKILL, peak=peak, memory_ran_out=ran_out)
+    assert verdict.status is status
+    assert "Trial 9" in verdict.reason
+
+
+# ---- cost
+
+
+@pytest.mark.slow
+def test_a_further_trial_costs_less_than_a_second_with_everything_imported(start: Start) -> None:
+    with ForkServer() as full:
+        full.wait_ready()
+        assert psutil.Process(full.pid).num_threads() == 1  # a process with threads must not be forked
+        seconds = []
+        for number in range(4):
+            began = time.monotonic()
+            assert outcome_of(start(number, on=full)).status is Status.COMPLETE
+            seconds.append(time.monotonic() - began)
+        assert min(seconds) < 1.0, seconds
