@@ -13,6 +13,8 @@ import mlflow
 import optuna
 from optuna.trial import TrialState
 
+from autotune.memory.margin import rule_bytes
+
 
 def require(condition: bool, message: str) -> None:
     if not condition:
@@ -27,11 +29,16 @@ def load(folder: Path) -> tuple[optuna.Study, dict]:
 
 
 def low_cap(folder: Path) -> int:
-    """A cap in the middle of what the trials of this study were predicted to take."""
+    """A cap between the least and the most that trials of this study need where the heap is kept tight."""
     study, _ = load(folder)
-    predicted = sorted(trial.user_attrs["outcome"]["predicted"]["device"] for trial in study.trials)
-    require(predicted[0] < predicted[-1], f"all trials were predicted alike: {predicted}")
-    return (predicted[0] + predicted[-1]) // 2
+    least = []
+    for trial in study.trials:
+        predicted = trial.user_attrs["outcome"]["predicted"]
+        allocated = predicted["allocated"]
+        baseline = predicted["device"] - allocated - rule_bytes("fast", allocated)
+        least.append(baseline + allocated + rule_bytes("tight", allocated))
+    require(min(least) < max(least), f"all trials need alike: {least}")
+    return (min(least) + max(least)) // 2
 
 
 def check_record(study: optuna.Study, settings: dict, trials: int) -> list[optuna.trial.FrozenTrial]:

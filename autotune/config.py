@@ -46,6 +46,7 @@ class StudyConfig(BaseModel):
     memory_cap: bytes that one trial may hold of its device; ``"8GB"`` and ``"8GiB"`` are read. model: a name, folder or
     hub id that :func:`sherl.backbones.resolve_source` knows. data: the fields of :class:`sherl.data.DataSpec`, which
     judges their values. methods: those of the space to try, None for all. metric: None takes the task's own.
+    max_length: tokens at which texts are cut; None takes 128, or the backbone's limit where that is less.
     space: the name of a file in ``search_spaces/`` or a path. time_budget: seconds. threads: CPU threads of one trial
     and parallel: trials at once, None lets the runner decide. plugins: modules that trials import first.
 
@@ -70,7 +71,7 @@ class StudyConfig(BaseModel):
     name: Name = "study"
     mlflow_uri: Name | None = None
     ray_address: Name | None = None
-    max_length: Annotated[int, Field(strict=True, ge=1)] = 128
+    max_length: Count | None = None
     threads: Count | None = None
     parallel: Count | None = None
     sampler: Name = "tpe"

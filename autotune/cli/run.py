@@ -100,7 +100,12 @@ def run(
         str | None, typer.Option("--time-budget", help="Stop starting and end running trials after this long: 20m, 2h.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search, the splits and the trials.")] = 0,
-    max_length: Annotated[int, typer.Option("--max-length", help="Longest text in tokens; longer ones are cut.")] = 128,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length", help="Longest text in tokens, longer ones are cut; default: 128, or the model's limit."
+        ),
+    ] = None,
     parallel: Annotated[
         int | None, typer.Option("--parallel", help="Trials at a time; default: what cores, devices and the cap allow.")
     ] = None,

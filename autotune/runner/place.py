@@ -23,12 +23,13 @@ REPORT = "autotune"
 
 @dataclass(frozen=True)
 class Errand:
-    """What a place is to do. resources: asked of Ray. target, preload: see TrialProcess and ForkServer."""
+    """What a place is to do. resources: asked of Ray. target, preload, path: see TrialProcess and ForkServer."""
 
     request: TrialRequest
     resources: Mapping[str, float]
     target: str
     preload: tuple[str, ...]
+    path: tuple[str, ...]  # the driver's, so that a trial finds what the driver has found
 
 
 class Place(tune.Trainable):
@@ -80,7 +81,8 @@ class Place(tune.Trainable):
         if self._process is None:
             assert self._server is not None
             request = self._errand.request
-            self._server.wait_ready()
+            if not self._server.ready_within(STEP_SECONDS):
+                return report([], None)
             self._process = TrialProcess(request, self._server, meter_for(request), target=self._errand.target)
         if self._stop is not None:
             reason, status = self._stop
@@ -97,7 +99,9 @@ class Place(tune.Trainable):
         if self._server is None:
             request = self._errand.request
             backbone = request.backbone_source or None
-            self._server = ForkServer(preload=self._errand.preload, backbone=backbone, driver=request.driver)
+            self._server = ForkServer(
+                preload=self._errand.preload, backbone=backbone, driver=request.driver, path=self._errand.path
+            )
 
     def _end(self, why: str) -> None:
         if self._process is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 import threading
 import warnings
@@ -86,7 +87,11 @@ class RaySession:
         RayGone: one of Ray's servers has died.
         """
         for server in self.servers:
-            if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
+            try:
+                alive = server.status() != psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                alive = False
+            if not alive:
                 raise RayGone(f"its process {server.pid} has died.")
 
 
@@ -108,8 +113,9 @@ def ray_session(machine: Machine, address: str | None) -> Iterator[RaySession]:
             reaper.close()
             raise DeviceError("Ray runs in this process already: call ray.shutdown() before a study is run.")
         try:
+            before = set(psutil.Process().children(recursive=True))
             _start(ray, machine, address, folder)
-            local = [] if address is not None else [*filter(_is_ray, psutil.Process().children(recursive=True))]
+            local = [process for process in psutil.Process().children(recursive=True) if process not in before]
             reaper.mark([process.pid for process in local])
             servers = tuple(process for process in local if process.name() in ("raylet", "gcs_server"))
             _check_capacity(ray, machine)
@@ -119,9 +125,11 @@ def ray_session(machine: Machine, address: str | None) -> Iterator[RaySession]:
                 folder, min(places, machine.max_concurrent or places), sum(map(machine.budgets, nodes)), servers
             )
         finally:
-            ray.shutdown()
-            logging.getLogger("ray").handlers.clear()
-            reaper.close()
+            try:
+                ray.shutdown()
+            finally:  # also when Ctrl-C cuts that short: the reaper ends what is left
+                logging.getLogger("ray").handlers.clear()
+                reaper.close()
 
 
 @contextlib.contextmanager
@@ -135,13 +143,6 @@ def _silence() -> Iterator[None]:
         yield
     finally:
         worker.print_to_stdstream = printed
-
-
-def _is_ray(process: psutil.Process) -> bool:
-    try:
-        return any("ray" in word for word in process.cmdline()[:4])
-    except psutil.Error:  # it has ended
-        return False
 
 
 def _start(ray: Any, machine: Machine, address: str | None, folder: Path) -> None:
@@ -158,8 +159,9 @@ def _start(ray: Any, machine: Machine, address: str | None, folder: Path) -> Non
                     **quiet,
                 )
             else:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-        except (RuntimeError, ValueError, ConnectionError, OSError, AssertionError) as error:
+        except (RuntimeError, ValueError, OSError, AssertionError, ray.exceptions.RayError) as error:
             if address is not None:
                 raise DeviceError(
                     f"No Ray cluster answers at {address!r}: {error}. Give the address that 'ray start --head' printed, "
@@ -169,6 +171,20 @@ def _start(ray: Any, machine: Machine, address: str | None, folder: Path) -> Non
                 f"Ray could not be started on this machine: {error}. It needs free memory of about 500 MB, room in "
                 f"{folder.parent} and permission to listen on local ports."
             ) from error
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits five minutes for a cluster that is not there.
+
+    Raises:
+        ValueError: the address is of no kind that can be used. OSError: nobody listens there.
+    """
+    if address == "auto":
+        return  # Ray knows where it started one on this machine
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ValueError("it is not of the form host:port (and trials cannot be driven through the Ray client, ray://)")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +62,7 @@ class _Asking(Searcher):
         if not isinstance(given, Assignment):
             return None
         resources = self._desk.machine.resources(given.share)
-        return {"errand": Errand(given.request, resources, self._target, self._preload)}
+        return {"errand": Errand(given.request, resources, self._target, self._preload, tuple(sys.path))}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback hears more."""

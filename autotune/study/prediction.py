@@ -10,20 +10,28 @@ from autotune.memory.predict import Predictor
 from autotune.study.folder import StudyFolder
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.baseline import baseline_bytes
-from autotune.trial.fork_server import PRELOAD, ForkServer
+from autotune.trial.fork_server import PRELOAD
 from sherl.data import PreparedData
 
 
 def predictor_for(
-    config: StudyConfig, folder: StudyFolder, backbone_config: Any, data: PreparedData, device: DeviceInfo, cap: int
+    config: StudyConfig,
+    folder: StudyFolder,
+    backbone_config: Any,
+    data: PreparedData,
+    device: DeviceInfo,
+    *,
+    cap: int,
+    threads: int,
 ) -> Predictor:
     """A predictor whose figures hold for this study's data on this machine; it keeps what it traced in the study's folder.
 
     Raises:
         DeviceError: no trial process can be started here.
     """
-    with ForkServer(preload=(*PRELOAD, *config.plugins), driver=Ancestor.of()) as server:
-        baseline = baseline_bytes(server)
+    baseline = baseline_bytes(
+        threads=threads, backbone=config.model, preload=(*PRELOAD, *config.plugins), driver=Ancestor.of()
+    )
     train, valid, test = (data.part(name) for name in ("train", "valid", "test"))
 
     def largest_evaluated(rows: int) -> tuple[int, int]:

@@ -34,12 +34,16 @@ from sherl.data import DataSpec, PreparedData, prepare
 SURVEY_SECONDS = 20.0
 """How long the plan may predict before the first trial starts; what is left is predicted when it is drawn."""
 
+LONGEST = 128
+"""Tokens at which texts are cut unless a person says otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Backbone:
     config: Any
     depth: int
     width: int
+    max_tokens: int | None
 
 
 def run_study(config: StudyConfig, listener: StudyListener) -> StudyResult:
@@ -92,7 +96,7 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
         DataSpec.from_dict(config.data),
         backbone_source=config.model,
         directory=folder.prepared,
-        max_length=config.max_length,
+        max_length=config.max_length or min(LONGEST, backbone.max_tokens or LONGEST),
     )
     _describe(data, listener)
 
@@ -100,7 +104,7 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
     cap = _cap(config, device, listener)
     machine = _machine(config, device, cap)
     driver = Ancestor.of()
-    predictor = predictor_for(config, folder, backbone.config, data, device, cap)
+    predictor = predictor_for(config, folder, backbone.config, data, device, cap=cap, threads=machine.threads)
 
     with _record(folder, config) as record:
         for candidate in record.interrupt_running():
@@ -145,7 +149,7 @@ def _backbone(source: str) -> _Backbone:
     config = load_config(source)
     with torch.device("meta"):
         shape = backbone_from_config(config)
-    return _Backbone(config=config, depth=shape.depth, width=shape.width)
+    return _Backbone(config=config, depth=shape.depth, width=shape.width, max_tokens=shape.max_tokens)
 
 
 def _describe(data: PreparedData, listener: StudyListener) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from autotune.memory.predict import heap_plan_of
 from autotune.outcome import Candidate, EpochReport, MemoryFigures, Outcome, Status, TrialRecord
 from autotune.report import pareto_front, points_from
 from autotune.runner import DONE, Listener
@@ -41,7 +40,6 @@ class TrialSettings:
             method=candidate.method,
             training={**candidate.training, "seed": seed},
             predicted=predicted,
-            heap_plan=heap_plan_of(predicted),
         )
 
     def score(self, number: int, candidate: Candidate, seed: int) -> TrialRequest:
@@ -52,7 +50,6 @@ class TrialSettings:
             method=candidate.method,
             training={**candidate.training, "seed": seed},
             threads=usable_cores(),  # the members are scored one after another
-            heap_plan="tight",
             checkpoint=str(self.folder.trial(number).resolve() / "checkpoint"),
             output_dir=str(self.folder.trial(number).resolve() / "test"),
         )

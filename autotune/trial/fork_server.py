@@ -32,7 +32,8 @@ class ForkServer:
     It starts at once and in the background; the first fork waits for its imports. It ends by :meth:`close`, and by
     itself when this process or the driver dies, together with every trial it has started. Not for several threads.
 
-    preload: modules to import first. backbone: the source of the backbone that trials will load.
+    preload: modules to import first. backbone: the source of the backbone that trials will load. path: where modules
+    are looked for; this process's own ``sys.path`` by default.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class ForkServer:
         preload: Sequence[str] = PRELOAD,
         backbone: str | None = None,
         driver: Ancestor | None = None,
+        path: Sequence[str] | None = None,
     ) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._exits: dict[int, int] = {}
         self._ready = False
+        self._began = time.monotonic()
         settings = {
             "preload": list(preload),
             "backbone": backbone,
@@ -60,7 +63,7 @@ class ForkServer:
                 stdout=self._errors,
                 stderr=self._errors,
                 start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
-                env=_environment(),
+                env=_environment(sys.path if path is None else path),
             )
 
     @property
@@ -75,6 +78,18 @@ class ForkServer:
     def is_alive(self) -> bool:
         """Whether the server runs."""
         return self._process.poll() is None
+
+    def ready_within(self, seconds: float) -> bool:
+        """Waits for the imports, at most this long; whether they are done.
+
+        Raises:
+            DeviceError: they failed, or have taken far too long by now.
+        """
+        if self._ready or wait([self._socket], seconds):
+            self.wait_ready()
+        elif time.monotonic() - self._began > START_SECONDS:
+            self.wait_ready(0.0)
+        return self._ready
 
     def wait_ready(self, timeout: float = START_SECONDS) -> None:
         """Returns when the imports are done.
@@ -172,11 +187,11 @@ class ForkServer:
         )
 
 
-def _environment() -> dict[str, str]:
+def _environment(search: Sequence[str]) -> dict[str, str]:
     """The server's: one thread in every library (a process with threads must not be forked), a fixed hash seed."""
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join(folder for folder in search if folder),
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

@@ -41,8 +41,10 @@ def part_sizes(rows: int, parts: Sequence[str], wanted: dict[str, int | None]) -
     of_free = sum(FRACTIONS[part] for part in free)
     room = rows - sum(fixed.values())
     if fixed and room < MIN_ROWS * len(free):
-        scale = (1 - of_free / sum(FRACTIONS[part] for part in parts)) * rows / sum(fixed.values())
-        fixed = {part: int(size * min(1.0, scale)) for part, size in fixed.items()}
+        fair = (1 - of_free / sum(FRACTIONS[part] for part in parts)) * rows
+        most = min(fair, max(0, rows - MIN_ROWS * len(free)))
+        scale = min(1.0, most / sum(fixed.values()))
+        fixed = {part: int(size * scale) for part, size in fixed.items()}
         room = rows - sum(fixed.values())
     for part in free:
         if part != "train":

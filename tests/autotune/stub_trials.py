@@ -23,6 +23,8 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
     settings = request.settings
     NOTES.append(request.number)
     began = time.time()
+    if settings.get("stubborn"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     send(Rehearsed(MemoryFigures(allocated=1000, device=2000, meter="the stub")))
     bad_end = _BAD_ENDS.get(settings.get("do", ""))
     for epoch in range(1, settings.get("epochs", 2) + 1):
@@ -57,7 +59,7 @@ def _allocate(settings: dict[str, Any]) -> None:
     for _ in range(settings["blocks"]):
         hoard.append(os.urandom(1) * settings["block_bytes"])
         time.sleep(0.01)
-    time.sleep(60)
+    time.sleep(settings.get("hold_seconds", 60))
 
 
 def _raise(_: dict[str, Any]) -> None:
@@ -88,6 +90,5 @@ _BAD_ENDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "raise": _raise,
     "close_channel": _close_channel,
     "hang": lambda _: time.sleep(600),
-    "ignore_sigterm": lambda _: (signal.signal(signal.SIGTERM, signal.SIG_IGN), time.sleep(600)),
     "helper": _leave_helper,
 }

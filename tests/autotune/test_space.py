@@ -435,13 +435,13 @@ def test_the_signature_is_of_what_is_allowed(load: Load) -> None:
 
 def test_a_suggest_is_any_object_with_the_three_questions() -> None:
     class First:
-        def categorical(self, name: str, choices: Sequence[Any]) -> Any:  # noqa: ARG002 - the protocol's
+        def categorical(self, name: str, choices: Sequence[Any]) -> Any:
             return choices[0]
 
-        def integer(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:  # noqa: ARG002 - the protocol's
+        def integer(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
             return low
 
-        def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:  # noqa: ARG002 - the protocol's
+        def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
             return low
 
     source: Suggest = First()

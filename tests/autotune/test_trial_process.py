@@ -161,7 +161,7 @@ def test_stop_ends_it_at_once_and_keeps_what_is_known(start: Start) -> None:
 
 
 def test_stop_does_not_depend_on_the_trials_consent(start: Start) -> None:
-    process = start(do="ignore_sigterm")
+    process = start(do="hang", stubborn=True)
     while not isinstance(process.poll(), Epoch):
         pass
     began = time.monotonic()

@@ -102,9 +102,14 @@ def test_a_block_is_entered_once_only() -> None:
 
 def test_an_exception_leaves_nothing_behind() -> None:
     memory = TensorMemory()
-    with pytest.raises(ZeroDivisionError), memory:
-        torch.zeros(10)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with memory:
+            torch.zeros(10)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     torch.zeros(1000)
     assert memory.peak_bytes == 40
     with TensorMemory() as another:
