@@ -21,7 +21,8 @@ def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyLis
     if not members:
         return
     listener.phase("test", f"scoring {len(members)} members of the front once on the test part")
-    with ForkServer(preload=(*PRELOAD, *settings.plugins), driver=settings.driver) as server:
+    preload = (*PRELOAD, *settings.plugins)
+    with ForkServer(preload=preload, backbone=settings.backbone_source, driver=settings.driver) as server:
         for member in members:
             outcome = _outcome(settings.score(member.number, member.candidate, member.seed), server)
             if outcome.status is Status.COMPLETE:

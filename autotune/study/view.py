@@ -171,6 +171,8 @@ def _closing(
     lines.append(
         f"Figures and tables: {paths.front_html.parent}; MLflow: {config.mlflow_uri or folder.path / 'mlflow.db'}"
     )
+    if counts.get(Status.INTERRUPTED):
+        lines.append(f"Go on with what was interrupted: autotune resume{where}")
     if selection is not None:
         lines.append(f"Next: autotune select{where} --memory-cap 6GB, then autotune export{where} DIR")
     return "\n".join(lines)

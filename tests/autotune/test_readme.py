@@ -1,0 +1,111 @@
+"""Every command of the README runs as it stands there; only data and size are cut down, and installing is .ci/run's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sherl.data_samples import two_class_rows, write_csv
+
+from .small_study import ROOT, SPACE, environment, make_model
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSTALL = re.compile(r"pip install -e '\.\[(demo|test)\]' && (.+)")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("bash") for line in block.strip().splitlines()]
+
+
+def test_both_lines_that_install_are_run_by_the_check() -> None:
+    lines = {match.group(1): match.group(2) for match in map(INSTALL.fullmatch, commands()) if match}
+    assert lines == {"demo": "autotune run --memory-cap 8GB", "test": "pytest"}
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "main_job=$(readme_line demo)" in script
+    assert "test_job=$(readme_line test)" in script
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the files that the README's own-data command names."""
+    folder = tmp_path_factory.mktemp("readme")
+    make_model(folder / "path" / "or" / "hub-id")
+    for name, start in (("train.csv", 0), ("test.csv", 120)):
+        write_csv(folder / name, two_class_rows(160)[start : start + 120], header=("review", "stars"))
+    (folder / "space.yaml").write_text(SPACE)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_commands_run_one_after_another(place: Path) -> None:
+    for command in commands():
+        match = INSTALL.fullmatch(command)
+        if match and match.group(1) == "test":
+            continue
+        words = shlex.split(match.group(2) if match else command)
+        assert words[0] == "autotune"
+        if words[1] == "run":
+            words += ["--trials", "2", "--space", "space.yaml"]
+        if words[1:] == ["run", "--memory-cap", "8GB", "--trials", "2", "--space", "space.yaml"]:
+            # the packaged data would be fetched; the packaged model is the README's
+            words += ["--train", "train.csv", "--text", "review", "--label", "stars", "--max-length", "32"]
+        if "--min-metric" in words:  # what a run on toy data reaches says nothing
+            words[words.index("--min-metric") + 1] = "0.1"
+        done = subprocess.run(
+            [sys.executable, "-c", "from autotune.cli import main; main()", *words[1:]],
+            cwd=place,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_python_example_runs_on_what_the_commands_left(place: Path) -> None:
+    assert (place / "model" / "sherl.json").exists(), "the commands above export a model"
+    for block in blocks("python"):
+        done = subprocess.run(
+            [sys.executable, "-c", block],
+            cwd=place,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "label" in done.stdout
+
+
+def test_links_of_the_readme_and_the_docs_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+    for page in pages:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_python_examples_of_the_docs_run() -> None:
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            done = subprocess.run(
+                [sys.executable, "-c", block],
+                env={**os.environ},
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 0, f"{page.name}: {done.stderr}"
