@@ -1,6 +1,6 @@
 """Predicted against measured memory of real trials on a CPU, under both heap plans.
 
-    python benchmarks/trial_memory.py [--rows 400] [--batch-size 32] [--out benchmarks/trial_memory.json]
+    python benchmarks/trial_memory.py [--rows 400] [--batch-size 32] [--out FILE]
 
 Each trial is a process of its own (as in a study): load, rehearsal, one epoch, evaluation. ``allocated`` must agree to the byte;
 ``device`` must stay under its prediction, and should not stay far under it.
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from conditions import write_result
 
 from autotune.memory.margin import rule_bytes
 from autotune.memory.predict import Predictor
@@ -61,16 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, _server() as server:
         rows = _measure(Path(folder), server, options)
-    result = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "batch_size": options.batch_size,
-        "max_length": options.max_length,
-        "rows": rows,
-    }
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    result = {"batch_size": options.batch_size, "max_length": options.max_length, "rows": options.rows, "trials": rows}
+    print(f"written to {write_result('trial_memory', result, options.out)}")
 
 
 def _measure(folder: Path, server: ForkServer, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """How a trial's process keeps its C heap, which decides how far its private bytes stand above its tensor bytes.
 
-glibc raises, by itself, the size from which a block gets pages of its own, up to 32 MB. Freed activations then stay in one heap as
-holes that later blocks do not fit. Measured (MiniLM, full fine-tuning, 32 x 48 tokens, two threads; figures in
-``benchmarks/``): the process peaks a third above its tensor bytes. With the size fixed low every block of note is given back when it
-is freed: the process peaks about 2 % above its tensor bytes, and a step takes 15 to 40 % longer, since its pages have
-to be made anew. So there are two plans, and the fast one is taken wherever it fits the cap.
+glibc raises, by itself, the size from which a block gets pages of its own, up to 32 MB. Freed activations then stay in
+one heap as holes that later blocks do not fit: measured with MiniLM (``benchmarks/trial_memory.py``), a process stands 30 to
+100 % of its tensor bytes above them. With that size fixed low every block of note is given back when it is freed: a
+process stands less than 15 MB above them, and a step costs about a quarter more processor time, since its pages have to be
+made anew. So there are two plans, and the fast one is taken wherever it fits the cap.
 """
 
 from __future__ import annotations

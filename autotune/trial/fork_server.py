@@ -20,8 +20,9 @@ from autotune.errors import DeviceError
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.server import PACKET_BYTES
 
-#: What a trial imports; a missing module stops the server from starting.
-PRELOAD: tuple[str, ...] = ("autotune.trial.preload",)
+#: What a trial imports, also what it imports on first use: then the baseline of its memory holds all of it. A missing
+#: module stops the server from starting.
+PRELOAD: tuple[str, ...] = ("autotune.trial.preload", "sklearn.metrics", "scipy.stats", "peft.tuners.lora.layer")
 START_SECONDS = 300.0
 FORK_SECONDS = 30.0
 
@@ -197,4 +198,5 @@ def _environment(search: Sequence[str]) -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # of pyarrow, which scikit-learn imports
     }
