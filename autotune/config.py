@@ -68,7 +68,7 @@ class StudyConfig(BaseModel):
     time_budget: Seconds | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     study_dir: Name = "studies"
-    name: Name = "study"
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^/\\.][^/\\]*$")] = "study"
     mlflow_uri: Name | None = None
     ray_address: Name | None = None
     max_length: Count | None = None

@@ -19,7 +19,6 @@ EXIT_CODES = {
     SelectionError: 5,
 }
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="autotune",
@@ -77,4 +76,4 @@ def run_app() -> None:
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         typer.echo("autotune: interrupted. Nothing finished is lost: `autotune resume` goes on.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(run.EXIT_INTERRUPTED)

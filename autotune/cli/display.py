@@ -87,11 +87,12 @@ class Display:
         """What the predictions say of the space."""
         self._line(f"plan: {plan.sentence}")
 
-    def search_begins(self, *, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
-        """The search begins; ``deadline`` is in the clock of ``time.monotonic``."""
-        self._metric_name, self._total = metric_name, total
+    def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
+        """The search begins; ``done`` of the total ended earlier; ``deadline`` is in the clock of ``time.monotonic``."""
+        self._metric_name, self._total, self._finished = metric_name, total, done
         until = "" if deadline is None else f", {format_duration(deadline - time.monotonic())} left"
-        self._line(f"search: {total} trials, each under {format_bytes(cap)}, maximising {metric_name}{until}")
+        already = f" ({done} of them ended earlier)" if done else ""
+        self._line(f"search: {total} trials{already}, each under {format_bytes(cap)}, maximising {metric_name}{until}")
 
     def refused(self, candidate: Candidate, reason: str) -> None:
         """A configuration was not started."""
@@ -123,6 +124,10 @@ class Display:
         self.console.print(result.closing, markup=False)
 
 
+def _short(count: int) -> str:
+    return format_bytes(count).split(" (")[0]
+
+
 def front_table(front: list[TrialRecord], metric_name: str, selected: int | None) -> Table:
     """The front as a table, from most to least memory."""
     table = Table(title=f"Accuracy-memory front ({metric_name} on validation)", title_justify="left")
@@ -146,8 +151,8 @@ def front_table(front: list[TrialRecord], metric_name: str, selected: int | None
             f"{record.number}{' <' if picked else ''}",
             escape(record.candidate.label),
             f"{outcome.metric:.4f}",
-            f"{outcome.peak.allocated / 1e6:.0f} MB",
-            f"{outcome.peak.device / 1e6:.0f} MB",
+            _short(outcome.peak.allocated),
+            _short(outcome.peak.device),
             "" if outcome.trainable_parameters is None else f"{outcome.trainable_parameters:,}",
             "" if test is None else f"{test:.4f}",
             style="bold" if picked else None,
@@ -175,8 +180,8 @@ class LiveDisplay(Display):
     ) -> None:
         self._live.stop()
 
-    def search_begins(self, *, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
-        super().search_begins(total=total, metric_name=metric_name, cap=cap, deadline=deadline)
+    def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
+        super().search_begins(done=done, total=total, metric_name=metric_name, cap=cap, deadline=deadline)
         self._cap, self._deadline = cap, deadline
 
     def started(self, number: int, candidate: Candidate, predicted: MemoryFigures) -> None:

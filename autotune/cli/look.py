@@ -102,7 +102,7 @@ def predict(
     if predictor.model.task.pair:
         if len(texts) % 2:
             raise ConfigError(
-                f"This model predicts on pairs of texts; {len(texts)} texts were given. Give an even number."
+                f"This model predicts on pairs of texts; an odd number of texts ({len(texts)}) was given. Give an even number."
             )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
     answers = predictor.predict(inputs)

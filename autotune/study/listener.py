@@ -29,8 +29,8 @@ class StudyListener(Protocol):
         """What the predictions say of the space."""
         ...
 
-    def search_begins(self, *, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
-        """The search begins; ``deadline`` is in the clock of ``time.monotonic``."""
+    def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
+        """The search begins; ``done`` of the total ended earlier; ``deadline`` is in the clock of ``time.monotonic``."""
         ...
 
     def refused(self, candidate: Candidate, reason: str) -> None:

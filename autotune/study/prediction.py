@@ -7,6 +7,7 @@ from typing import Any
 from autotune.config import StudyConfig
 from autotune.memory.device import DeviceInfo
 from autotune.memory.predict import Predictor
+from autotune.search import StudyRecord
 from autotune.study.folder import StudyFolder
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.baseline import baseline_bytes
@@ -20,8 +21,8 @@ def predictor_for(
     backbone_config: Any,
     data: PreparedData,
     device: DeviceInfo,
+    record: StudyRecord,
     *,
-    cap: int,
     threads: int,
 ) -> Predictor:
     """A predictor whose figures hold for this study's data on this machine; it keeps what it traced in the study's folder.
@@ -29,9 +30,14 @@ def predictor_for(
     Raises:
         DeviceError: no trial process can be started here.
     """
-    baseline = baseline_bytes(
-        threads=threads, backbone=config.model, preload=(*PRELOAD, *config.plugins), driver=Ancestor.of()
-    )
+    # measured once a study and device, so that a resumed study decides as it did before
+    key = f"baseline of {device.name}, {threads} threads"
+    baseline = record.attributes.get(key)
+    if baseline is None:
+        baseline = baseline_bytes(
+            threads=threads, backbone=config.model, preload=(*PRELOAD, *config.plugins), driver=Ancestor.of()
+        )
+        record.set_attribute(key, baseline)
     train, valid, test = (data.part(name) for name in ("train", "valid", "test"))
 
     def largest_evaluated(rows: int) -> tuple[int, int]:
@@ -43,8 +49,8 @@ def predictor_for(
         data.task,
         train_shape=train.largest_shape,
         eval_shape=largest_evaluated,
-        baseline_bytes=baseline,
-        cap_bytes=cap,
+        baseline_bytes=int(baseline),
+        cap_bytes=config.memory_cap,
         device=device.kind,
         has_token_types=data.has_token_types,
         cache_path=folder.predictions_file,

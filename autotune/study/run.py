@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from autotune.runner import Ended, Machine, run_trials
 from autotune.runner.shares import usable_cores
 from autotune.search import EarlyStopping, Proposer, StudyRecord
 from autotune.space import SearchSpace
-from autotune.study.folder import StudyFolder, create_folder, find_folder
+from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
 from autotune.study.listener import StudyListener
 from autotune.study.plan import FitCheck
 from autotune.study.prediction import predictor_for
 from autotune.study.scoring import score_front
 from autotune.study.source import RunnerListener, StudySource, TrialSettings
-from autotune.study.view import StudyResult, summarise
+from autotune.study.view import StudyResult, has_trials, summarise
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD
@@ -52,14 +51,14 @@ def run_study(config: StudyConfig, listener: StudyListener) -> StudyResult:
     Raises:
         StudyError: a study lies in the folder already.
         ConfigError, DataError, SpecError: settings, space or data have problems; nothing is left behind then.
-        NothingFitsError: no configuration fits the cap.
+        NothingFitsError: no configuration fits the cap; nothing is left behind.
     """
-    folder = create_folder(config)
+    folder, made = create_folder(config)
     try:
         return _drive(folder, config, listener, begin=time.monotonic())
     except BaseException:
-        if not folder.record_file.exists():  # it ended before anything was worth keeping
-            shutil.rmtree(folder.path)
+        if not has_trials(folder):  # it ended before anything was worth keeping
+            remove_folder(folder, made=made)
         raise
 
 
@@ -72,52 +71,53 @@ def resume_study(
 ) -> StudyResult:
     """Goes on with a study from its record: what is finished stays, what was running is trained again.
 
+    A new total or time budget is kept in the study's settings; a time budget counts from now.
+
     Raises:
         StudyError: there is no such study, or another driver runs it.
     """
     folder = find_folder(study_dir)
-    config = folder.settings()
-    changes: dict[str, Any] = {"time_budget": None if time_budget is None else parse_duration(time_budget)}
+    changes: dict[str, Any] = {"study_dir": str(folder.path)}
     if trials is not None:
         changes["trials"] = trials
-    return _drive(folder, config.with_changes(**changes), listener, begin=time.monotonic())
+    if time_budget is not None:
+        changes["time_budget"] = parse_duration(time_budget)
+    return _drive(folder, folder.settings().with_changes(**changes), listener, begin=time.monotonic())
 
 
 def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *, begin: float) -> StudyResult:
     deadline = None if config.time_budget is None else begin + config.time_budget
-    listener.phase("prepare", f"{config.model} in {folder.path}")
-    backbone = _backbone(config.model)
-    space = SearchSpace.load(
-        config.space, methods=config.methods, depth=backbone.depth, width=backbone.width, precision=config.precision
-    )
-    for note in space.notes:
-        listener.note(note)
-    data = prepare(
-        DataSpec.from_dict(config.data),
-        backbone_source=config.model,
-        directory=folder.prepared,
-        max_length=config.max_length or min(LONGEST, backbone.max_tokens or LONGEST),
-    )
-    _describe(data, listener)
-
-    device = available_device()
-    cap = _cap(config, device, listener)
-    machine = _machine(config, device, cap)
-    driver = Ancestor.of()
-    predictor = predictor_for(config, folder, backbone.config, data, device, cap=cap, threads=machine.threads)
-
-    with _record(folder, config) as record:
-        for candidate in record.interrupt_running():
-            listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
-        fits = FitCheck(predictor, cap)
-        listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
-        plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
-        record.refuse_all(fits.refused)
-        listener.planned(plan)
-        tracker = Tracker.open(
-            config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=listener.warning
+    tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=listener.warning)
+    try:
+        listener.phase("prepare", f"{config.model} in {folder.path}")
+        backbone = _backbone(config.model)
+        space = SearchSpace.load(
+            folder.keep_space(config.space),
+            methods=config.methods,
+            depth=backbone.depth,
+            width=backbone.width,
+            precision=config.precision,
         )
-        try:
+        for note in space.notes:
+            listener.note(note)
+        data = _data(folder, config, backbone.max_tokens)
+        _describe(data, listener)
+
+        device = available_device()
+        config = _with_cap_that_is_free(config, device, listener)
+        config.save(folder.settings_file)
+        cap = config.memory_cap
+        machine = _machine(config, device, cap)
+        driver = Ancestor.of()
+        with _record(folder, config) as record:
+            for candidate in record.interrupt_running():
+                listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
+            predictor = predictor_for(config, folder, backbone.config, data, device, record, threads=machine.threads)
+            fits = FitCheck(predictor, cap)
+            listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
+            plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
+            record.refuse_all(fits.refused)
+            listener.planned(plan)
             tracker.study_started(config.to_dict())
             for trial in record.trials():
                 if trial.outcome is not None:
@@ -138,8 +138,20 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
             if ended is not Ended.INTERRUPTED:
                 score_front(record, settings, listener)
             return _close(folder, record, tracker, listener, ended)
-        finally:
-            tracker.close()
+    finally:
+        tracker.close()
+
+
+def _data(folder: StudyFolder, config: StudyConfig, max_tokens: int | None) -> PreparedData:
+    """The study's own prepared data where it is whole; the sources are read only once."""
+    if (folder.prepared / "meta.json").exists():
+        return PreparedData.open(folder.prepared)
+    return prepare(
+        DataSpec.from_dict(config.data),
+        backbone_source=config.model,
+        directory=folder.prepared,
+        max_length=config.max_length or min(LONGEST, max_tokens or LONGEST),
+    )
 
 
 def _backbone(source: str) -> _Backbone:
@@ -163,15 +175,15 @@ def _describe(data: PreparedData, listener: StudyListener) -> None:
         listener.note(str(note))
 
 
-def _cap(config: StudyConfig, device: DeviceInfo, listener: StudyListener) -> int:
-    """The cap that is kept; one above what is free on the device is lowered, aloud."""
+def _with_cap_that_is_free(config: StudyConfig, device: DeviceInfo, listener: StudyListener) -> StudyConfig:
+    """A cap above what is free on the device is lowered, aloud; reports then name the cap that was kept."""
     if config.memory_cap <= device.free_bytes:
-        return config.memory_cap
+        return config
     listener.warning(
         f"the cap of {format_bytes(config.memory_cap)} is more than the {format_bytes(device.free_bytes)} that are free "
         f"on {device.name}; {format_bytes(device.free_bytes)} is kept as the cap instead"
     )
-    return device.free_bytes
+    return config.with_changes(memory_cap=device.free_bytes)
 
 
 def _machine(config: StudyConfig, device: DeviceInfo, cap: int) -> Machine:
@@ -216,7 +228,10 @@ def _search(
         listener=listener,
         learn=learn,
     )
-    listener.search_begins(total=config.trials, metric_name=settings.metric, cap=settings.memory_cap, deadline=deadline)
+    done = config.trials - proposer.remaining
+    listener.search_begins(
+        done=done, total=config.trials, metric_name=settings.metric, cap=settings.memory_cap, deadline=deadline
+    )
     return run_trials(
         source,
         machine,
@@ -231,7 +246,7 @@ def _close(
     folder: StudyFolder, record: StudyRecord, tracker: Tracker, listener: StudyListener, ended: Ended
 ) -> StudyResult:
     listener.phase("report", str(folder.report))
-    result, paths = summarise(folder, record, save_selection=True)
+    result, paths = summarise(folder, record, save_selection=True, interrupted=ended is Ended.INTERRUPTED)
     for member in result.front:  # once more: the scores of the test part came after the trial
         tracker.trial_finished(member)
     selection = None if result.selection is None else result.selection.to_dict()

@@ -20,11 +20,15 @@ def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyLis
     members = [member for member in front_of(record.trials(), settings.metric) if member.test_metrics is None]
     if not members:
         return
-    listener.phase("test", f"scoring {len(members)} members of the front once on the test part")
+    listener.phase(
+        "test", f"scoring {len(members)} member{'s' if len(members) > 1 else ''} of the front once on the test part"
+    )
     preload = (*PRELOAD, *settings.plugins)
     with ForkServer(preload=preload, backbone=settings.backbone_source, driver=settings.driver) as server:
         for member in members:
-            outcome = _outcome(settings.score(member.number, member.candidate, member.seed), server)
+            predicted = None if member.outcome is None else member.outcome.predicted
+            request = settings.score(member.number, member.candidate, member.seed, predicted)
+            outcome = _outcome(request, server)
             if outcome.status is Status.COMPLETE:
                 record.set_test_metrics(member.number, outcome.metrics)
             else:

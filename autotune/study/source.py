@@ -42,11 +42,12 @@ class TrialSettings:
             predicted=predicted,
         )
 
-    def score(self, number: int, candidate: Candidate, seed: int) -> TrialRequest:
-        """The request to score a trained configuration on the test part."""
+    def score(self, number: int, candidate: Candidate, seed: int, predicted: MemoryFigures | None) -> TrialRequest:
+        """The request to score a trained configuration on the test part, its heap kept as in its training."""
         return self._request(
             number,
             kind="score",
+            predicted=predicted,
             method=candidate.method,
             training={**candidate.training, "seed": seed},
             threads=usable_cores(),  # the members are scored one after another

@@ -33,6 +33,7 @@ class StudyResult:
     selection: Selection | None
     closing: str
     refused: int
+    interrupted: bool = False
 
     @property
     def selected(self) -> int | None:
@@ -96,12 +97,22 @@ def read_only(folder: StudyFolder) -> StudyRecord:
     return StudyRecord.open(folder.record_file)
 
 
+def has_trials(folder: StudyFolder) -> bool:
+    """Whether the study's record holds a trial."""
+    if not folder.record_file.exists():
+        return False
+    with StudyRecord.open(folder.record_file) as record:
+        return bool(record.trials())
+
+
 def report_settings(config: StudyConfig) -> dict[str, Any]:
     """What figures and tables say of a study."""
     return {"name": config.name, "model": config.model, "memory_cap": config.memory_cap, "seed": config.seed}
 
 
-def summarise(folder: StudyFolder, record: StudyRecord, *, save_selection: bool) -> tuple[StudyResult, ReportPaths]:
+def summarise(
+    folder: StudyFolder, record: StudyRecord, *, save_selection: bool, interrupted: bool = False
+) -> tuple[StudyResult, ReportPaths]:
     """Writes the report's files and gives the study's result; the selection is kept unless a person has made one."""
     config = folder.settings()
     metric_name = metric_of(folder)
@@ -120,20 +131,20 @@ def summarise(folder: StudyFolder, record: StudyRecord, *, save_selection: bool)
         selection=selection,
         closing=_closing(folder, config, records, selection, paths, refused),
         refused=refused,
+        interrupted=interrupted,
     )
     return result, paths
 
 
 def _selection(folder: StudyFolder, points: Sequence[Point], *, save: bool) -> Selection | None:
-    """The selection by the rule a person last gave, else the highest metric; None where nothing can be selected."""
+    """The selection by the rule that a person last gave, else the highest metric; None where nothing meets it."""
+    rule = (folder.read_selection() or {}).get("rule", {})
     try:
-        kept = folder.read_selection()
-        rule = (kept or {}).get("rule", {}) if not save else {}
         selection = select(points, **rule)
     except SelectionError:
         return None
     if save:
-        _write_selection(folder, selection, {})
+        _write_selection(folder, selection, rule)
     return selection
 
 
@@ -174,7 +185,10 @@ def _closing(
     if counts.get(Status.INTERRUPTED):
         lines.append(f"Go on with what was interrupted: autotune resume{where}")
     if selection is not None:
-        lines.append(f"Next: autotune select{where} --memory-cap 6GB, then autotune export{where} DIR")
+        lines.append(
+            f"Next: autotune select{where} --memory-cap {config.memory_cap * 3 // 4 // 10**6}MB (or another condition), "
+            f"then autotune export{where} DIR"
+        )
     return "\n".join(lines)
 
 

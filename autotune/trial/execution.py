@@ -22,7 +22,7 @@ from autotune.units import format_bytes
 from sherl.backbones import load_backbone
 from sherl.checkpoint import load_checkpoint, save_checkpoint
 from sherl.data import PreparedData
-from sherl.evaluation import Batch, evaluate
+from sherl.evaluation import Batch, eval_step, evaluate
 from sherl.methods import method_from_dict
 from sherl.model import TaskModel, build_model
 from sherl.precision import weights_dtype
@@ -112,8 +112,12 @@ class _Trial:
         self._confines.settle(model)
         self._doing = f"scoring the {request.part} part"
         rows = micro_batch_rows(TrainingConfig.from_dict(request.training))  # as in training, so what fitted fits
-        with self._confines.measured(model):
-            metrics = evaluate(model, data.part(request.part), rows)
+        part = data.part(request.part)
+        largest = part.largest_batch(rows)
+        with self._confines.measured(model, largest):  # following every operation is slow, so only the peak's batch
+            eval_step(model, largest)
+        self._confines.check()
+        metrics = evaluate(model, part, rows)
         self._metric_name = request.metric or data.task.metric
         return replace(
             self._outcome(Status.COMPLETE, ""), metric=metrics[self._metric_name], metrics=metrics, checkpoint=None

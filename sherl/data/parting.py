@@ -34,6 +34,7 @@ def make_parts(reading: Reading, spec: DataSpec, default_rows: dict[str, int | N
         whole = len(rows) if limit is None else min(limit, len(rows))
         parts |= _choose(reading, keys, part, rows, {part: whole}, spec.seed)
     _note_sizes(parts, wanted, notes)
+    _note_missing_classes(parts, reading, notes)
     _check(parts, reading)
     return with_parts(reading, {part: parts[part] for part in PARTS}, notes)
 
@@ -88,6 +89,17 @@ def _note_sizes(parts: dict[str, Examples], wanted: dict[str, int | None], notes
         size = wanted.get(part)
         if size is not None and len(rows) < size:
             notes.append(f"{part} has {_rows(len(rows))} where {size} were wanted: there are no more")
+
+
+def _note_missing_classes(parts: dict[str, Examples], reading: Reading, notes: list[str]) -> None:
+    """A class without a row in valid or test makes some metrics constant there, which a person should know."""
+    if reading.targets != "classes":
+        return
+    for part in ("valid", "test"):
+        there = set(parts[part].labels)
+        missing = [repr(name) for name in reading.classes if name not in there]
+        if missing:
+            notes.append(f"{part} has no row of the class{'es' if len(missing) > 1 else ''} {', '.join(missing)}")
 
 
 def _check(parts: dict[str, Examples], reading: Reading) -> None:

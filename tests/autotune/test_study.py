@@ -127,6 +127,17 @@ def test_a_second_run_in_the_same_folder_is_refused(finished: tuple[Path, str], 
     assert "autotune resume" in autotune("run", options=options, code=3).stderr
 
 
+def test_a_rule_that_a_person_gave_outlives_report_and_resume(finished: tuple[Path, str]) -> None:
+    study, _ = finished
+    autotune("select", "--study-dir", study, "--prefer", "memory")
+    chosen = json.loads((study / "selection.json").read_text())
+    autotune("resume", "--study-dir", study)
+    assert json.loads((study / "selection.json").read_text()) == chosen
+    assert (
+        json.loads(autotune("report", "--study-dir", study, "--json").stdout)["selected"] == chosen["point"]["number"]
+    )
+
+
 def test_resuming_a_finished_study_trains_nothing_again(finished: tuple[Path, str]) -> None:
     study, _ = finished
     before = records(study)
@@ -151,6 +162,44 @@ def test_a_low_cap_refuses_part_of_the_space_and_the_rest_runs(tmp_path: Path) -
         assert trial.outcome is not None
         assert trial.outcome.peak is not None
         assert trial.outcome.peak.device <= cap
+
+
+def test_ctrl_c_has_its_exit_code_and_resume_keeps_a_new_total_from_anywhere(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    inputs = make_inputs(tmp_path)
+    here = {name: str(Path(value).relative_to(tmp_path)) for name, value in inputs.items() if value.startswith("/")}
+    options = {**inputs, **here, "--memory-cap": "2GB", "--trials": "1", "--study-dir": "study"}
+    autotune("run", options=options, cwd=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "rows.csv").unlink()  # the study has its own copy of what it read
+    words = command("resume", "--study-dir", "../study", "--trials", "3")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment(), cwd=elsewhere) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if re.search(r"trial \d+ started", line):
+                driver.send_signal(signal.SIGINT)
+                break
+        driver.stdout.read()
+        assert driver.wait(timeout=60) == 130
+    assert statuses(study)[0] is Status.COMPLETE
+    autotune("resume", "--study-dir", study, cwd=elsewhere)
+    after = statuses(study)
+    assert sum(status is not Status.INTERRUPTED for status in after.values()) == 3
+    assert Status.INTERRUPTED in after.values()
+
+
+def test_a_store_that_mlflow_cannot_write_to_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    options = {**make_inputs(tmp_path), "--memory-cap": "2GB", "--study-dir": str(tmp_path / "study")}
+    autotune("run", options={**options, "--mlflow-uri": "./mlruns"}, code=2)
+    assert not (tmp_path / "study").exists()
+
+
+def test_settings_and_data_settings_are_judged_together(tmp_path: Path) -> None:
+    options = {**make_inputs(tmp_path), "--memory-cap": "2GB", "--study-dir": str(tmp_path / "study")}
+    said = autotune("run", options={**options, "--metric": "f2", "--precision": "fp16"}, code=2).stderr
+    assert "f2" in said
+    assert "fp16" in said
 
 
 def test_a_cap_that_nothing_fits_ends_with_its_own_exit_code(tmp_path: Path) -> None:
