@@ -23,7 +23,7 @@ from autotune.memory.predict import Predictor
 from autotune.memory.process import ProcessMeter
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.trial.baseline import baseline_bytes
-from autotune.trial.fork_server import PRELOAD, ForkServer
+from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Finished, TrialRequest
 from sherl.backbones import DEFAULT_BACKBONE, load_config
@@ -43,12 +43,8 @@ METHODS: list[dict[str, Any]] = [
 MB = 1e6
 
 
-# imported on first use otherwise, and then in no baseline
-LATE_IMPORTS = ("sklearn.metrics", "peft.tuners.lora.layer")
-
-
 def _server() -> ForkServer:
-    return ForkServer(preload=(*PRELOAD, *LATE_IMPORTS), backbone=DEFAULT_BACKBONE)
+    return ForkServer(backbone=DEFAULT_BACKBONE)
 
 
 def main() -> None:
