@@ -49,7 +49,8 @@ def part_sizes(rows: int, parts: Sequence[str], wanted: dict[str, int | None]) -
     for part in free:
         if part != "train":
             share = min(FRACTIONS[part] * rows, FRACTIONS[part] / of_free * room)
-            fixed[part] = max(MIN_ROWS, int(share + 0.5))
+            left = rows - sum(fixed.values())  # rounding up twice may want a row more than there is
+            fixed[part] = max(MIN_ROWS, min(left, int(share + 0.5)))
     if "train" in free:
         fixed["train"] = max(0, rows - sum(fixed.values()))
     return {part: fixed[part] for part in parts}
