@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from autotune.errors import ConfigError, UnitError
+from autotune.files import write_text
 from autotune.units import parse_bytes, parse_duration
 
 
@@ -148,12 +149,7 @@ class StudyConfig(BaseModel):
             file /= self.FILE_NAME
         file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-        scratch = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            os.replace(scratch, file)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_text(file, text)
         return file
 
     def to_dict(self) -> dict[str, Any]:

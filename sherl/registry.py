@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from sherl.errors import SpecError, UnknownNameError
 
 Entry = TypeVar("Entry")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the known name nearest to a wrong one, or nothing."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 class Registry(Generic[Entry]):
@@ -41,9 +47,7 @@ class Registry(Generic[Entry]):
         """
         if name in self._entries:
             return self._entries[name]
-        near = difflib.get_close_matches(str(name), self._entries, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UnknownNameError(f"Unknown {self.what} {name!r}.{hint} Known are: {', '.join(sorted(self._entries))}.")
+        raise UnknownNameError(f"Unknown {self.what} {name!r}.{nearest(name, self)} Known are: {', '.join(self)}.")
 
     def names(self) -> tuple[str, ...]:
         """All known names, sorted."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from autotune.memory.allocated import TensorMemory
@@ -26,8 +28,16 @@ def measure_rehearsal(
     Returns the memory, left: ``peak_bytes`` and ``peak_parts`` are what a run with no larger batch takes. See
     :func:`sherl.training.rehearse` for what is put back, and for what it raises.
     """
-    gc.collect()  # what an earlier failure left in a cycle is not this model's
-    with TensorMemory(record_events=record_events) as memory:
-        memory.track(model, train_batch, eval_batch)
+    memory = TensorMemory(record_events=record_events)
+    with followed(memory, model, train_batch, eval_batch):
         rehearse(model, train_batch, eval_batch, training, restore=restore)
     return memory
+
+
+@contextmanager
+def followed(memory: TensorMemory, model: TaskModel, *batches: Batch) -> Iterator[None]:
+    """The model and the batches count as held; so does all that comes to life inside."""
+    gc.collect()  # what an earlier failure left in a cycle is not this model's
+    with memory:
+        memory.track(model, *batches)
+        yield

@@ -46,6 +46,16 @@ class Point:
             and math.isfinite(self.memory)
         )
 
+    @property
+    def ranked_metric(self) -> float:
+        """The metric, for comparisons: one that is not known is below all others."""
+        return -math.inf if self.metric is None else self.metric
+
+    @property
+    def ranked_memory(self) -> float:
+        """The memory, for comparisons: one that is not known is above all others."""
+        return math.inf if self.memory is None else self.memory
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; a metric that is not finite becomes None, since JSON has no NaN."""
         return {
@@ -109,10 +119,10 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
     the points returned. Points that did not complete, or whose figures are missing or not finite, are never on it.
     """
     able = [point for point in points if point.may_stand_on_front]
-    able.sort(key=lambda point: (_memory(point), -_metric(point), point.number))
+    able.sort(key=lambda point: (point.ranked_memory, -point.ranked_metric, point.number))
     front: list[Point] = []
     for point in able:
-        if not front or _metric(point) > _metric(front[-1]) or _same(point, front[-1]):
+        if not front or point.ranked_metric > front[-1].ranked_metric or _same(point, front[-1]):
             front.append(replace(point, on_front=True))
     return front
 
@@ -125,20 +135,12 @@ def hypervolume(points: Sequence[Point], reference: tuple[float, float]) -> floa
     worst_metric, most_memory = reference
     area, height = 0.0, worst_metric
     for point in pareto_front(points):
-        if _memory(point) >= most_memory or _metric(point) <= height:
+        if point.ranked_memory >= most_memory or point.ranked_metric <= height:
             continue
-        area += (_metric(point) - height) * (most_memory - _memory(point))
-        height = _metric(point)
+        area += (point.ranked_metric - height) * (most_memory - point.ranked_memory)
+        height = point.ranked_metric
     return area
 
 
 def _same(one: Point, other: Point) -> bool:
     return one.metric == other.metric and one.memory == other.memory
-
-
-def _metric(point: Point) -> float:
-    return -math.inf if point.metric is None else point.metric
-
-
-def _memory(point: Point) -> float:
-    return math.inf if point.memory is None else point.memory

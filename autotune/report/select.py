@@ -84,9 +84,9 @@ def _meets(point: Point, memory_cap: int | None, min_metric: float | None) -> bo
 
 
 def _ranked(points: Sequence[Point], prefer: Preference) -> list[Point]:
-    by_metric = sorted(points, key=lambda point: (-_metric(point), _memory(point), point.number))
+    by_metric = sorted(points, key=lambda point: (-point.ranked_metric, point.ranked_memory, point.number))
     if prefer == "memory":
-        return sorted(points, key=lambda point: (_memory(point), -_metric(point), point.number))
+        return sorted(points, key=lambda point: (point.ranked_memory, -point.ranked_metric, point.number))
     if prefer == "knee":
         heights = _heights_over_chord(points)
         return sorted(by_metric, key=lambda point: -heights[point.number])  # stable: ties stay in order of metric
@@ -95,13 +95,13 @@ def _ranked(points: Sequence[Point], prefer: Preference) -> list[Point]:
 
 def _heights_over_chord(points: Sequence[Point]) -> dict[int, float]:
     """How far each point lies above the line between the ends, both axes scaled to [0, 1]; the knee is highest."""
-    metrics, memories = [_metric(point) for point in points], [_memory(point) for point in points]
+    metrics, memories = [point.ranked_metric for point in points], [point.ranked_memory for point in points]
     metric_span, memory_span = max(metrics) - min(metrics), max(memories) - min(memories)
     if metric_span == 0 or memory_span == 0:
         return {point.number: 0.0 for point in points}
     return {
         point.number: round(
-            (_metric(point) - min(metrics)) / metric_span - (_memory(point) - min(memories)) / memory_span, 12
+            (point.ranked_metric - min(metrics)) / metric_span - (point.ranked_memory - min(memories)) / memory_span, 12
         )
         for point in points
     }
@@ -151,10 +151,10 @@ def _nothing_meets(front: Sequence[Point], memory_cap: int | None, min_metric: f
         if nearest.device is None:
             lines.append("No device peak was measured, so no point can be shown to stay within a cap.")
     elif under:
-        nearest = max(under, key=lambda point: (_metric(point), -point.number))
+        nearest = max(under, key=lambda point: (point.ranked_metric, -point.number))
         lines.append(f"The best that stays within memory is trial {nearest.number}, {_figures(nearest)}.")
     if min_metric is not None and not reaching:
-        nearest = max(front, key=lambda point: (_metric(point), -point.number))
+        nearest = max(front, key=lambda point: (point.ranked_metric, -point.number))
         lines.append(f"The highest metric has trial {nearest.number}, {_figures(nearest)}.")
     elif min_metric is not None and memory_cap is not None:
         nearest = min(reaching, key=lambda point: (math.inf if point.device is None else point.device, point.number))
@@ -165,16 +165,8 @@ def _nothing_meets(front: Sequence[Point], memory_cap: int | None, min_metric: f
 
 def _figures(point: Point) -> str:
     device = f"device peak {format_bytes(point.device)}" if point.device is not None else "device peak not measured"
-    return f"{point.label} ({point.metric_name} {_metric(point):.4g}, {device})"
+    return f"{point.label} ({point.metric_name} {point.ranked_metric:.4g}, {device})"
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _metric(point: Point) -> float:
-    return -math.inf if point.metric is None else point.metric
-
-
-def _memory(point: Point) -> float:
-    return math.inf if point.memory is None else point.memory

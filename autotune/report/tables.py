@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from autotune.files import beside, write_text
 from autotune.outcome import TrialRecord
 from autotune.report.figures import front_html
 from autotune.report.front import Point, pareto_front, points_from
@@ -137,12 +136,12 @@ def write_report(
     front_rows = sorted((row for row in rows if row["number"] in numbers), key=lambda row: row["allocated_bytes"])
     summary = json.dumps(front_summary(points, records, settings, selection), indent=2, ensure_ascii=False, default=str)
     page = front_html(points, settings, selected=selected)
-    _write_text(paths.front_csv, _csv(front_rows, like=rows))
-    _write_text(paths.front_json, summary + "\n")
-    _write_text(paths.trials_csv, _csv(rows, like=rows))
-    _write_text(paths.front_html, page)
-    with _Beside(paths.front_png) as png, _Beside(paths.front_svg) as svg:
-        write_pictures([png.path, svg.path], points, settings, selected=selected)
+    write_text(paths.front_csv, _csv(front_rows, like=rows))
+    write_text(paths.front_json, summary + "\n")
+    write_text(paths.trials_csv, _csv(rows, like=rows))
+    write_text(paths.front_html, page)
+    with beside(paths.front_png) as png, beside(paths.front_svg) as svg:
+        write_pictures([png, svg], points, settings, selected=selected)
     return paths
 
 
@@ -182,24 +181,3 @@ def _csv(rows: Sequence[Mapping[str, Any]], *, like: Sequence[Mapping[str, Any]]
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-class _Beside:
-    """A file that is written beside its place, with the same ending, and renamed into it when all went well."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.path = target.with_name(f".{uuid4().hex[:8]}{target.suffix}")
-
-    def __enter__(self) -> _Beside:
-        return self
-
-    def __exit__(self, kind: object, *_rest: object) -> None:
-        if kind is None:
-            os.replace(self.path, self.target)
-        self.path.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _Beside(path) as beside:
-        beside.path.write_text(text, encoding="utf-8")

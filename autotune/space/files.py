@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.errors import ConfigError
-from autotune.space.parameters import nearest
+from sherl.registry import nearest
 
 FOLDER = Path(__file__).resolve().parents[2] / "search_spaces"
 
@@ -27,7 +27,7 @@ def find(name_or_path: str | Path) -> Path:
             f"There is no search space file {str(name_or_path)!r}. Give the path of a YAML file, or a name: {_known()}."
         )
     raise ConfigError(
-        f"There is no search space {str(name_or_path)!r} in {FOLDER}.{nearest(str(name_or_path), names())} Known are: {_known()}; or give the path of a YAML file."
+        f"There is no search space {str(name_or_path)!r} in {FOLDER}.{nearest(name_or_path, names())} Known are: {_known()}; or give the path of a YAML file."
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autotune.space.suggest import Scalar, Suggest
+from sherl.registry import nearest
 
 MOST_VALUES = 1000  # an integer range is gone through value by value when a plan is made
 
@@ -222,12 +222,6 @@ class _Counter:
     def __call__(self, path: tuple[str, ...], text: str) -> None:
         self.count += 1
         self._report(path, text)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _finite(value: Any) -> bool:

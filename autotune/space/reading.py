@@ -11,11 +11,11 @@ from autotune.space.parameters import (
     Parameter,
     Simple,
     Variants,
-    nearest,
     read_parameter,
 )
 from autotune.space.yaml_file import Document, KeyPath
 from sherl.errors import SherlError
+from sherl.registry import nearest
 from sherl.spec import TrainingConfig
 
 MethodCheck = Callable[[dict[str, Any]], dict[str, Any]]

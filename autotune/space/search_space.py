@@ -21,7 +21,6 @@ from autotune.space.parameters import (
     RealRange,
     Simple,
     Variants,
-    nearest,
     simple_fields,
 )
 from autotune.space.reading import MethodCheck, MethodSpace, SpaceReader, check_with_sherl, decides_memory
@@ -29,6 +28,7 @@ from autotune.space.suggest import Scalar, Suggest
 from autotune.space.walk import Chance, Recorded, every
 from autotune.space.yaml_file import Document
 from sherl.errors import SherlError
+from sherl.registry import nearest
 from sherl.spec import TrainingConfig
 
 MOST_SHAPES = 20_000

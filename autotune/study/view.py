@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from autotune.config import StudyConfig
 from autotune.deploy import export
 from autotune.errors import SelectionError, StudyError
+from autotune.files import write_text
 from autotune.outcome import Outcome, Status, TrialRecord
 from autotune.report import Point, Preference, ReportPaths, Selection, points_from, select, write_report
 from autotune.search import StudyRecord
@@ -150,9 +150,7 @@ def _selection(folder: StudyFolder, points: Sequence[Point], *, save: bool) -> S
 
 def _write_selection(folder: StudyFolder, selection: Selection, rule: dict[str, Any]) -> None:
     text = json.dumps({**selection.to_dict(), "rule": rule}, indent=2, ensure_ascii=False)
-    scratch = folder.selection_file.with_suffix(f".{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, folder.selection_file)
+    write_text(folder.selection_file, text)
 
 
 def _closing(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from autotune.tracking.files import write_atomically
+from autotune.files import write_text
 
 _ORDER = {"study": 0, "trial": 1, "front": 2, "finished": 3}
 
@@ -43,7 +43,7 @@ class Outbox:
         with self._lock:
             self._messages[key] = (uuid4().hex, message)
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / f"{key}.json", json.dumps(message, default=str))
+            write_text(self.folder / f"{key}.json", json.dumps(message, default=str))
 
     def waiting(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(key, token, message) of everything undelivered, in the order of delivery."""

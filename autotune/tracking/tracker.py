@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from autotune.files import write_text
 from autotune.outcome import TrialRecord
 from autotune.tracking import entries
-from autotune.tracking.files import write_atomically
 from autotune.tracking.location import Location, locate, quiet_environment, quiet_loggers, quiet_warnings, redact
 from autotune.tracking.outbox import Outbox
 
@@ -253,7 +253,7 @@ class Tracker:
         self._state["runs"][self.location.key] = run_id
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._folder / "state.json", json.dumps(self._state))
+            write_text(self._folder / "state.json", json.dumps(self._state))
         except OSError as error:
             self._note(f"{self._folder / 'state.json'} cannot be written ({error}).")
 
@@ -270,7 +270,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
     state = {"study_id": uuid4().hex, "runs": {}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "state.json", json.dumps(state))
+        write_text(folder / "state.json", json.dumps(state))
     except OSError:
         return state  # said aloud as soon as there is something to remember
     return state

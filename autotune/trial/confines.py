@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from autotune.memory.limit import limit_process
 from autotune.memory.nvml import DEFAULT_CONTEXT_BYTES, allocator_fraction
 from autotune.memory.predict import heap_plan_of
 from autotune.memory.process import ProcessMeter, own_private_bytes
+from autotune.memory.rehearsal import followed
 from autotune.outcome import MemoryFigures
 from autotune.trial.measuring import meter_for
 from autotune.trial.request import TrialRequest
@@ -101,12 +101,9 @@ class CpuConfines:
 
     @contextlib.contextmanager
     def measured(self, model: TaskModel, *batches: Batch) -> Iterator[None]:
-        # As autotune.memory.rehearsal does it, but the figures are kept when a step fails: they tell what was too much.
-        gc.collect()
-        self._memory = TensorMemory()
+        self._memory = TensorMemory()  # kept when a step fails: its figures tell what was too much
         try:
-            with self._memory:
-                self._memory.track(model, *batches)
+            with followed(self._memory, model, *batches):
                 yield
         finally:
             self._sampler.stop()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sherl.errors import SpecError, UnknownNameError
 from sherl.fusion.registries import AGGREGATIONS, EXPANSIONS, GATES, PROJECTIONS
+from sherl.registry import nearest
 
 SIMILARITIES = ("inner", "learned")
 
@@ -114,9 +114,3 @@ class FusionConfig:
     def replace(self, **changes: Any) -> FusionConfig:
         """A copy with other settings, validated again."""
         return dataclasses.replace(self, **changes)
-
-
-def nearest(name: object, known: tuple[str, ...]) -> str:
-    """`` Did you mean 'x'?`` for the known name nearest to a wrong one, or nothing."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -16,9 +16,8 @@ A method is a subclass of :class:`MethodConfig` in a file of its own, registered
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,6 +26,7 @@ import torch
 
 from sherl.backbones import Backbone
 from sherl.errors import SpecError
+from sherl.methods.settings import read_named
 from sherl.methods.tuned import Tuned
 from sherl.registry import Registry
 
@@ -100,53 +100,12 @@ METHODS: Registry[type[MethodConfig]] = Registry("method")
 
 
 def method_from_dict(plain: object) -> MethodConfig:
-    """A method from ``{"name": ..., **settings}``; missing settings take their defaults.
+    """A method from its name or from ``{"name": ..., **settings}``; missing settings take their defaults.
 
     Raises:
         SpecError: no such method, or unknown or bad settings; the message has all problems, with the nearest names.
     """
-    if isinstance(plain, MethodConfig):
-        return plain
-    if isinstance(plain, str):
-        plain = {"name": plain}
-    if not isinstance(plain, Mapping):
-        raise SpecError(
-            f"A method is given by its name or as a dictionary with one, {plain!r} was given. Known are: {_names()}."
-        )
-    settings = dict(plain)
-    name = settings.pop("name", None)
-    if not isinstance(name, str) or name not in METHODS:
-        given = "it has no name" if name is None else f"unknown name {name!r}"
-        raise SpecError(f"Method: {given}.{_nearest(name, METHODS.names())} Known are: {_names()}.")
-    kind = METHODS.get(name)
-    known = tuple(field.name for field in dataclasses.fields(kind))
-    problems = [
-        f"unknown setting {key!r}.{_nearest(key, known)} Known are: {', '.join(known) or 'none'}"
-        for key in settings
-        if key not in known
-    ]
-    missing = [
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.name not in settings
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    problems += [f"setting {key!r} is missing" for key in missing]
-    method = None
-    if not missing:
-        try:
-            method = kind(**{key: value for key, value in settings.items() if key in known})
-        except SpecError as error:
-            problems.insert(0, str(error).removeprefix(f"Method {name}: ").rstrip("."))
-    if problems or method is None:
-        raise SpecError(f"Method {name}: " + "; ".join(problems) + ".")
-    return method
-
-
-def flag(key: str, value: object) -> list[str]:
-    """The problem of a setting that must be true or false, if it has one."""
-    return [] if isinstance(value, bool) else [f"{key} must be true or false, {value!r} was given"]
+    return read_named(plain, MethodConfig, METHODS)  # type: ignore[type-abstract]
 
 
 @contextmanager
@@ -158,12 +117,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         if devices:
             torch.cuda.default_generators[device.index or 0].manual_seed(seed)
         yield
-
-
-def _names() -> str:
-    return ", ".join(METHODS.names())
-
-
-def _nearest(name: object, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sherl.methods.base import METHODS, MethodConfig, flag
+from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.late.bitfit import train_biases
+from sherl.methods.settings import flag
 from sherl.methods.tuned import Tuned
 
 

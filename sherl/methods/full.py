@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from sherl.backbones import Backbone
 from sherl.errors import SherlError
-from sherl.methods.base import METHODS, MethodConfig, flag
+from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.late import LatePart
+from sherl.methods.settings import flag
 from sherl.methods.tuned import Tuned
 from sherl.snapshot import Snapshot
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sherl.methods.base import METHODS, MethodConfig, flag
-from sherl.methods.late.base import positive_number, whole_number
+from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.late.lora import lora_on
+from sherl.methods.settings import flag, positive_number, whole_number
 from sherl.methods.tuned import Tuned
 
 

@@ -13,9 +13,10 @@ from sherl.backbones import Backbone, Batch
 from sherl.errors import SpecError
 from sherl.fusion import Fusion, FusionConfig
 from sherl.insertion import BlockCall, block_calls
-from sherl.methods.base import METHODS, MethodConfig, flag
+from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.late import LatePart, LateRoute, NoRoute, PromptRoute, late_route_from
 from sherl.methods.prompting import Prompting
+from sherl.methods.settings import flag
 from sherl.methods.tuned import Route, Tuned
 
 INSERTIONS = ("single", "multi")

@@ -13,7 +13,8 @@ from torch.nn import functional
 from sherl.backbones import Backbone
 from sherl.errors import SpecError
 from sherl.fusion.linear import AddedLinear
-from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute, whole_number
+from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute
+from sherl.methods.settings import whole_number
 from sherl.shapes import Float
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 
 from sherl.backbones import Backbone
 from sherl.errors import SpecError
+from sherl.methods.settings import read_named
 from sherl.registry import Registry
 
 
@@ -72,53 +71,4 @@ def late_route_from(value: object) -> LateRoute:
     Raises:
         SpecError: no such route, or unknown or bad settings; the message has all problems, with the nearest names.
     """
-    if isinstance(value, LateRoute):
-        return value
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, Mapping):
-        raise SpecError(
-            f"A late route is given by its name or as a dictionary with one, {value!r} was given. "
-            f"Known are: {', '.join(LATE_ROUTES)}."
-        )
-    settings = dict(value)
-    name = settings.pop("name", None)
-    if not isinstance(name, str) or name not in LATE_ROUTES:
-        given = "it has no name" if name is None else f"unknown name {name!r}"
-        hint = "" if name is None else _nearest(name, LATE_ROUTES.names())
-        raise SpecError(f"Late route: {given}.{hint} Known are: {', '.join(LATE_ROUTES)}.")
-    route = LATE_ROUTES.get(name)
-    known = tuple(each.name for each in fields(route))
-    problems = [
-        f"unknown setting {key!r} ({_nearest(key, known).strip() or 'known are: ' + (', '.join(known) or 'none')})"
-        for key in settings
-        if key not in known
-    ]
-    try:
-        built = route(**{key: setting for key, setting in settings.items() if key in known})
-    except SpecError as error:
-        if not problems:
-            raise
-        raise SpecError(f"{str(error).rstrip('.')}; {'; '.join(problems)}.") from None
-    if problems:
-        raise SpecError(f"Late route {name}: " + "; ".join(problems) + ".")
-    return built
-
-
-def whole_number(key: str, value: object) -> list[str]:
-    """The problem of a setting that must be a whole number of at least 1, if it has one."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return []
-    return [f"{key} must be a whole number of at least 1, {value!r} was given"]
-
-
-def positive_number(key: str, value: object) -> list[str]:
-    """The problem of a setting that must be a finite number above 0, if it has one."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return []
-    return [f"{key} must be a number above 0, {value!r} was given"]
-
-
-def _nearest(name: object, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    return read_named(value, LateRoute, LATE_ROUTES)  # type: ignore[type-abstract]

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from sherl.backbones import Backbone
 from sherl.methods._peft import inject_lora
-from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute, positive_number, whole_number
+from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute
+from sherl.methods.settings import positive_number, whole_number
 
 
 @LATE_ROUTES.register("lora")

@@ -12,7 +12,8 @@ from torch import nn
 from sherl.backbones import Backbone
 from sherl.errors import UnsupportedBackboneError
 from sherl.fusion.linear import INIT_STD
-from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute, whole_number
+from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute
+from sherl.methods.settings import whole_number
 
 
 class PromptVectors(nn.Module):

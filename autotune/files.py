@@ -1,0 +1,26 @@
+"""Files that are there whole or not at all: a reader or a kill at any moment never meets half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A path in the target's folder, with its ending, for writing to; renamed over the target when all went well."""
+    scratch = target.with_name(f".{uuid4().hex[:8]}{target.suffix}")
+    try:
+        yield scratch
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write UTF-8 text whole."""
+    with beside(target) as scratch:
+        scratch.write_text(text, encoding="utf-8")
