@@ -30,7 +30,7 @@ from autotune.units import format_bytes, parse_duration
 from sherl.backbones import backbone_from_config, load_config
 from sherl.data import DataSpec, PreparedData, prepare
 
-SURVEY_SECONDS = 20.0
+SURVEY_SECONDS = 8.0
 """How long the plan may predict before the first trial starts; what is left is predicted when it is drawn."""
 
 LONGEST = 128
