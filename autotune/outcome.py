@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -105,11 +105,21 @@ class Candidate:
     method: ``{"name": "sherl", "reduction_factor": 8, ...}``, what :func:`sherl.methods.method_from_dict` reads.
     training: the keys of :class:`sherl.spec.TrainingConfig` that the space varies or fixes (learning_rate, batch_size, …).
     params: the flat parameters as the search space names them, what the study's record holds.
+    plan: the memory plan that it runs with (:mod:`autotune.memory.plans`); empty where it runs as it was asked for.
+        Two candidates that differ in their plans alone are the same configuration.
     """
 
     method: dict[str, Any]
     training: dict[str, Any]
     params: dict[str, Any]
+    plan: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def realised(self) -> Candidate:
+        """What is trained: method and training settings with the plan in them."""
+        method = {**self.method, **{key: value for key, value in self.plan.items() if key in self.method}}
+        rest = {key: value for key, value in self.plan.items() if key not in self.method}
+        return replace(self, method=method, training={**self.training, **rest}, plan={})
 
     @property
     def label(self) -> str:
@@ -129,6 +139,10 @@ class Candidate:
         if method.get("activation_checkpointing"):
             words.append("ckpt")
         words.append(f"b{self.training['batch_size']}" if "batch_size" in self.training else "")
+        if self.plan.get("activation_checkpointing"):
+            words.append("+ckpt")
+        if "accumulation" in self.plan:
+            words.append(f"+accumulation({self.plan['accumulation']})")
         return " ".join(word for word in words if word)
 
 

@@ -77,8 +77,8 @@ def again(folder: Path, point: Point, server: ForkServer, threads: int) -> dict[
                 server,
                 prepared=folder / "prepared",
                 output=output,
-                method=record.candidate.method,
-                training={**record.candidate.training, "seed": seed},
+                method=record.candidate.realised.method,
+                training={**record.candidate.realised.training, "seed": seed},
                 model=json.loads((folder / "study.json").read_text())["model"],
                 threads=threads,
             )
@@ -101,8 +101,8 @@ def again(folder: Path, point: Point, server: ForkServer, threads: int) -> dict[
     return {
         "trial": point.number,
         "label": point.label,
-        "method": record.candidate.method,
-        "training": record.candidate.training,
+        "method": record.candidate.realised.method,
+        "training": record.candidate.realised.training,
         "validation": point.metric,
         "seeds": seeds,
         "test_mean": float(np.mean(right)),

@@ -105,7 +105,8 @@ def _figures(what: str, figures: MemoryFigures | None) -> list[str]:
 
 
 def _configuration(record: TrialRecord) -> str:
-    plain = {"method": record.candidate.method, "training": record.candidate.training, "seed": record.seed}
+    trained = record.candidate.realised
+    plain = {"method": trained.method, "training": trained.training, "seed": record.seed}
     return "## Configuration\n\n```json\n" + json.dumps(plain, indent=2, ensure_ascii=False, default=str) + "\n```"
 
 

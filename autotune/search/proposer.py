@@ -33,6 +33,7 @@ MOST_STARTS = 3  # of one configuration that is interrupted every time: perhaps 
 _SPACE = "search space"  # the record's note of what the space allows
 _TRIES = 20  # at a learning rate that was not tried before, for one shape
 _MOST_COMPLETIONS = 10_000
+_WANT_OF_MEMORY = (Status.OVER_CAP, Status.OUT_OF_MEMORY)
 
 
 class Proposed(NamedTuple):
@@ -51,8 +52,11 @@ class Proposer:
         space: what may be tried.
         fits: None where a configuration may be started, else why not. It is asked as late as possible, once for each
             shape that it refuses, and may take its time.
-        total: how many trials are asked for. Every start counts but the interrupted ones, which are started again
-            first; a configuration that was interrupted three times is given up and counts.
+        total: how many trials are asked for. Every start counts but those that are started again: the interrupted
+            ones (a configuration that was interrupted three times is given up and counts), and one that needed more
+            memory than was predicted, once.
+        plan: gives a fitting configuration its memory plan before it enters the record.
+        cheaper: the configuration with the next memory plan that takes less, None where it has none.
         seed: of the draws and of every trial, so that trials differ by their configuration only. The same seed and the
             same record give the same proposal, also in a driver that was started anew.
         sampler: a name in :data:`autotune.search.samplers.SAMPLERS`.
@@ -76,6 +80,8 @@ class Proposer:
         total: int,
         seed: int,
         sampler: str = "tpe",
+        plan: Callable[[Candidate], Candidate] = lambda candidate: candidate,
+        cheaper: Callable[[Candidate], Candidate | None] = lambda _: None,
     ) -> None:
         if total < 1:
             raise ConfigError(f"A study needs at least 1 trial, {total} were asked for.")
@@ -88,7 +94,7 @@ class Proposer:
         self.total = total
         self.seed = seed
         self.startup = max(len(space.methods), min(10, total // 2))
-        self._fits = fits
+        self._fits, self._plan, self._cheaper = fits, plan, cheaper
         _keep_to_one_space(record, space)
         self._distributions = {name: _distribution(parameter) for name, parameter in space.parameters.items()}
         self._refused: dict[str, tuple[Candidate, Refusal]] = {}
@@ -101,7 +107,7 @@ class Proposer:
     @property
     def remaining(self) -> int:
         """How many trials are still to be started; an interrupted one comes back to this number."""
-        return max(0, self.total - sum(_counts(self.record.trials())))
+        return max(0, self.total - sum(self._counts(self.record.trials())))
 
     def next(self) -> Proposed | None:
         """The next trial, entered in the record; None when all are started or nothing is left that fits.
@@ -119,17 +125,17 @@ class Proposer:
 
     def _next(self) -> Proposed | None:
         rows = self.record.trials()
-        if sum(_counts(rows)) >= self.total:
+        if sum(self._counts(rows)) >= self.total:
             return None
-        if (again := _to_start_again(rows)) is not None:
+        if (again := _to_start_again(rows) or self._to_start_cheaper(rows)) is not None:
             return self._enter(again, {})
         taken = {identity(row.candidate) for row in rows}
         while (method := self._method_due(rows)) is not None:
             if (found := self._draw(rows, taken, method)) is not None:
-                return self._enter(*found)
+                return self._enter(self._plan(found[0]), found[1])
             self._without_room.add(method)
         if (found := self._draw(rows, taken, None)) is not None:
-            return self._enter(*found)
+            return self._enter(self._plan(found[0]), found[1])
         if not rows and len(self._refused) >= len(self._shapes):
             raise self._nothing_fits()
         return None
@@ -140,7 +146,7 @@ class Proposer:
 
     def _method_due(self, rows: Sequence[TrialRecord]) -> str | None:
         """In the first trials the method that was started least for its share, the first of the space among equals."""
-        if sum(_counts(rows)) >= self.startup or len(self.space.methods) == 1:
+        if sum(self._counts(rows)) >= self.startup or len(self.space.methods) == 1:
             return None
         started = Counter(row.candidate.method["name"] for row in rows)
         open_ones = [method for method in self.space.methods if method not in self._without_room]
@@ -187,6 +193,29 @@ class Proposer:
             return next((candidate for candidate in drawn if identity(candidate) not in taken), None)
         left = [one for one in islice(self.space.of_shape(shape), _MOST_COMPLETIONS) if identity(one) not in taken]
         return rng.choice(left) if left else None
+
+    def _counts(self, rows: Sequence[TrialRecord]) -> list[bool]:
+        """For each row whether it counts towards the total: all but those that were, or will be, started again."""
+        uncounted: set[int] = set()
+        for same in _by_identity(rows):
+            interrupted = [row.number for row in same if _status(row) is Status.INTERRUPTED]
+            uncounted.update(interrupted[: MOST_STARTS - 1])
+            uncounted.update(interrupted[MOST_STARTS:])
+            rest = [row for row in same if _status(row) is not Status.INTERRUPTED]
+            if len(rest) > 1 or self._retry(same) is not None:
+                uncounted.update(row.number for row in rest[:1] if _status(row) in _WANT_OF_MEMORY)
+        return [row.number not in uncounted for row in rows]
+
+    def _retry(self, same: Sequence[TrialRecord]) -> Candidate | None:
+        """What a configuration is tried with once more after it needed more memory than was predicted, if it is due."""
+        rest = [row for row in same if _status(row) is not Status.INTERRUPTED]
+        if len(rest) != 1 or _status(rest[0]) not in _WANT_OF_MEMORY or len(same) > MOST_STARTS:
+            return None
+        return self._cheaper(rest[0].candidate)
+
+    def _to_start_cheaper(self, rows: Sequence[TrialRecord]) -> Candidate | None:
+        retries = (self._retry(same) for same in _by_identity(rows))
+        return next((candidate for candidate in retries if candidate is not None), None)
 
     def _refusal(self, candidate: Candidate) -> Refusal | None:
         key = shape_key(candidate)
@@ -259,26 +288,21 @@ def _distribution(parameter: Choice | IntRange | RealRange) -> BaseDistribution:
             return FloatDistribution(low, high, log=log)
 
 
-def _counts(rows: Sequence[TrialRecord]) -> list[bool]:
-    """For each row whether it counts towards the total: all but the interrupted ones that are started again."""
-    interrupted: Counter[str] = Counter()
-    counts = []
+def _status(row: TrialRecord) -> Status | None:
+    return row.outcome.status if row.outcome is not None else None
+
+
+def _by_identity(rows: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
+    """The rows of each configuration, its memory plan apart, in the order of their first starts."""
+    starts: dict[str, list[TrialRecord]] = {}
     for row in rows:
-        counted = True
-        if row.outcome is not None and row.outcome.status is Status.INTERRUPTED:
-            interrupted[identity(row.candidate)] += 1
-            counted = interrupted[identity(row.candidate)] == MOST_STARTS
-        counts.append(counted)
-    return counts
+        starts.setdefault(identity(row.candidate), []).append(row)
+    return list(starts.values())
 
 
 def _to_start_again(rows: Sequence[TrialRecord]) -> Candidate | None:
     """The first configuration whose starts were all interrupted, and not too often."""
-    starts: dict[str, list[TrialRecord]] = {}
-    for row in rows:
-        starts.setdefault(identity(row.candidate), []).append(row)
-    for same in starts.values():
-        ended = [row.outcome.status if row.outcome is not None else None for row in same]
-        if all(status is Status.INTERRUPTED for status in ended) and len(ended) < MOST_STARTS:
+    for same in _by_identity(rows):
+        if all(_status(row) is Status.INTERRUPTED for row in same) and len(same) < MOST_STARTS:
             return same[0].candidate
     return None

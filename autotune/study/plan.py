@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from autotune.memory.plans import plans_for
 from autotune.outcome import Candidate, MemoryFigures, Refusal
 from autotune.search import RefusedCandidate
 from autotune.space import SearchSpace, shape_key
@@ -48,16 +49,17 @@ class PlanSummary:
 
 
 class FitCheck:
-    """Whether a configuration fits the cap by its prediction; keeps every prediction by shape.
+    """Whether a configuration fits the cap by its prediction, and with which memory plan; keeps predictions by shape.
 
-    Called with a candidate it gives None where it fits, else the refusal. What the backbone cannot carry (prompts on a
-    family that has no place for them, say) is refused too.
+    Called with a candidate it gives None where the configuration fits with one of its plans, else the refusal. What
+    the backbone cannot carry (prompts on a family that has no place for them, say) is refused too.
     """
 
     def __init__(self, predictor: Predicts, cap: int) -> None:
         self._predictor = predictor
         self.cap = cap
         self._figures: dict[str, MemoryFigures] = {}
+        self._plans: dict[str, Candidate] = {}
         self._refused: dict[str, RefusedCandidate] = {}
 
     @property
@@ -66,23 +68,59 @@ class FitCheck:
         return list(self._refused.values())
 
     def figures(self, candidate: Candidate) -> MemoryFigures:
-        """The predicted figures of a candidate."""
-        key = shape_key(candidate)
+        """The predicted figures of a candidate with the plan that it carries."""
+        realised = candidate.realised
+        key = shape_key(realised)
         if key not in self._figures:
-            self._figures[key] = self._predictor.predict(candidate)
+            self._figures[key] = self._predictor.predict(realised)
         return self._figures[key]
+
+    def planned(self, candidate: Candidate) -> Candidate:
+        """The candidate with the fastest memory plan that fits; as it is where none does."""
+        if self(candidate) is not None:
+            return candidate
+        return replace(candidate, plan=self._plans[shape_key(candidate)].plan)
+
+    def cheaper(self, candidate: Candidate) -> Candidate | None:
+        """The candidate with the next memory plan after its own that takes fewer tensor bytes and fits; None without one."""
+        plans = list(plans_for(candidate))
+        now = self.figures(candidate).allocated
+        place = next((index for index, other in enumerate(plans) if other.plan == candidate.plan), len(plans))
+        later = (other for other in plans[place + 1 :] if self.figures(other).allocated < now)
+        return next((other for other in later if self._fits(other)), None)
+
+    def forget(self, candidate: Candidate) -> None:
+        """Predicts the candidate's shape anew when it is asked for: its predictor has learnt something."""
+        self._figures.pop(shape_key(candidate.realised), None)
+        self._plans.pop(shape_key(candidate), None)
 
     def __call__(self, candidate: Candidate) -> Refusal | None:
         key = shape_key(candidate)
+        if key in self._plans:
+            return None
         if key in self._refused:
             return Refusal(reason=self._refused[key].reason, predicted=self._refused[key].predicted)
         try:
-            figures = self.figures(candidate)
+            figures, plan = self._fastest(candidate)
         except SherlError as error:
             return self._refuse(candidate, Refusal(reason=str(error)))
-        if figures.device <= self.cap:
+        if plan is not None:
+            self._plans[key] = plan
             return None
         return self._refuse(candidate, Refusal(reason=self._reason(figures), predicted=figures))
+
+    def _fastest(self, candidate: Candidate) -> tuple[MemoryFigures, Candidate | None]:
+        """The fastest plan that fits and its figures; without one the figures of the plan that takes least."""
+        plans = list(plans_for(candidate))
+        if self._fits(plans[0]):
+            return self.figures(plans[0]), plans[0]
+        if not self._fits(plans[-1]):  # asked second: where this does not fit, the others need no trace
+            return self.figures(plans[-1]), None
+        found = next(plan for plan in plans[1:] if self._fits(plan))
+        return self.figures(found), found
+
+    def _fits(self, candidate: Candidate) -> bool:
+        return self.figures(candidate).device <= self.cap
 
     def _refuse(self, candidate: Candidate, refusal: Refusal) -> Refusal:
         self._refused[shape_key(candidate)] = RefusedCandidate(candidate, refusal.reason, refusal.predicted)
@@ -90,8 +128,8 @@ class FitCheck:
 
     def _reason(self, figures: MemoryFigures) -> str:
         return (
-            f"its predicted peak of {format_bytes(figures.device)} is over the cap of {format_bytes(self.cap)} "
-            f"(tensors {format_bytes(figures.allocated)})"
+            f"its predicted peak of {format_bytes(figures.device)} is over the cap of {format_bytes(self.cap)} also with "
+            f"the memory plan that takes least (tensors {format_bytes(figures.allocated)})"
         )
 
     def survey(self, space: SearchSpace, *, seconds: float, seed: int) -> PlanSummary:
@@ -105,7 +143,7 @@ class FitCheck:
             refusal = self(candidate)
             refused += refusal is not None
             predicted += 1
-            figures = refusal.predicted if refusal is not None else self.figures(candidate)
+            figures = refusal.predicted if refusal is not None else self.figures(self.planned(candidate))
             if figures is not None:
                 devices.append(figures.device)
             if time.monotonic() - begin > seconds:

@@ -217,7 +217,16 @@ def _search(
 ) -> Ended:
     stopping = EarlyStopping()
     stopping.learn(record.trials(), settings.metric)
-    proposer = Proposer(record, space, fits, total=config.trials, seed=config.seed, sampler=config.sampler)
+    proposer = Proposer(
+        record,
+        space,
+        fits,
+        total=config.trials,
+        seed=config.seed,
+        sampler=config.sampler,
+        plan=fits.planned,
+        cheaper=fits.cheaper,
+    )
     source = StudySource(
         record=record,
         proposer=proposer,

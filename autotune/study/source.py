@@ -18,6 +18,7 @@ from autotune.study.plan import FitCheck
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.request import TrialRequest
+from autotune.units import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class TrialSettings:
         """The request to train a configuration."""
         return self._request(
             number,
-            method=candidate.method,
-            training={**candidate.training, "seed": seed},
+            method=candidate.realised.method,
+            training={**candidate.realised.training, "seed": seed},
             predicted=predicted,
         )
 
@@ -48,8 +49,8 @@ class TrialSettings:
             number,
             kind="score",
             predicted=predicted,
-            method=candidate.method,
-            training={**candidate.training, "seed": seed},
+            method=candidate.realised.method,
+            training={**candidate.realised.training, "seed": seed},
             threads=usable_cores(),  # the members are scored one after another
             checkpoint=str(self.folder.trial(number).resolve() / "checkpoint"),
             output_dir=str(self.folder.trial(number).resolve() / "test"),
@@ -133,10 +134,23 @@ class StudySource:
         self._record.finish(number, outcome)
         if outcome.status is Status.COMPLETE and outcome.peak is not None:
             self._learn(self._predicted[number], outcome.peak)
+        if outcome.status in (Status.OVER_CAP, Status.OUT_OF_MEMORY):
+            self._mispredicted(number, outcome)
         trials = self._record.trials()
         ended = next(trial for trial in trials if trial.number == number)
         self._tracker.trial_finished(ended)
         self._listener.finished(ended, front_of(trials, self._settings.metric))
+
+    def _mispredicted(self, number: int, outcome: Outcome) -> None:
+        """Its prediction fitted the cap and it did not: said aloud, with what becomes of it."""
+        candidate = self.candidates[number]
+        self._fits.forget(candidate)
+        retry = self._fits.cheaper(candidate)
+        if retry is not None:
+            self._listener.note(
+                f"trial {number} needed more memory than the {format_bytes(self._predicted[number].device)} that were "
+                f"predicted ({outcome.status}); it is tried once more with its next memory plan: {retry.label}"
+            )
 
 
 class RunnerListener(Listener):

@@ -95,7 +95,8 @@ def trial_entry(record: TrialRecord, outcome: Outcome, study_id: str) -> TrialEn
         tags["meter"] = outcome.peak.meter
     if outcome.checkpoint:
         tags["checkpoint"] = outcome.checkpoint
-    params = flatten({"method": candidate.method, "training": candidate.training, "seed": record.seed})
+    trained = candidate.realised
+    params = flatten({"method": trained.method, "training": trained.training, "seed": record.seed})
     return TrialEntry(
         name=f"{record.number:03d} {candidate.label}"[:_LONGEST_KEY],
         run_status=RUN_STATUS[outcome.status],
