@@ -18,7 +18,8 @@ from autotune.memory.cgroup import group_memory
 @dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
     """kind: what torch calls the device. total_bytes and free_bytes: of the device's memory; for a CPU the smaller of
-    the machine's and the control group's. meter: the name in :data:`autotune.memory.meter.METERS` of what reads it.
+    the machine's and the control group's; with several GPUs those of the one that has the least, since a trial may be
+    placed on any. count: how many such devices. meter: the name in :data:`autotune.memory.meter.METERS` of what reads it.
     limited_by: "" or what makes the total smaller than the machine's own, in words."""
 
     kind: Literal["cpu", "cuda"]
@@ -27,10 +28,11 @@ class DeviceInfo:
     free_bytes: int
     meter: str
     limited_by: str = ""
+    count: int = 1
 
 
 def available_device(environment: Mapping[str, str] = os.environ) -> DeviceInfo:
-    """The first GPU that torch may use, else the CPU. Starts no CUDA context: a process forked later stays usable.
+    """The GPUs that torch may use, else the CPU. Starts no CUDA context: a process forked later stays usable.
 
     Raises:
         DeviceError: torch is built for CUDA and a GPU is there, but NVML cannot be asked about it, so that no cap could be held.
@@ -58,10 +60,19 @@ def _torch_sees_gpu() -> bool:
 
 
 def _gpu(environment: Mapping[str, str]) -> DeviceInfo:
-    device = nvml.NvmlDevice.open(0, environment=environment)
-    memory = device.memory()
+    devices = nvml.NvmlDevice.visible(environment=environment)
+    memories = [device.memory() for device in devices]
+    total = min(memory.total_bytes for memory in memories)
+    largest = max(memory.total_bytes for memory in memories)
+    names = list(dict.fromkeys(device.name() for device in devices))
     return DeviceInfo(
-        kind="cuda", name=device.name(), total_bytes=memory.total_bytes, free_bytes=memory.free_bytes, meter="nvml"
+        kind="cuda",
+        name=", ".join(names) if len(devices) == 1 else f"{len(devices)} GPUs ({', '.join(names)})",
+        total_bytes=total,
+        free_bytes=min(memory.free_bytes for memory in memories),
+        meter="nvml",
+        limited_by="the smallest of several GPUs" if total < largest else "",
+        count=len(devices),
     )
 
 
