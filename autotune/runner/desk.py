@@ -116,8 +116,10 @@ class Desk:
         share = 1.0
         if self._again:
             request = self._again.popleft()
+            share = self.machine.whole_share(request)
         elif self._exhausted and self._last:
             request = self._last.popleft()
+            share = self.machine.whole_share(request)
         elif self._exhausted:
             return None if self._running else DONE  # one that runs may have to run again
         else:
@@ -185,8 +187,8 @@ class Desk:
         del self._running[place]
         request = running.request
         over = outcome.status in (Status.OVER_CAP, Status.OUT_OF_MEMORY)
-        if over and running.share < 1.0:
-            # It needs more than was predicted, so more than its share; only the whole budget shows whether it fits.
+        if over and self.machine.limit(request, running.share) < request.memory_cap:
+            # It needs more than was predicted, so more than its share; only its whole cap shows whether it fits.
             if self.why is None:
                 self._again.append(request)
                 return

@@ -170,7 +170,9 @@ class TrialProcess:
                 self._gpu.begin(self.pid)
             except DeviceError:
                 assert self._channel is not None
-                self._channel.close()  # its end of file ends the process
+                self._channel.close()
+                self._signal(signal.SIGKILL)
+                self._server.release(self.pid)
                 raise
 
     def _device_is_back(self) -> bool:

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from autotune.errors import DeviceError
-from autotune.memory.nvml_meter import DEFAULT_CONTEXT_BYTES
 from autotune.memory.process import ProcessMeter
 from autotune.memory.trace import Workload, trace
-from autotune.outcome import MemoryFigures, Outcome, Status
+from autotune.outcome import Outcome, Status
 from autotune.trial import confines
 from autotune.trial.baseline import baseline_bytes
-from autotune.trial.confines import CudaConfines, OverCap
 from autotune.trial.execution import execute
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import EXECUTE, TrialProcess
