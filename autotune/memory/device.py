@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -38,12 +38,12 @@ def available_device(environment: Mapping[str, str] = os.environ) -> DeviceInfo:
         DeviceError: torch is built for CUDA and a GPU is there, but NVML cannot be asked about it, so that no cap could be held.
     """
     if not _torch_has_cuda() or environment.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1"):
-        return _cpu()
+        return cpu_device()
     try:
         return _gpu(environment)
     except DeviceError:
         if not _torch_sees_gpu():
-            return _cpu()
+            return cpu_device()
         raise
 
 
@@ -60,23 +60,30 @@ def _torch_sees_gpu() -> bool:
 
 
 def _gpu(environment: Mapping[str, str]) -> DeviceInfo:
-    devices = nvml.NvmlDevice.visible(environment=environment)
-    memories = [device.memory() for device in devices]
-    total = min(memory.total_bytes for memory in memories)
-    largest = max(memory.total_bytes for memory in memories)
-    names = list(dict.fromkeys(device.name() for device in devices))
+    gpus = []
+    for device in nvml.NvmlDevice.visible(environment=environment):
+        memory = device.memory()
+        gpus.append({"name": device.name(), "total_bytes": memory.total_bytes, "free_bytes": memory.free_bytes})
+    return gpus_device(gpus)
+
+
+def gpus_device(gpus: Sequence[Mapping[str, Any]]) -> DeviceInfo:
+    """One or more GPUs (name, total_bytes, free_bytes) as what trials run on."""
+    names = list(dict.fromkeys(str(gpu["name"]) for gpu in gpus))
+    totals = [int(gpu["total_bytes"]) for gpu in gpus]
     return DeviceInfo(
         kind="cuda",
-        name=", ".join(names) if len(devices) == 1 else f"{len(devices)} GPUs ({', '.join(names)})",
-        total_bytes=total,
-        free_bytes=min(memory.free_bytes for memory in memories),
+        name=", ".join(names) if len(gpus) == 1 else f"{len(gpus)} GPUs ({', '.join(names)})",
+        total_bytes=min(totals),
+        free_bytes=min(int(gpu["free_bytes"]) for gpu in gpus),
         meter="nvml",
-        limited_by="the smallest of several GPUs" if total < largest else "",
-        count=len(devices),
+        limited_by="the smallest of several GPUs" if min(totals) < max(totals) else "",
+        count=len(gpus),
     )
 
 
-def _cpu() -> DeviceInfo:
+def cpu_device() -> DeviceInfo:
+    """This machine's memory as what trials run on, inside its control group."""
     machine = psutil.virtual_memory()
     group = group_memory(machine_bytes=machine.total)
     total = machine.total if group is None else group.limit_bytes
