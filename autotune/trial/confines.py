@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import psutil
 import torch
 
 from autotune.errors import DeviceError
 from autotune.memory.allocated import TensorMemory
+from autotune.memory.device import cpu_device
 from autotune.memory.heap import configure_heap, make_resident
 from autotune.memory.limit import limit_process
 from autotune.memory.nvml_meter import (
@@ -136,7 +136,7 @@ class CpuConfines:
 
     def refused_by_cap(self) -> bool:
         left = self._request.memory_cap - own_private_bytes()
-        return psutil.virtual_memory().available > left
+        return cpu_device().free_bytes > left  # a control group may leave less than the machine has
 
     def others(self) -> str:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from autotune.memory.device import DeviceInfo
 from autotune.outcome import MemoryFigures
 from autotune.runner import Machine
 from autotune.study.allowance import allowance_for, require_gpu
+from autotune.study.source import StudySource
 from autotune.trial.request import TrialRequest
 from tests.autotune.memory.stand_in import StandIn
 
@@ -95,6 +97,26 @@ def test_trials_stay_under_their_cap_and_together_under_the_budget(kind: str, pr
     assert together > 1, "a budget above the cap lets several in"
     whole = machine.whole_share(request)
     assert machine.limit(request, whole) == 8 * GB, "a trial that needs more than its share gets its whole cap"
+
+
+def test_no_trial_is_drawn_when_the_device_is_gone() -> None:
+    def gone() -> None:
+        raise DeviceError("gone")
+
+    nothing: Any = None
+    source = StudySource(
+        record=nothing,
+        proposer=nothing,
+        fits=nothing,
+        stopping=nothing,
+        settings=nothing,
+        tracker=nothing,
+        listener=nothing,
+        learn=nothing,
+        still_there=gone,
+    )
+    with pytest.raises(DeviceError, match="gone"):
+        source.next()
 
 
 def test_a_gpu_that_is_gone_ends_the_study_with_how_to_go_on(
