@@ -34,7 +34,10 @@ def ask(module: str, *arguments: str, seconds: float, environment: Mapping[str, 
     if process.returncode != 0 or not lines:
         last = (complained.strip().splitlines() or ["without a word"])[-1]
         return {"error": f"the question ended with code {process.returncode}: {last}"}
-    facts: Facts = json.loads(lines[-1])  # what libraries print stands before it
+    try:
+        facts: Facts = json.loads(lines[-1])  # what libraries print stands before it
+    except ValueError:
+        return {"error": f"the answer could not be read: {lines[-1][:200]}"}
     return facts
 
 

@@ -17,19 +17,15 @@ from pickle import dumps
 from autotune.errors import DeviceError
 from autotune.memory.guard import Guard
 from autotune.memory.meter import Meter
-from autotune.memory.nvml_meter import NvmlMeter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest
-from autotune.trial.verdict import ANOTHER_TENANT, Verdict, breach, death, out_of_memory_kills
-from autotune.units import format_bytes
+from autotune.trial.tenancy import Tenancy
+from autotune.trial.verdict import Verdict, breach, death, out_of_memory_kills
 
 EXECUTE = "autotune.trial.execution:execute"
 GRACE_SECONDS = 2.0
 EXIT_SECONDS = 5.0
-#: How long the GPU is waited for to get back what an ended trial held; shorter when the trial was asked to end.
-BASELINE_SECONDS = 10.0
-BASELINE_SECONDS_ENDING = 2.0
 #: A meter that does not come back from a reading for so long holds no cap any more.
 HANGING_SECONDS = 15.0
 
@@ -57,10 +53,8 @@ class TrialProcess:
     def __init__(self, request: TrialRequest, server: ForkServer, meter: Meter, *, target: str = EXECUTE) -> None:
         self._server = server
         self._meter = meter
-        self._gpu = meter if isinstance(meter, NvmlMeter) else None
-        self._asked_cap = request.memory_cap
-        self._notes: list[str] = []  # what the outcome's reason says besides
-        self.request = request = self._within_free(request)
+        self._tenancy = Tenancy(meter, request)
+        self.request = request = self._tenancy.request
         self._began = time.monotonic()
         self._kills_before = out_of_memory_kills()
         self._rehearsed: MemoryFigures | None = None
@@ -69,7 +63,6 @@ class TrialProcess:
         self._said: Outcome | None = None  # the outcome as the process told it
         self._said_at = 0.0
         self._ending: Verdict | None = None  # why we end it
-        self._gone_at: float | None = None  # the process has ended, its device is waited for
         self._finished: Finished | None = None
         self._discard_checkpoint()  # of an earlier attempt under this number
         ours, theirs = socket.socketpair()
@@ -80,7 +73,13 @@ class TrialProcess:
         except DeviceError:
             ours.close()
             raise
-        self._begin_on_gpu()
+        try:
+            self._tenancy.begin(self.pid)
+        except DeviceError:
+            self._channel.close()
+            self._signal(signal.SIGKILL)
+            server.release(self.pid)
+            raise
         self._guard = Guard(self.pid, request.memory_cap, meter)
         self._guard.__enter__()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its exit is noticed by the first poll
@@ -150,54 +149,8 @@ class TrialProcess:
             return MemoryFigures(allocated=0, device=seen, meter=source)
         return replace(told, device=seen, meter=source) if seen > told.device else told
 
-    def _within_free(self, request: TrialRequest) -> TrialRequest:
-        """The request with a cap that the GPU can give at this moment."""
-        if self._gpu is None:
-            return request
-        memory = self._gpu.device.memory()
-        if memory.free_bytes >= request.memory_cap:
-            return request
-        self._notes.append(
-            f"Its cap was lowered from {format_bytes(request.memory_cap)} to the {format_bytes(memory.free_bytes)} that the "
-            f"GPU had free when it started; others held {format_bytes(memory.used_bytes)}."
-        )
-        return replace(request, memory_cap=max(1, memory.free_bytes))
-
-    def _begin_on_gpu(self) -> None:
-        """The process waits for its request, so it has not touched the GPU yet."""
-        if self._gpu is not None:
-            try:
-                self._gpu.begin(self.pid)
-            except DeviceError:
-                assert self._channel is not None
-                self._channel.close()
-                self._signal(signal.SIGKILL)
-                self._server.release(self.pid)
-                raise
-
-    def _device_is_back(self) -> bool:
-        """Whether the GPU has got back what the ended process held, or has been waited for long enough."""
-        if self._gpu is None:
-            return True
-        if self._gone_at is None:
-            self._gone_at = time.monotonic()
-            self._signal(signal.SIGKILL)  # whatever it has started may hold the GPU too
-        waited = time.monotonic() - self._gone_at
-        try:
-            left = self._gpu.left_bytes(self.pid)
-        except DeviceError as error:
-            self._notes.append(f"Whether the GPU got its memory back is not known: {error}")
-            return True
-        if left and waited >= (BASELINE_SECONDS if self._ending is None else BASELINE_SECONDS_ENDING):
-            self._notes.append(
-                f"{waited:.0f} s after its end the GPU still held {format_bytes(left)} more than before it: another process "
-                "took that meanwhile, or the driver has not given it back (`nvidia-smi` shows who holds it)."
-            )
-            return True
-        return not left
-
     def _wait(self, seconds: float) -> None:
-        if self._gone_at is not None:
+        if self._tenancy.waits:
             seconds = min(seconds, 0.05)  # nobody tells when the device is back
         wait([self._server.fileno(), *([self._channel] if self._channel is not None else [])], seconds)
 
@@ -212,7 +165,9 @@ class TrialProcess:
             return
         if status is not None:
             self._read_channel()  # what it sent just before its end
-            if self._device_is_back():
+            if not self._tenancy.waits:
+                self._signal(signal.SIGKILL)  # whatever it has started may hold the device too
+            if self._tenancy.is_over(self.pid, asked_to_end=self._ending is not None):
                 self._conclude(self._judge(status))
         elif self._guard.silent_s > HANGING_SECONDS and self._ending is None:
             self._ending = Verdict(
@@ -241,9 +196,7 @@ class TrialProcess:
                 self._epochs.append(message.report)
             elif isinstance(message, Rehearsed):
                 self._rehearsed = message.figures
-                figures = message.figures
-                if self._gpu is not None and figures.reserved is not None:
-                    self._gpu.report(self.pid, figures.reserved, figures.device - figures.reserved, figures.meter)
+                self._tenancy.told(self.pid, message.figures)
                 message = Rehearsed(self._peak(message.figures))
             self._waiting.append(message)
 
@@ -280,23 +233,8 @@ class TrialProcess:
             outcome = self.outcome_so_far(verdict.status, verdict.reason)
         if outcome.status is not Status.COMPLETE:
             self._discard_checkpoint()
-        self._finished = Finished(self._with_notes(outcome))
+        self._finished = Finished(self._tenancy.judge(outcome))
         self._waiting.append(self._finished)
-
-    def _with_notes(self, outcome: Outcome) -> Outcome:
-        """The outcome with what happened around the trial; what a lowered cap ended is another tenant's doing."""
-        notes, details = list(self._notes), dict(outcome.details)
-        over = outcome.status is Status.OVER_CAP and (outcome.peak is None or outcome.peak.device <= self._asked_cap)
-        status = outcome.status
-        if self.request.memory_cap < self._asked_cap:
-            details["lowered_cap"] = self.request.memory_cap
-            if over or status is Status.OUT_OF_MEMORY:
-                status = Status.OUT_OF_MEMORY
-                details[ANOTHER_TENANT] = True
-                notes.append(
-                    "So it is the other processes' doing and no breach of the trial's own cap; it may be tried again."
-                )
-        return replace(outcome, status=status, details=details, reason=" ".join(filter(None, [outcome.reason, *notes])))
 
     def _discard_checkpoint(self) -> None:
         if self.request.kind == "train":

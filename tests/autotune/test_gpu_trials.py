@@ -14,6 +14,7 @@ from autotune.errors import DeviceError
 from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS, NvmlMeter
 from autotune.outcome import Outcome, Status
 from autotune.trial import process as process_module
+from autotune.trial import tenancy
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Epoch, Finished, TrialRequest
@@ -78,7 +79,7 @@ def test_a_breach_that_nvml_shows_ends_the_trial_and_waits_for_the_device(
 def test_a_device_that_does_not_come_back_is_said_in_time(
     server: ForkServer, nvml: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_module, "BASELINE_SECONDS", 0.5)
+    monkeypatch.setattr(tenancy, "BASELINE_SECONDS", 0.5)
     nvml.set(used=2 * GB)
     process = begin(server, tmp_path, epochs=1, epoch_seconds=0.5)
     nvml.set(used=5 * GB)
