@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.errors import DeviceError
+from autotune.errors import DeviceError, NoAnswerError
 
 _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _FUNCTION_NOT_FOUND = 3, 4, 6, 13
 # Answers that mean "this is not told here" and not "the driver is gone": slices, boards and users without such a list.
@@ -174,7 +174,7 @@ def _load() -> Any:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise DeviceError(
+        raise NoAnswerError(
             f"NVML does not start ({error}), so GPU memory cannot be watched. `nvidia-smi` must work here: install the NVIDIA "
             "driver, give the container its GPUs, or hide them with CUDA_VISIBLE_DEVICES='' to train on the CPU."
         ) from error
@@ -247,8 +247,8 @@ def _slices(library: Any, handle: Any) -> list[Any]:
     return found
 
 
-def _gone(error: Exception) -> DeviceError:
-    return DeviceError(f"The NVIDIA driver does not answer ({error}). `nvidia-smi` shows whether it is alive.")
+def _gone(error: Exception) -> NoAnswerError:
+    return NoAnswerError(f"The NVIDIA driver does not answer ({error}). `nvidia-smi` shows whether it is alive.")
 
 
 def _text(value: str | bytes) -> str:

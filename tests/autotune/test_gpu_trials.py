@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from autotune.errors import DeviceError
+from autotune.errors import DeviceError, NoAnswerError
 from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS, NvmlMeter
 from autotune.outcome import Outcome, Status
+from autotune.trial import fork_server, tenancy
 from autotune.trial import process as process_module
-from autotune.trial import tenancy
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Epoch, Finished, TrialRequest
@@ -157,8 +157,38 @@ def test_a_driver_that_vanishes_interrupts_the_trial_so_that_it_is_drawn_again(
     outcome = end_of(process)
     assert outcome.status is Status.INTERRUPTED
     assert "GPU is lost" in outcome.reason
-    with pytest.raises(DeviceError, match="GPU is lost"):
+    with pytest.raises(NoAnswerError, match="GPU is lost"):
         begin(server, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(NoAnswerError("no driver"), Status.INTERRUPTED), (DeviceError("no imports"), Status.FAILED)],
+)
+def test_a_trial_that_a_missing_driver_keeps_from_starting_is_drawn_again(
+    error: DeviceError, status: Status, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autotune.runner.place import Errand, Place, read_report  # imports Ray
+
+    def fail(place: Place) -> None:
+        raise error
+
+    monkeypatch.setattr(Place, "_step", fail)
+    place = Place.__new__(Place)  # without Ray's own set-up
+    place._process = place._server = None
+    request = TrialRequest(number=3, backbone_source="", prepared_dir="", output_dir=str(tmp_path), memory_cap=GB)
+    place._errand = Errand(request, {}, STUB, (), ())
+    (message,), _ = read_report(place.step())
+    assert isinstance(message, Finished)
+    assert message.outcome.status is status
+    assert str(error) in message.outcome.reason
+
+
+def test_trials_count_gpus_as_nvml_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    assert fork_server._environment([])["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    assert fork_server._environment([])["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST", "a person's own word stands"
 
 
 def test_a_driver_that_hangs_interrupts_the_trial(
