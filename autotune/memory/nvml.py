@@ -15,9 +15,10 @@ from typing import Any
 
 from autotune.errors import DeviceError, NoAnswerError
 
-_NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _FUNCTION_NOT_FOUND = 3, 4, 6, 13
+_INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _FUNCTION_NOT_FOUND, _GPU_NOT_FOUND = 2, 3, 4, 6, 13, 28
 # Answers that mean "this is not told here" and not "the driver is gone": slices, boards and users without such a list.
 _UNTOLD = (_NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _FUNCTION_NOT_FOUND)
+_NO_SUCH_GPU = (_INVALID_ARGUMENT, _NO_PERMISSION, _NOT_FOUND, _GPU_NOT_FOUND)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class NvmlDevice:
         slice, which is the one that CUDA takes.
 
         Raises:
-            DeviceError: NVML or the driver is missing, there is no such GPU, or it is to be cut and has no slice.
+            DeviceError: NVML's binding is missing, there is no such GPU, or it is to be cut and has no slice.
+            NoAnswerError: the driver is missing or does not answer.
         """
         library = _load()
         name = device if isinstance(device, str) else _visible(device, environment)
@@ -63,6 +65,8 @@ class NvmlDevice:
                 return cls(library, _handle_by_uuid(library, name))
             return cls(library, _whole_or_slice(library, library.nvmlDeviceGetHandleByIndex(name)))
         except library.NVMLError as error:
+            if error.value not in _NO_SUCH_GPU:
+                raise _gone(error) from error
             raise DeviceError(
                 f"NVML knows no GPU {name!r} ({error}). `nvidia-smi -L` lists GPUs and UUIDs; CUDA_VISIBLE_DEVICES is "
                 f"{environment.get('CUDA_VISIBLE_DEVICES')!r}."
