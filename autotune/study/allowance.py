@@ -52,7 +52,7 @@ def allowance_for(config: StudyConfig, device: DeviceInfo) -> Allowance:
     budget = asked
     if budget > free:
         notes.append(
-            f"the GPU budget of {format_bytes(budget)} is more than the {format_bytes(free)} {where}; {format_bytes(free)} is "
+            f"the --gpu-budget of {format_bytes(budget)} is more than the {format_bytes(free)} {where}; {format_bytes(free)} is "
             "kept as the budget instead"
         )
         budget = free

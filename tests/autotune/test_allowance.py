@@ -56,7 +56,7 @@ def test_a_cap_above_what_is_free_is_lowered_aloud() -> None:
 def test_a_budget_above_what_is_free_is_lowered_aloud() -> None:
     allowance = allowance_for(config("50GB", "60GB"), device(40 * GB))
     assert (allowance.cap, allowance.budget, allowance.kept_budget) == (40 * GB, 40 * GB, 40 * GB)
-    assert [note.split(" of ")[0] for note in allowance.notes] == ["the cap", "the GPU budget"]
+    assert [note.split(" of ")[0] for note in allowance.notes] == ["the cap", "the --gpu-budget"]
 
 
 def test_a_cap_above_all_is_lowered_to_it_aloud() -> None:
