@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core.core_schema import ValidationInfo
 
 from autotune.errors import ConfigError, UnitError
 from autotune.files import write_text
-from autotune.units import parse_bytes, parse_duration
+from autotune.units import format_bytes, parse_bytes, parse_duration
 
 
 def _bytes(value: Any) -> Any:
@@ -35,7 +36,18 @@ def _seconds(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
+def _budget(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().lower() == ALL_THAT_IS_FREE:
+        return ALL_THAT_IS_FREE
+    try:
+        return _bytes(value)
+    except ValueError as error:
+        raise ValueError(f"{error} Or {ALL_THAT_IS_FREE!r}: what is free at the start less 5 %") from error
+
+
+ALL_THAT_IS_FREE: Final = "all"
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(strict=True, gt=0)]
+Budget = Annotated[Literal["all"] | Annotated[int, Field(strict=True, gt=0)], BeforeValidator(_budget)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(strict=True, gt=0)]
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -44,7 +56,9 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 class StudyConfig(BaseModel):
     """The settings of one study.
 
-    memory_cap: bytes that one trial may hold of its device; ``"8GB"`` and ``"8GiB"`` are read. model: a name, folder or
+    memory_cap: bytes that one trial may hold of its device; ``"8GB"`` and ``"8GiB"`` are read. gpu_budget: bytes that
+    the trials on one GPU (without a GPU: on one machine) may hold together, at least the cap; ``"all"`` is what is free
+    at the start less 5 %, None the cap. model: a name, folder or
     hub id that :func:`sherl.backbones.resolve_source` knows. data: the fields of :class:`sherl.data.DataSpec`, which
     judges their values. methods: those of the space to try, None for all. metric: None takes the task's own.
     max_length: tokens at which texts are cut; None takes 128, or the backbone's limit where that is less.
@@ -59,6 +73,7 @@ class StudyConfig(BaseModel):
     FILE_NAME: ClassVar[str] = "study.json"
 
     memory_cap: Bytes
+    gpu_budget: Budget | None = None
     model: Name
     data: dict[str, Any] = Field(default_factory=dict)
     methods: tuple[Name, ...] | None = None
@@ -88,6 +103,17 @@ class StudyConfig(BaseModel):
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("gpu_budget")
+    @classmethod
+    def _budget_holds_a_trial(cls, value: int | Literal["all"] | None, info: ValidationInfo) -> Any:
+        cap = info.data.get("memory_cap")
+        if isinstance(value, int) and cap is not None and value < cap:
+            raise ValueError(
+                f"it is below the memory cap of {format_bytes(cap)}, and the trials of a GPU cannot hold less together than "
+                "one of them may; allowed is the cap or more, or 'all'; lower the cap, or raise the budget"
+            )
+        return value
 
     @field_validator("methods", mode="before")
     @classmethod

@@ -7,6 +7,7 @@
     ├── NothingFitsError   no configuration of the space fits the memory cap
     ├── SelectionError     no point of the front meets the conditions
     └── DeviceError        a device or its meter does not do what is needed
+        └── NoAnswerError  its driver does not answer: no fault of whoever asked
 
 A message says what is wrong, what was given, what is allowed and what to do next. A trial that ends badly is
 no error: it is an :class:`autotune.outcome.Outcome`.
@@ -52,3 +53,7 @@ class SelectionError(AutotuneError):
 
 class DeviceError(AutotuneError):
     """A device or its meter does not do what is needed."""
+
+
+class NoAnswerError(DeviceError):
+    """A device's driver does not start or does not answer; what asked is not at fault and may be tried again."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import look, run
+from autotune.cli import doctor, look, run
 from autotune.errors import AutotuneError, ConfigError, NothingFitsError, SelectionError, StudyError, UnitError
 
 EXIT_CODES = {
@@ -53,6 +53,7 @@ app.command("report")(look.report)
 app.command("select")(look.select)
 app.command("export")(look.export)
 app.command("predict")(look.predict)
+app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
 
 
 def exit_code(error: Exception) -> int:

@@ -103,6 +103,14 @@ def run(
             "--memory-cap", help="What a trial may hold of the device, evaluation included: 8GB (8e9 bytes), 7.5GiB."
         ),
     ],
+    gpu_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-budget",
+            help="What the trials on one GPU (without a GPU: on this machine) may hold together: 20GB, or all (what is "
+            "free at the start less 5 %); default: the cap.",
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -186,6 +194,7 @@ def run(
     config = _settled(
         {
             "memory_cap": memory_cap,
+            "gpu_budget": gpu_budget,
             "model": _absolute(model),
             "data": {**data, "task": task, "metric": metric, "seed": seed},
             "methods": method or None,

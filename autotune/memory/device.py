@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -18,7 +18,8 @@ from autotune.memory.cgroup import group_memory
 @dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
     """kind: what torch calls the device. total_bytes and free_bytes: of the device's memory; for a CPU the smaller of
-    the machine's and the control group's. meter: the name in :data:`autotune.memory.meter.METERS` of what reads it.
+    the machine's and the control group's; with several GPUs those of the one that has the least, since a trial may be
+    placed on any. count: how many such devices. meter: the name in :data:`autotune.memory.meter.METERS` of what reads it.
     limited_by: "" or what makes the total smaller than the machine's own, in words."""
 
     kind: Literal["cpu", "cuda"]
@@ -27,21 +28,22 @@ class DeviceInfo:
     free_bytes: int
     meter: str
     limited_by: str = ""
+    count: int = 1
 
 
 def available_device(environment: Mapping[str, str] = os.environ) -> DeviceInfo:
-    """The first GPU that torch may use, else the CPU. Starts no CUDA context: a process forked later stays usable.
+    """The GPUs that torch may use, else the CPU. Starts no CUDA context: a process forked later stays usable.
 
     Raises:
         DeviceError: torch is built for CUDA and a GPU is there, but NVML cannot be asked about it, so that no cap could be held.
     """
     if not _torch_has_cuda() or environment.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1"):
-        return _cpu()
+        return cpu_device()
     try:
         return _gpu(environment)
     except DeviceError:
         if not _torch_sees_gpu():
-            return _cpu()
+            return cpu_device()
         raise
 
 
@@ -58,14 +60,30 @@ def _torch_sees_gpu() -> bool:
 
 
 def _gpu(environment: Mapping[str, str]) -> DeviceInfo:
-    device = nvml.NvmlDevice.open(0, environment=environment)
-    memory = device.memory()
+    gpus = []
+    for device in nvml.NvmlDevice.visible(environment=environment):
+        memory = device.memory()
+        gpus.append({"name": device.name(), "total_bytes": memory.total_bytes, "free_bytes": memory.free_bytes})
+    return gpus_device(gpus)
+
+
+def gpus_device(gpus: Sequence[Mapping[str, Any]]) -> DeviceInfo:
+    """One or more GPUs (name, total_bytes, free_bytes) as what trials run on."""
+    names = list(dict.fromkeys(str(gpu["name"]) for gpu in gpus))
+    totals = [int(gpu["total_bytes"]) for gpu in gpus]
     return DeviceInfo(
-        kind="cuda", name=device.name(), total_bytes=memory.total_bytes, free_bytes=memory.free_bytes, meter="nvml"
+        kind="cuda",
+        name=", ".join(names) if len(gpus) == 1 else f"{len(gpus)} GPUs ({', '.join(names)})",
+        total_bytes=min(totals),
+        free_bytes=min(int(gpu["free_bytes"]) for gpu in gpus),
+        meter="nvml",
+        limited_by="the smallest of several GPUs" if min(totals) < max(totals) else "",
+        count=len(gpus),
     )
 
 
-def _cpu() -> DeviceInfo:
+def cpu_device() -> DeviceInfo:
+    """This machine's memory as what trials run on, inside its control group."""
     machine = psutil.virtual_memory()
     group = group_memory(machine_bytes=machine.total)
     total = machine.total if group is None else group.limit_bytes

@@ -18,11 +18,15 @@ from autotune.memory.meter import Meter
 from autotune.memory.process import started
 from autotune.units import format_bytes
 
+#: How long the end of a watch waits for a meter that is being read.
+CLOSE_SECONDS = 5.0
+
 
 class Guard:
     """Reads a meter for one process every ``interval_s``, from a thread of its own; use it as a context manager.
 
-    peak_bytes: the highest reading (between two readings a peak may pass unseen). breached: the process went over the
+    peak_bytes: the highest reading (between two readings a peak may pass unseen). peak_source: where the meter had it
+    from. readings: how many there were. breached: the process went over the
     cap and was told to end. blind: the meter failed for ``blind_after_s`` without a break; a cap that nobody can read
     is a cap that nobody holds, so the process was told to end too. reason: in words, why it was; "" if it was not.
 
@@ -41,7 +45,7 @@ class Guard:
         pid: int,
         cap_bytes: int,
         meter: Meter,
-        interval_s: float = 0.05,
+        interval_s: float = 0.04,
         on_breach: Callable[[Guard], None] | None = None,
         *,
         grace_s: float = 1.0,
@@ -55,6 +59,8 @@ class Guard:
         self.cap_bytes = cap_bytes
         self.meter = meter
         self.peak_bytes = 0
+        self.peak_source = meter.source
+        self.readings = 0
         self.breached = False
         self.blind = False
         self.reason = ""
@@ -62,6 +68,7 @@ class Guard:
         self._on_breach = on_breach
         self._target = _Target(pid)
         self._stop = threading.Event()
+        self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name=f"memory-guard-{pid}", daemon=True)
 
     def __enter__(self) -> Guard:
@@ -71,33 +78,46 @@ class Guard:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds the meter has not come back from a reading; 0.0 when the watch is over."""
+        return time.monotonic() - self._answered if self._thread.is_alive() else 0.0
+
     def close(self) -> None:
-        """End the watch; a process that was told to end is still waited for, ``grace_s`` at most."""
+        """End the watch; a process that was told to end is still waited for, ``grace_s`` at most. A meter that hangs
+        (a broken driver) is left to its thread, which ends with this process."""
         self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(self._grace_s + CLOSE_SECONDS)
         self._target.close()
 
     def _watch(self) -> None:
         failing_since: float | None = None
         while True:
+            due = time.monotonic() + self._interval_s  # from reading to reading: what one takes is not added
             try:
                 held = self.meter.device_bytes(self.pid)
             except DeviceError as error:
-                now = time.monotonic()
+                self._answered = now = time.monotonic()
                 failing_since = now if failing_since is None else failing_since
                 if now - failing_since >= self._blind_after_s:
                     self._end_blind(error)
                     return
             else:
                 failing_since = None
+                self._answered = time.monotonic()
+                self.readings += 1
                 if held is not None and self._target.alive():
-                    self.peak_bytes = max(self.peak_bytes, held)
+                    self._note(held)
                     if held > self.cap_bytes:
                         self._end_breach(held)
                         return
-            if not self._target.alive() or self._stop.wait(self._interval_s):
+            if not self._target.alive() or self._stop.wait(max(0.0, due - time.monotonic())):
                 return
+
+    def _note(self, held: int) -> None:
+        if held > self.peak_bytes:
+            self.peak_bytes, self.peak_source = held, self.meter.source
 
     def _end_breach(self, held: int) -> None:
         self.reason = (
@@ -129,7 +149,7 @@ class Guard:
         with contextlib.suppress(DeviceError):
             now = self.meter.device_bytes(self.pid)
             if now is not None and self._target.alive():
-                self.peak_bytes = max(self.peak_bytes, now)
+                self._note(now)
                 return held is not None and now > held + held // 50
         return False
 

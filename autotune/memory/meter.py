@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from autotune.memory.nvml import NvmlMeter
+from autotune.memory.nvml_meter import NvmlMeter
 from autotune.memory.process import ProcessMeter
 from sherl.registry import Registry
 

@@ -1,8 +1,9 @@
-"""The one door to NVML (the library behind nvidia-smi): what a process holds of a GPU, and how much the GPU has.
+"""The one door to NVML, the library behind nvidia-smi: which GPUs there are, what they have, who holds what of them.
 
-NVML in the real world: a process may be listed with no figure (Windows, WSL) or with 0 (containers with some drivers),
-or under the host's pid. Only a match above 0 is believed. Otherwise the trial's own allocator figure, which it reports,
-plus its context's bytes takes its place, and ``source`` says so in every report.
+NVML in the real world: a process may be listed with no figure (Windows, WSL), with 0 (containers with some drivers),
+with a nonsense figure (drivers that do not agree with the binding), or under the host's pid; a slice of a GPU (MIG) has
+a handle of its own, and a driver may be older than the binding, or vanish. What is made of it is told here and in
+:mod:`autotune.memory.nvml_meter`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.errors import DeviceError
-from autotune.units import format_bytes
+from autotune.errors import DeviceError, NoAnswerError
 
-# A CUDA context with torch's kernels loaded takes 300 to 600 MB; the upper end, where none was measured.
-DEFAULT_CONTEXT_BYTES = 600_000_000
-
-SOURCE_PROCESS = "nvml, this process"
-SOURCE_ALLOCATOR = "the allocator's reserved bytes plus the context's (NVML shows nothing for the process)"
+_INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _FUNCTION_NOT_FOUND, _GPU_NOT_FOUND = 2, 3, 4, 6, 13, 28
+# Answers that mean "this is not told here" and not "the driver is gone": slices, boards and users without such a list.
+_UNTOLD = (_NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _FUNCTION_NOT_FOUND)
+_NO_SUCH_GPU = (_INVALID_ARGUMENT, _NO_PERMISSION, _NOT_FOUND, _GPU_NOT_FOUND)
 
 
 @dataclass(frozen=True)
@@ -32,25 +31,12 @@ class DeviceMemory:
     reserved_bytes: int = 0
 
 
-def allocator_fraction(cap_bytes: int, outside_bytes: int, total_bytes: int) -> float:
-    """What to give ``torch.cuda.set_per_process_memory_fraction``, so that allocator and all else stay under the cap.
+@dataclass(frozen=True)
+class Listed:
+    """A process as NVML lists it. used_bytes: None where there is no figure, or none that can be true."""
 
-    outside_bytes: what the process holds of the device outside torch's allocator (context, libraries' workspaces).
-
-    Raises:
-        DeviceError: nothing of the cap is left for the allocator, or the device has no memory.
-    """
-    if total_bytes <= 0:
-        raise DeviceError(
-            f"The device's memory was read as {total_bytes} bytes; `nvidia-smi` shows whether it is usable."
-        )
-    left = cap_bytes - outside_bytes
-    if left <= 0:
-        raise DeviceError(
-            f"A cap of {format_bytes(cap_bytes)} leaves nothing for tensors: {format_bytes(outside_bytes)} are held outside "
-            "the allocator (CUDA context, libraries). Give a cap well above that."
-        )
-    return min(1.0, left / total_bytes)
+    pid: int
+    used_bytes: int | None
 
 
 class NvmlDevice:
@@ -58,28 +44,49 @@ class NvmlDevice:
 
     def __init__(self, library: Any, handle: Any) -> None:
         self._library, self._handle = library, handle
+        self._total: int | None = None
 
     @classmethod
     def open(cls, device: int | str = 0, *, environment: Mapping[str, str] = os.environ) -> NvmlDevice:
         """The GPU that torch calls ``cuda:<device>``, or the one of a UUID (``GPU-...``, ``MIG-...``).
 
-        ``CUDA_VISIBLE_DEVICES`` is honoured, by index and by UUID. NVML counts GPUs by PCI bus; with other than
-        ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` and several unlike GPUs, give UUIDs.
+        ``CUDA_VISIBLE_DEVICES`` is honoured, by index and by UUID. NVML counts GPUs by PCI bus; trials are told to
+        count so too, unless CUDA_DEVICE_ORDER says otherwise. A GPU that is cut into slices stands for its first
+        slice, which is the one that CUDA takes.
 
         Raises:
-            DeviceError: NVML or the driver is missing, or there is no such GPU.
+            DeviceError: NVML's binding is missing, there is no such GPU, or it is to be cut and has no slice.
+            NoAnswerError: the driver is missing or does not answer.
         """
         library = _load()
         name = device if isinstance(device, str) else _visible(device, environment)
         try:
             if isinstance(name, str):
                 return cls(library, _handle_by_uuid(library, name))
-            return cls(library, library.nvmlDeviceGetHandleByIndex(name))
+            return cls(library, _whole_or_slice(library, library.nvmlDeviceGetHandleByIndex(name)))
         except library.NVMLError as error:
+            if error.value not in _NO_SUCH_GPU:
+                raise _gone(error) from error
             raise DeviceError(
                 f"NVML knows no GPU {name!r} ({error}). `nvidia-smi -L` lists GPUs and UUIDs; CUDA_VISIBLE_DEVICES is "
                 f"{environment.get('CUDA_VISIBLE_DEVICES')!r}."
             ) from error
+
+    @classmethod
+    def visible(cls, *, environment: Mapping[str, str] = os.environ) -> list[NvmlDevice]:
+        """Every GPU that torch may use, in torch's order.
+
+        Raises:
+            DeviceError: NVML or the driver is missing, or CUDA_VISIBLE_DEVICES names none that is there.
+        """
+        library = _load()
+        try:
+            count = int(library.nvmlDeviceGetCount())
+        except library.NVMLError as error:
+            raise _gone(error) from error
+        if "CUDA_VISIBLE_DEVICES" in environment:
+            count = max(1, len(_valid_entries(environment["CUDA_VISIBLE_DEVICES"])))
+        return [cls.open(index, environment=environment) for index in range(max(1, count))]
 
     def name(self) -> str:
         """The GPU's name, as nvidia-smi shows it."""
@@ -100,35 +107,45 @@ class NvmlDevice:
         if version is not None:
             try:
                 two = library.nvmlDeviceGetMemoryInfo(self._handle, version=version)
-            except (library.NVMLError, TypeError):
-                pass  # a driver or a binding from before version 2
+            except library.NVMLError:
+                pass  # a driver from before version 2; one that is gone says so below
             else:
                 return DeviceMemory(int(two.total), int(two.free), int(two.used), int(two.reserved))
         one = self._ask("nvmlDeviceGetMemoryInfo")
         return DeviceMemory(int(one.total), int(one.free), int(one.used))
 
-    def process_bytes(self, pid: int) -> int | None:
-        """What NVML shows for the process: None where it is not listed, or listed with no figure or with 0.
+    def processes(self) -> list[Listed] | None:
+        """Who holds memory of the GPU, each process once; None where the driver keeps no such list or does not show it.
 
         Raises:
             DeviceError: the driver does not answer.
         """
-        found = [
-            int(entry.usedGpuMemory)
-            for kind in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses")
-            for entry in self._processes(kind)
-            if entry.pid == pid and entry.usedGpuMemory
-        ]
-        return max(found, default=None)
+        if self._total is None:
+            self._total = self.memory().total_bytes
+        found: dict[int, int | None] = {}
+        told = False
+        for kind in ("Compute", "Graphics"):
+            entries = self._entries(f"nvmlDeviceGet{kind}RunningProcesses")
+            told = told or entries is not None
+            for entry in entries or ():
+                used = entry.usedGpuMemory
+                true = int(used) if used and int(used) <= self._total else None
+                # listed in both lists, the larger figure counts
+                found[entry.pid] = max((b for b in (true, found.get(entry.pid)) if b is not None), default=None)
+        return [Listed(pid, used) for pid, used in found.items()] if told else None
 
-    def _processes(self, function: str) -> list[Any]:
+    def _entries(self, function: str) -> list[Any] | None:
         library = self._library
-        try:
-            return list(getattr(library, function)(self._handle))
-        except library.NVMLError as error:
-            if getattr(error, "value", None) == getattr(library, "NVML_ERROR_NOT_SUPPORTED", 3):
-                return []  # MIG slices and some boards keep no such list
-            raise _gone(error) from error
+        for version in ("_v3", "_v2"):  # drivers before 510 know the second only, and the binding asks for the third
+            try:
+                return list(getattr(library, function + version)(self._handle))
+            except library.NVMLError as error:
+                if error.value == _FUNCTION_NOT_FOUND:
+                    continue
+                if error.value in _UNTOLD:
+                    return None
+                raise _gone(error) from error
+        return None
 
     def _ask(self, function: str) -> Any:
         try:
@@ -137,46 +154,17 @@ class NvmlDevice:
             raise _gone(error) from error
 
 
-class NvmlMeter:
-    """What a process holds of a GPU. A trial's allocator figure, told by :meth:`report_reserved`, serves where NVML
-    shows nothing for the process.
+def driver_version() -> str:
+    """The NVIDIA driver's version.
 
     Raises:
-        DeviceError: NVML or the driver is missing, or there is no such GPU.
+        DeviceError: NVML or the driver is missing or does not answer.
     """
-
-    name = "nvml"
-
-    def __init__(
-        self,
-        device: int | str = 0,
-        *,
-        context_bytes: int = DEFAULT_CONTEXT_BYTES,
-        environment: Mapping[str, str] = os.environ,
-    ) -> None:
-        self.device = NvmlDevice.open(device, environment=environment)
-        self.context_bytes = context_bytes
-        self.source = SOURCE_PROCESS
-        self._reserved: dict[int, int] = {}
-
-    def report_reserved(self, pid: int, reserved_bytes: int) -> None:
-        """What a trial says that its allocator holds (``torch.cuda.memory_reserved``, at its highest)."""
-        self._reserved[pid] = reserved_bytes
-
-    def device_bytes(self, pid: int) -> int | None:
-        """Bytes that the process holds of the GPU; None where neither NVML nor the process has said anything.
-
-        Raises:
-            DeviceError: the driver does not answer.
-        """
-        listed = self.device.process_bytes(pid)
-        if listed is not None:
-            self.source = SOURCE_PROCESS
-            return listed
-        if pid in self._reserved:
-            self.source = SOURCE_ALLOCATOR
-            return self._reserved[pid] + self.context_bytes
-        return None
+    library = _load()
+    try:
+        return _text(library.nvmlSystemGetDriverVersion())
+    except library.NVMLError as error:
+        raise _gone(error) from error
 
 
 def _load() -> Any:
@@ -190,7 +178,7 @@ def _load() -> Any:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise DeviceError(
+        raise NoAnswerError(
             f"NVML does not start ({error}), so GPU memory cannot be watched. `nvidia-smi` must work here: install the NVIDIA "
             "driver, give the container its GPUs, or hide them with CUDA_VISIBLE_DEVICES='' to train on the CPU."
         ) from error
@@ -202,29 +190,69 @@ def _visible(index: int, environment: Mapping[str, str]) -> int | str:
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return index
-    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
-    # CUDA reads the list up to its first invalid entry
-    valid = next((entries[:place] for place, entry in enumerate(entries) if entry == "-1"), entries)
+    valid = _valid_entries(visible)
     if index >= len(valid):
         raise DeviceError(f"There is no GPU {index}: CUDA_VISIBLE_DEVICES is {visible!r}, which shows {len(valid)}.")
     entry = valid[index]
     return int(entry) if entry.isdigit() else entry
 
 
+def _valid_entries(visible: str) -> list[str]:
+    """CUDA reads the list up to its first invalid entry."""
+    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    return next((entries[:place] for place, entry in enumerate(entries) if entry == "-1"), entries)
+
+
 def _handle_by_uuid(library: Any, uuid: str) -> Any:
     """The handle of a UUID, or of the only UUID that begins so: CUDA allows a short form."""
     try:
-        return library.nvmlDeviceGetHandleByUUID(uuid)
+        return _whole_or_slice(library, library.nvmlDeviceGetHandleByUUID(uuid))
     except library.NVMLError:
         handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+        handles += [handle for whole in handles for handle in _slices(library, whole)]
         near = [handle for handle in handles if _text(library.nvmlDeviceGetUUID(handle)).startswith(uuid)]
         if len(near) != 1:
             raise
-        return near[0]
+        return _whole_or_slice(library, near[0])
 
 
-def _gone(error: Exception) -> DeviceError:
-    return DeviceError(f"The NVIDIA driver does not answer ({error}). `nvidia-smi` shows whether it is alive.")
+def _whole_or_slice(library: Any, handle: Any) -> Any:
+    """The GPU itself, or the first of its slices where it is cut: the whole has memory that no process can use then."""
+    try:
+        cut = library.nvmlDeviceGetMigMode(handle)[0] == 1
+    except library.NVMLError as error:
+        if error.value in _UNTOLD:
+            return handle  # a board that cannot be cut, or a slice
+        raise
+    if not cut:
+        return handle
+    slices = _slices(library, handle)
+    if not slices:
+        raise DeviceError(
+            f"The GPU {_text(library.nvmlDeviceGetName(handle))} is to be cut into slices (MIG is on) and has none, so "
+            "nothing can run on it. Make one with `nvidia-smi mig -cgi ... -C`, or turn MIG off: `nvidia-smi -mig 0`."
+        )
+    return slices[0]
+
+
+def _slices(library: Any, handle: Any) -> list[Any]:
+    """The handles of a GPU's slices; none where it is not cut."""
+    found = []
+    try:
+        for index in range(library.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            try:
+                found.append(library.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+            except library.NVMLError as error:
+                if error.value != _NOT_FOUND:
+                    raise
+    except library.NVMLError as error:
+        if error.value not in _UNTOLD:
+            raise
+    return found
+
+
+def _gone(error: Exception) -> NoAnswerError:
+    return NoAnswerError(f"The NVIDIA driver does not answer ({error}). `nvidia-smi` shows whether it is alive.")
 
 
 def _text(value: str | bytes) -> str:

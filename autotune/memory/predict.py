@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import MarginKind, margin_bytes, score
-from autotune.memory.nvml import DEFAULT_CONTEXT_BYTES
+from autotune.memory.nvml_meter import DEFAULT_CONTEXT_BYTES
 from autotune.memory.trace import Shape, TraceResult, Workload, trace
 from autotune.outcome import Candidate, MemoryFigures
 from sherl.spec import TaskSpec, TrainingConfig

@@ -15,6 +15,7 @@ from autotune.outcome import Outcome, Status
 from autotune.runner.shares import Machine
 from autotune.runner.source import DONE, Done, Ended, Listener, TrialSource
 from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest
+from autotune.trial.verdict import ANOTHER_TENANT
 
 #: After this many seconds trials that were asked to end are cut off.
 END_SECONDS = 6.0
@@ -61,7 +62,9 @@ class Desk:
         self._budgets = 1.0
         self._interrupted: Callable[[], bool] = lambda: False
         self._running: dict[str, _Running] = {}
-        self._again: deque[TrialRequest] = deque()  # to run alone, with the whole budget
+        self._again: deque[TrialRequest] = deque()  # to run with as much as their cap
+        self._last: deque[TrialRequest] = deque()  # another tenant had the memory: once more, when all else is done
+        self._retried: set[int] = set()
         self._exhausted = False
         self.why: str | None = None  # why the run is being ended
         self._since = 0.0
@@ -113,6 +116,10 @@ class Desk:
         share = 1.0
         if self._again:
             request = self._again.popleft()
+            share = self.machine.whole_share(request)
+        elif self._exhausted and self._last:
+            request = self._last.popleft()
+            share = self.machine.whole_share(request)
         elif self._exhausted:
             return None if self._running else DONE  # one that runs may have to run again
         else:
@@ -158,10 +165,11 @@ class Desk:
         """Every place is gone."""
         for place in list(self._running):
             self.lost(place, status, reason)
-        for request in self._again:
+        for request in (*self._again, *self._last):
             outcome = Outcome(status=status, reason=f"Trial {request.number}: {reason}", predicted=request.predicted)
             self._tell_finished(request.number, outcome)
         self._again.clear()
+        self._last.clear()
 
     def _take(self, place: str, running: _Running, message: Message) -> None:
         number = running.request.number
@@ -179,12 +187,16 @@ class Desk:
         del self._running[place]
         request = running.request
         over = outcome.status in (Status.OVER_CAP, Status.OUT_OF_MEMORY)
-        if over and running.share < 1.0:
-            # It needs more than was predicted, so more than its share; only the whole budget shows whether it fits.
+        if over and self.machine.limit(request, running.share) < request.memory_cap:
+            # It needs more than was predicted, so more than its share; only its whole cap shows whether it fits.
             if self.why is None:
                 self._again.append(request)
                 return
             outcome = self._last_known(running, Status.INTERRUPTED, f"{self.why}, before it could run by itself")
+        elif outcome.details.get(ANOTHER_TENANT) and request.number not in self._retried and self.why is None:
+            self._retried.add(request.number)
+            self._last.append(request)
+            return
         self._tell_finished(request.number, outcome)
 
     def _tell_finished(self, number: int, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from autotune.errors import DeviceError
+from autotune.errors import DeviceError, NoAnswerError
 from autotune.outcome import Outcome, Status
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.measuring import meter_for
@@ -67,7 +67,8 @@ class Place(tune.Trainable):
         except DeviceError as error:
             self._close_server()
             reason = f"Trial {self._errand.request.number} could not start: {error}"
-            return report([Finished(Outcome(status=Status.FAILED, reason=reason))], None)
+            status = Status.INTERRUPTED if isinstance(error, NoAnswerError) else Status.FAILED
+            return report([Finished(Outcome(status=status, reason=reason))], None)
 
     def cleanup(self) -> None:
         """The place is given up."""

@@ -30,7 +30,8 @@ def run_trials(
 
     Every request that the source gave out is answered with one outcome. A trial's bad end, the death of a worker
     and errors of Ray are outcomes and end nothing else. A trial that needs more than the share it was given for its
-    prediction is started once more with the whole budget, and the source hears only of the second outcome.
+    prediction is started once more with its whole cap, one whose memory another tenant took once more when all others are
+    done, and the source hears only of the second outcome.
 
     At the deadline and at the first Ctrl-C (or SIGTERM) running trials are ended and marked INTERRUPTED, with their
     epochs so far; both take a few seconds. A second Ctrl-C cuts everything off.

@@ -159,7 +159,7 @@ def _start(ray: Any, machine: Machine, address: str | None, folder: Path) -> Non
                     **quiet,
                 )
             else:
-                _knock(address)
+                knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         except (RuntimeError, ValueError, OSError, AssertionError, ray.exceptions.RayError) as error:
             if address is not None:
@@ -173,7 +173,7 @@ def _start(ray: Any, machine: Machine, address: str | None, folder: Path) -> Non
             ) from error
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Ray itself waits five minutes for a cluster that is not there.
 
     Raises:

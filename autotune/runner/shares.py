@@ -40,16 +40,20 @@ class Machine:
         return int(node.get("GPU", 0.0)) if self.device == "cuda" else int(node.get("memory", 0.0) // self.budget)
 
     def share(self, request: TrialRequest, places: int) -> float:
-        """The smallest class that holds what the trial is predicted to need; the whole budget when nothing is known.
+        """The smallest class that holds what the trial is predicted to need; its whole cap when nothing is known.
 
         Never less than an equal part of the budget: a smaller share would bring no further trial in, and each class
         more costs reuse.
         """
         if request.predicted is None:
-            return 1.0
+            return self.whole_share(request)
         equal = self.least_share(places)
         needed = request.predicted.device / self.budget
         return max(equal, next((share for share in CLASSES if needed <= share), 1.0))
+
+    def whole_share(self, request: TrialRequest) -> float:
+        """The smallest class that holds the trial's whole cap."""
+        return next((share for share in CLASSES if request.memory_cap <= math.floor(share * self.budget)), 1.0)
 
     def least_share(self, places: int) -> float:
         """The share that each of this many trials at a time can have."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from autotune.runner import Ended, Machine, run_trials
 from autotune.runner.shares import usable_cores
 from autotune.search import EarlyStopping, Proposer, StudyRecord
 from autotune.space import SearchSpace
+from autotune.study.allowance import allowance_for, require_gpu
 from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
 from autotune.study.listener import StudyListener
 from autotune.study.plan import FitCheck
@@ -104,10 +106,13 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
         _describe(data, listener)
 
         device = available_device()
-        config = _with_cap_that_is_free(config, device, listener)
+        allowance = allowance_for(config, device)
+        for note in allowance.notes:
+            listener.warning(note)
+        config = config.with_changes(memory_cap=allowance.cap, gpu_budget=allowance.kept_budget)
         config.save(folder.settings_file)
         cap = config.memory_cap
-        machine = _machine(config, device, cap)
+        machine = _machine(config, device, allowance.budget)
         driver = Ancestor.of()
         with _record(folder, config) as record:
             for candidate in record.interrupt_running():
@@ -175,18 +180,7 @@ def _describe(data: PreparedData, listener: StudyListener) -> None:
         listener.note(str(note))
 
 
-def _with_cap_that_is_free(config: StudyConfig, device: DeviceInfo, listener: StudyListener) -> StudyConfig:
-    """A cap above what is free on the device is lowered, aloud; reports then name the cap that was kept."""
-    if config.memory_cap <= device.free_bytes:
-        return config
-    listener.warning(
-        f"the cap of {format_bytes(config.memory_cap)} is more than the {format_bytes(device.free_bytes)} that are free "
-        f"on {device.name}; {format_bytes(device.free_bytes)} is kept as the cap instead"
-    )
-    return config.with_changes(memory_cap=device.free_bytes)
-
-
-def _machine(config: StudyConfig, device: DeviceInfo, cap: int) -> Machine:
+def _machine(config: StudyConfig, device: DeviceInfo, budget: int) -> Machine:
     cores = usable_cores()
     if config.threads is not None:
         threads = config.threads
@@ -194,7 +188,7 @@ def _machine(config: StudyConfig, device: DeviceInfo, cap: int) -> Machine:
         threads = max(1, cores // config.parallel)
     else:
         threads = 1 if device.kind == "cpu" else max(1, cores // 4)
-    return Machine(device=device.kind, threads=threads, budget=cap, max_concurrent=config.parallel)
+    return Machine(device=device.kind, threads=threads, budget=budget, max_concurrent=config.parallel)
 
 
 def _record(folder: StudyFolder, config: StudyConfig) -> StudyRecord:
@@ -236,6 +230,7 @@ def _search(
         tracker=tracker,
         listener=listener,
         learn=learn,
+        still_there=partial(require_gpu, settings.folder.path) if settings.device == "cuda" else lambda: None,
     )
     done = config.trials - proposer.remaining
     listener.search_begins(

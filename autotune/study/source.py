@@ -74,7 +74,8 @@ class TrialSettings:
 class StudySource:
     """The runner's source of trials: proposes, notes every epoch and outcome, tells the display and MLflow.
 
-    ``learn`` is given what was predicted and what was measured of each trial that completed.
+    ``learn`` is given what was predicted and what was measured of each trial that completed. ``still_there`` is called
+    before each trial and raises when the device is gone: every further trial would only fail.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class StudySource:
         tracker: Tracker,
         listener: StudyListener,
         learn: Callable[[MemoryFigures, MemoryFigures], None],
+        still_there: Callable[[], None] = lambda: None,
     ) -> None:
+        self._still_there = still_there
         self._learn = learn
         self._record = record
         self._proposer = proposer
@@ -102,7 +105,12 @@ class StudySource:
         self._measured: dict[int, MemoryFigures] = {}
 
     def next(self) -> TrialRequest | Literal[Done.DONE] | None:
-        """The next trial, entered in the record; DONE when the total is reached or the space is exhausted."""
+        """The next trial, entered in the record; DONE when the total is reached or the space is exhausted.
+
+        Raises:
+            DeviceError: the device is gone.
+        """
+        self._still_there()
         proposed = self._proposer.next()
         if proposed is None:
             return DONE

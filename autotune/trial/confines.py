@@ -8,25 +8,34 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import psutil
 import torch
 
 from autotune.errors import DeviceError
 from autotune.memory.allocated import TensorMemory
+from autotune.memory.device import cpu_device
 from autotune.memory.heap import configure_heap, make_resident
 from autotune.memory.limit import limit_process
-from autotune.memory.nvml import DEFAULT_CONTEXT_BYTES, allocator_fraction
+from autotune.memory.nvml_meter import (
+    DEFAULT_CONTEXT_BYTES,
+    RELEASE_SLACK_BYTES,
+    SOURCE_ASSUMED,
+    SOURCE_GROWTH,
+    SOURCE_PROCESS,
+    NvmlMeter,
+    allocator_fraction,
+)
 from autotune.memory.predict import heap_plan_of
 from autotune.memory.process import ProcessMeter, own_private_bytes
 from autotune.memory.rehearsal import followed
 from autotune.outcome import MemoryFigures
-from autotune.trial.measuring import meter_for
 from autotune.trial.request import TrialRequest
 from autotune.units import format_bytes
 from sherl.evaluation import Batch
 from sherl.model import TaskModel
 
 SAMPLE_SECONDS = 0.003
+#: What a CUDA context may take; a growth of the device outside of this says something else.
+CONTEXT_RANGE = (200_000_000, 2_000_000_000)
 
 
 class OverCap(Exception):
@@ -70,6 +79,11 @@ class Confines(Protocol):
 
     def refused_by_cap(self) -> bool:
         """Whether an allocation that has just failed was refused by the cap, and not by a machine without memory."""
+        ...
+
+    def others(self) -> str:
+        """What other processes have taken of the device since the trial began, in words; "" where they took nothing
+        or nobody counts it."""
         ...
 
 
@@ -122,19 +136,28 @@ class CpuConfines:
 
     def refused_by_cap(self) -> bool:
         left = self._request.memory_cap - own_private_bytes()
-        return psutil.virtual_memory().available > left
+        return cpu_device().free_bytes > left  # a control group may leave less than the machine has
+
+    def others(self) -> str:
+        return ""
 
 
 class CudaConfines:
-    """The allocator's own figures, the device's by NVML, the cap by the allocator's fraction."""
+    """The allocator's own figures, the device's by NVML, the cap by the allocator's fraction.
+
+    What the process holds outside the allocator is measured with the model on the device and after the rehearsal: by
+    NVML's figure for the process, else by the device's growth (which only raises it, since others move too), else assumed.
+    """
 
     def __init__(self, request: TrialRequest) -> None:
         self._request = request
+        self._meter = NvmlMeter()
+        self._meter.begin(os.getpid())  # before CUDA is touched
+        self._others_before = self._meter.device.memory().used_bytes
         self.device = torch.device("cuda", 0)  # Ray and CUDA_VISIBLE_DEVICES decide which GPU that is
         torch.cuda.set_device(self.device)
         self._total = int(torch.cuda.get_device_properties(self.device).total_memory)
-        self._outside = DEFAULT_CONTEXT_BYTES
-        self._meter = meter_for(request)
+        self._outside, self._source = DEFAULT_CONTEXT_BYTES, SOURCE_ASSUMED
         self._bound()
 
     def settle(self, model: TaskModel) -> None:
@@ -160,7 +183,7 @@ class CudaConfines:
             allocated=int(torch.cuda.max_memory_allocated(self.device)),
             reserved=reserved,
             device=reserved + self._outside,
-            meter=self._meter.source,
+            meter=self._source,
         )
 
     @property
@@ -172,14 +195,26 @@ class CudaConfines:
         left = self._request.memory_cap - self._outside - int(torch.cuda.memory_reserved(self.device))
         return bool(free > left)
 
-    def _measure_outside(self) -> None:
+    def others(self) -> str:
         try:
-            held = self._meter.device_bytes(os.getpid())
+            used = self._meter.device.memory().used_bytes
         except DeviceError:
-            held = None
+            return ""
+        now = max(0, used - int(torch.cuda.memory_reserved(self.device)) - self._outside)
+        if now <= self._others_before + RELEASE_SLACK_BYTES:
+            return ""
+        return f"other processes hold {format_bytes(now)} of the GPU by now, {format_bytes(self._others_before)} when it began"
+
+    def _measure_outside(self) -> None:
         reserved = int(torch.cuda.memory_reserved(self.device))
-        if held is not None and held > reserved:
-            self._outside = held - reserved
+        with contextlib.suppress(DeviceError):  # what was known before stands
+            held = self._meter.device_bytes(os.getpid())
+            grown = self._meter.growth_bytes() - reserved
+            if held is not None and held > reserved:
+                self._outside, self._source = held - reserved, SOURCE_PROCESS
+            elif CONTEXT_RANGE[0] <= grown <= CONTEXT_RANGE[1] and self._source != SOURCE_PROCESS:
+                known = self._outside if self._source == SOURCE_GROWTH else 0
+                self._outside, self._source = max(known, grown), SOURCE_GROWTH
         self._bound()
 
     def _bound(self) -> None:

@@ -18,6 +18,7 @@ from autotune.memory.predict import heap_plan_of
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.confines import Confines, OverCap, confines_for
 from autotune.trial.request import Epoch, Message, Rehearsed, TrialRequest
+from autotune.trial.verdict import ANOTHER_TENANT
 from autotune.units import format_bytes
 from sherl.backbones import load_backbone
 from sherl.checkpoint import load_checkpoint, save_checkpoint
@@ -140,6 +141,15 @@ class _Trial:
                 f"Trial {request.number} does not fit: while {self._doing} it asked for more than the cap of "
                 f"{format_bytes(request.memory_cap)} allows; at its peak {held}. "
                 "A smaller batch size, accumulation or activation checkpointing needs less.",
+            )
+        others = confines.others() if confines is not None else ""
+        if others:
+            self._details[ANOTHER_TENANT] = True
+            return self._outcome(
+                Status.OUT_OF_MEMORY,
+                f"Trial {request.number} ran out of memory while {self._doing}, under its cap of "
+                f"{format_bytes(request.memory_cap)}: {others}; at its peak {held}. It is their doing and no breach of the "
+                "trial's own cap; it may be tried again.",
             )
         return self._outcome(
             Status.OUT_OF_MEMORY,

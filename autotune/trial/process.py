@@ -17,22 +17,28 @@ from pickle import dumps
 from autotune.errors import DeviceError
 from autotune.memory.guard import Guard
 from autotune.memory.meter import Meter
-from autotune.memory.nvml import NvmlMeter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest
+from autotune.trial.tenancy import Tenancy
 from autotune.trial.verdict import Verdict, breach, death, out_of_memory_kills
 
 EXECUTE = "autotune.trial.execution:execute"
 GRACE_SECONDS = 2.0
 EXIT_SECONDS = 5.0
+#: A meter that does not come back from a reading for so long holds no cap any more.
+HANGING_SECONDS = 15.0
 
 
 class TrialProcess:
     """One trial; it starts when this object is made.
 
     Whatever happens in the process, the last event is :class:`Finished` with an outcome; nothing is raised for it.
-    Afterwards neither the process nor anything it started is left. Not for several threads.
+    Afterwards neither the process nor anything it started is left, and on a GPU its memory is given back, or the
+    outcome's reason says that it was not. Not for several threads.
+
+    A cap above what the GPU has free at this moment is lowered to that, and the outcome's reason says so: another
+    tenant has taken the rest. What then does not fit is out of memory, and not over the cap.
 
     Args:
         request: the trial.
@@ -41,13 +47,14 @@ class TrialProcess:
         target: the function that runs in the process, as ``package.module:function``.
 
     Raises:
-        DeviceError: the fork server cannot start a process.
+        DeviceError: the fork server cannot start a process, or the GPU cannot be asked.
     """
 
     def __init__(self, request: TrialRequest, server: ForkServer, meter: Meter, *, target: str = EXECUTE) -> None:
-        self.request = request
         self._server = server
         self._meter = meter
+        self._tenancy = Tenancy(meter, request)
+        self.request = request = self._tenancy.request
         self._began = time.monotonic()
         self._kills_before = out_of_memory_kills()
         self._rehearsed: MemoryFigures | None = None
@@ -65,6 +72,13 @@ class TrialProcess:
             self._channel: Connection | None = Connection(ours.detach())
         except DeviceError:
             ours.close()
+            raise
+        try:
+            self._tenancy.begin(self.pid)
+        except DeviceError:
+            self._channel.close()
+            self._signal(signal.SIGKILL)
+            server.release(self.pid)
             raise
         self._guard = Guard(self.pid, request.memory_cap, meter)
         self._guard.__enter__()
@@ -130,12 +144,14 @@ class TrialProcess:
 
     def _peak(self, told: MemoryFigures | None) -> MemoryFigures:
         """What the process told of its memory, with the highest figure that the guard has seen of it."""
-        seen = self._guard.peak_bytes
+        seen, source = self._guard.peak_bytes, self._guard.peak_source
         if told is None:
-            return MemoryFigures(allocated=0, device=seen, meter=self._meter.source)
-        return replace(told, device=max(told.device, seen), meter=self._meter.source)
+            return MemoryFigures(allocated=0, device=seen, meter=source)
+        return replace(told, device=seen, meter=source) if seen > told.device else told
 
     def _wait(self, seconds: float) -> None:
+        if self._tenancy.waits:
+            seconds = min(seconds, 0.05)  # nobody tells when the device is back
         wait([self._server.fileno(), *([self._channel] if self._channel is not None else [])], seconds)
 
     def _advance(self) -> None:
@@ -149,7 +165,17 @@ class TrialProcess:
             return
         if status is not None:
             self._read_channel()  # what it sent just before its end
-            self._conclude(self._judge(status))
+            if not self._tenancy.waits:
+                self._signal(signal.SIGKILL)  # whatever it has started may hold the device too
+            if self._tenancy.is_over(self.pid, asked_to_end=self._ending is not None):
+                self._conclude(self._judge(status))
+        elif self._guard.silent_s > HANGING_SECONDS and self._ending is None:
+            self._ending = Verdict(
+                Status.INTERRUPTED,
+                f"Trial {self.request.number}: the memory meter {self._meter.name!r} has not answered for "
+                f"{HANGING_SECONDS:g} s, so its cap could no longer be held, and it was ended.",
+            )
+            self._signal(signal.SIGKILL)
         elif self._said is not None and time.monotonic() - self._said_at > EXIT_SECONDS:
             self._signal(signal.SIGKILL)  # it has said all and does not go
 
@@ -170,8 +196,7 @@ class TrialProcess:
                 self._epochs.append(message.report)
             elif isinstance(message, Rehearsed):
                 self._rehearsed = message.figures
-                if message.figures.reserved is not None and isinstance(self._meter, NvmlMeter):
-                    self._meter.report_reserved(self.pid, message.figures.reserved)
+                self._tenancy.told(self.pid, message.figures)
                 message = Rehearsed(self._peak(message.figures))
             self._waiting.append(message)
 
@@ -181,7 +206,7 @@ class TrialProcess:
         if self._guard.breached:
             return breach(self.request, peak)
         if self._guard.blind and self._said is None:
-            return Verdict(Status.FAILED, f"Trial {self.request.number}: {self._guard.reason}")
+            return Verdict(Status.INTERRUPTED, f"Trial {self.request.number}: {self._guard.reason}")
         if self._said is not None:
             return None
         if self._ending is not None:
@@ -208,7 +233,7 @@ class TrialProcess:
             outcome = self.outcome_so_far(verdict.status, verdict.reason)
         if outcome.status is not Status.COMPLETE:
             self._discard_checkpoint()
-        self._finished = Finished(outcome)
+        self._finished = Finished(self._tenancy.judge(outcome))
         self._waiting.append(self._finished)
 
     def _discard_checkpoint(self) -> None:

@@ -12,6 +12,8 @@ from autotune.units import format_bytes
 
 #: A process that something else killed is taken to have run out of memory when it held this much of its cap.
 NEAR_CAP = 0.9
+#: In an outcome's details: memory was out because of what others hold, so the trial may be tried again.
+ANOTHER_TENANT = "another_tenant"
 LOG_BYTES = 16_000
 LINE_CHARACTERS = 800
 

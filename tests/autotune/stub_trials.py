@@ -25,7 +25,13 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
     began = time.time()
     if settings.get("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    send(Rehearsed(MemoryFigures(allocated=1000, device=2000, meter="the stub")))
+    figures = MemoryFigures(
+        allocated=1000,
+        device=settings.get("device", 2000),
+        reserved=settings.get("reserved"),
+        meter=settings.get("meter", "the stub"),
+    )
+    send(Rehearsed(figures))
     bad_end = _BAD_ENDS.get(settings.get("do", ""))
     for epoch in range(1, settings.get("epochs", 2) + 1):
         time.sleep(settings.get("epoch_seconds", 0.0))
@@ -38,7 +44,7 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
         metric=0.5,
         metrics={"accuracy": 0.5},
         best_epoch=1,
-        peak=MemoryFigures(allocated=1000, device=2000, meter="the stub"),
+        peak=figures,
         details={
             "pid": os.getpid(),
             "notes": list(NOTES),

@@ -15,6 +15,7 @@ from autotune.runner.desk import Assignment, Desk
 from autotune.runner.shares import Machine
 from autotune.runner.source import DONE, Done, Ended, Listener
 from autotune.trial.request import Epoch, Finished, Rehearsed, TrialRequest
+from autotune.trial.verdict import ANOTHER_TENANT
 
 GB = 10**9
 MACHINE = Machine(device="cpu", threads=1, budget=8 * GB)
@@ -118,6 +119,47 @@ def test_more_than_the_share_is_tried_again_alone() -> None:
     over = Outcome(status=Status.OVER_CAP, reason="8.1 GB")
     desk.news("b", [Finished(over)], None)
     assert source.outcomes == {0: over}
+
+
+def test_what_another_tenant_ended_is_tried_once_more_when_all_else_is_done() -> None:
+    source = Source(request_of(0, 8 * GB), request_of(1, 8 * GB))
+    desk = opened(source, places=1)
+    ended = Finished(Outcome(status=Status.OUT_OF_MEMORY, details={ANOTHER_TENANT: True}))
+    first = desk.give("a")
+    assert isinstance(first, Assignment)
+    desk.news("a", [ended], None)
+    second = desk.give("b")
+    assert isinstance(second, Assignment)
+    assert second.request.number == 1, "the tenant gets time to go"
+    desk.news("b", [COMPLETE], None)
+    third = desk.give("c")
+    assert isinstance(third, Assignment)
+    assert third.request.number == 0
+    assert 0 not in source.outcomes
+    desk.news("c", [ended], None)
+    assert source.outcomes[0].status is Status.OUT_OF_MEMORY, "once is enough"
+    assert desk.give("d") is DONE
+
+
+def test_more_than_the_share_of_a_large_budget_is_tried_again_with_the_whole_cap() -> None:
+    source = Source(request_of(0, GB))
+    desk = Desk(source, Listener(), replace(MACHINE, budget=32 * GB))
+    desk.open(4)
+    first = desk.give("a")
+    assert isinstance(first, Assignment)
+    assert (first.share, first.request.memory_cap) == (0.25, 8 * GB), "an equal part, which is its whole cap here"
+    desk.news("a", [Finished(Outcome(status=Status.OVER_CAP))], None)
+    assert source.outcomes[0].status is Status.OVER_CAP, "more than its cap it will never get"
+    source = Source(request_of(0, GB))
+    desk = Desk(source, Listener(), replace(MACHINE, budget=16 * GB))
+    desk.open(8)
+    first = desk.give("a")
+    assert isinstance(first, Assignment)
+    assert (first.share, first.request.memory_cap) == (0.125, 2 * GB)
+    desk.news("a", [Finished(Outcome(status=Status.OVER_CAP))], None)
+    again = desk.give("b")
+    assert isinstance(again, Assignment)
+    assert (again.share, again.request.memory_cap) == (0.5, 8 * GB)
 
 
 def test_the_last_trial_may_have_to_run_again_before_all_is_done() -> None:

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from autotune.errors import DeviceError
-from autotune.memory.nvml import DEFAULT_CONTEXT_BYTES
 from autotune.memory.process import ProcessMeter
 from autotune.memory.trace import Workload, trace
-from autotune.outcome import MemoryFigures, Outcome, Status
+from autotune.outcome import Outcome, Status
 from autotune.trial import confines
 from autotune.trial.baseline import baseline_bytes
-from autotune.trial.confines import CudaConfines, OverCap
 from autotune.trial.execution import execute
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import EXECUTE, TrialProcess
@@ -230,115 +226,3 @@ def test_an_error_is_an_outcome_with_its_cause(
     assert outcome.status is Status.FAILED
     assert words in outcome.reason
     assert "Traceback" in outcome.details["traceback"]
-
-
-# ---- the confines of a GPU, against a fake one
-
-
-class FakeCuda:
-    """What the confines ask of ``torch.cuda``, with figures that a test sets."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reserved, self.most_reserved, self.allocated, self.free = 0, 0, 0, 70 * 10**9
-        self.fractions: list[float] = []
-        fake: dict[str, Any] = {
-            "set_device": lambda _: None,
-            "get_device_properties": lambda _: type("Properties", (), {"total_memory": 80 * 10**9}),
-            "reset_peak_memory_stats": lambda _: None,
-            "synchronize": lambda _: None,
-            "memory_reserved": lambda _: self.reserved,
-            "max_memory_reserved": lambda _: self.most_reserved,
-            "max_memory_allocated": lambda _: self.allocated,
-            "mem_get_info": lambda _: (self.free, 80 * 10**9),
-            "set_per_process_memory_fraction": lambda fraction, _: self.fractions.append(fraction),
-        }
-        for name, function in fake.items():
-            monkeypatch.setattr(torch.cuda, name, function)
-
-
-class FakeMeter:
-    name = "nvml"
-    source = "nvml, this process"
-
-    def __init__(self) -> None:
-        self.held: int | None = None
-
-    def device_bytes(self, pid: int) -> int | None:
-        del pid
-        return self.held
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeCuda, FakeMeter]:
-    meter = FakeMeter()
-    monkeypatch.setattr(confines, "meter_for", lambda _: meter)
-    return FakeCuda(monkeypatch), meter
-
-
-def gpu_request(cap: int) -> TrialRequest:
-    return TrialRequest(number=4, backbone_source="", prepared_dir="", output_dir="", memory_cap=cap, device="cuda")
-
-
-def test_the_allocators_fraction_follows_what_is_measured_outside_it(gpu: tuple[FakeCuda, FakeMeter]) -> None:
-    cuda, meter = gpu
-    held = CudaConfines(gpu_request(8 * 10**9))
-    assert cuda.fractions == [pytest.approx((8e9 - DEFAULT_CONTEXT_BYTES) / 80e9)]  # before the weights
-    cuda.reserved = cuda.most_reserved = 2 * 10**9
-    meter.held = 2_400_000_000
-    held.settle(None)  # type: ignore[arg-type]  # the model plays no part on a GPU
-    assert cuda.fractions[-1] == pytest.approx((8e9 - 0.4e9) / 80e9)
-    with held.measured(None):  # type: ignore[arg-type]  # the same
-        cuda.reserved = cuda.most_reserved = 3 * 10**9
-        cuda.allocated = 2_700_000_000
-        meter.held = 3_700_000_000
-    held.check()
-    assert cuda.fractions[-1] == pytest.approx((8e9 - 0.7e9) / 80e9)
-    assert held.peak() == MemoryFigures(
-        allocated=2_700_000_000, reserved=3 * 10**9, device=3_700_000_000, meter="nvml, this process"
-    )
-
-
-def test_a_rehearsal_over_the_cap_of_a_gpu_is_refused(gpu: tuple[FakeCuda, FakeMeter]) -> None:
-    cuda, meter = gpu
-    held = CudaConfines(gpu_request(4 * 10**9))
-    cuda.reserved = cuda.most_reserved = 3_900_000_000
-    meter.held = 4_300_000_000
-    with pytest.raises(OverCap, match=r"Trial 4 does not fit: it held 4\.30 GB .* over the cap of 4\.00 GB"):
-        held.check()
-
-
-def test_a_gpu_without_figures_keeps_the_assumed_context(gpu: tuple[FakeCuda, FakeMeter]) -> None:
-    cuda, _ = gpu
-    held = CudaConfines(gpu_request(4 * 10**9))
-    cuda.reserved = cuda.most_reserved = 10**9
-    held.check()
-    assert held.peak().device == 10**9 + DEFAULT_CONTEXT_BYTES
-
-
-def test_a_cap_below_the_context_is_over_it(gpu: tuple[FakeCuda, FakeMeter]) -> None:
-    del gpu
-    with pytest.raises(OverCap, match="leaves nothing for tensors"):
-        CudaConfines(gpu_request(10**8))
-
-
-@pytest.mark.parametrize(("free", "refused"), [(70 * 10**9, True), (10**8, False)])
-def test_what_refused_an_allocation_on_a_gpu(gpu: tuple[FakeCuda, FakeMeter], free: int, refused: bool) -> None:
-    cuda, _ = gpu
-    held = CudaConfines(gpu_request(4 * 10**9))
-    cuda.reserved, cuda.free = 2 * 10**9, free
-    assert held.refused_by_cap() is refused
-
-
-def test_a_meter_that_fails_does_not_fail_the_trial(
-    gpu: tuple[FakeCuda, FakeMeter], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cuda, meter = gpu
-
-    def fail(pid: int) -> int:
-        raise DeviceError(f"no driver for {pid}")
-
-    monkeypatch.setattr(meter, "device_bytes", fail)
-    held = CudaConfines(gpu_request(4 * 10**9))
-    cuda.most_reserved = 10**9
-    held.check()
-    assert held.peak().device == 10**9 + DEFAULT_CONTEXT_BYTES

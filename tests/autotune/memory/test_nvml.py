@@ -1,76 +1,87 @@
-"""The door to NVML, with a stand-in for the binding that behaves as drivers in the real world do."""
+"""The door to NVML: the real binding on a stand-in for the library, which behaves as drivers in the real world do."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from autotune.errors import DeviceError
 from autotune.memory import device as device_module
 from autotune.memory.device import available_device
-from autotune.memory.meter import METERS
-from autotune.memory.nvml import SOURCE_ALLOCATOR, SOURCE_PROCESS, NvmlDevice, NvmlMeter, allocator_fraction
-from tests.autotune.memory.fake_nvml import FakeNvml, Gpu
+from autotune.memory.nvml import Listed, NvmlDevice, driver_version
+from tests.autotune.memory import stand_in
+from tests.autotune.memory.children import ROOT
+from tests.autotune.memory.stand_in import Gpu, StandIn
 
 GB = 1_000_000_000
-PID = 4242
+NO_PERMISSION, DRIVER_NOT_LOADED, GPU_IS_LOST, UNKNOWN = 4, 9, 15, 999
 
 
 @pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    fake = FakeNvml(Gpu("GPU-aaaa-1", "First"), Gpu("GPU-bbbb-2", b"Second"), Gpu("MIG-cccc-3", "Slice", total=10 * GB))
-    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]  # it stands in for a module
-    return fake
+def several(nvml: StandIn) -> StandIn:
+    """Two GPUs and one that is cut into two slices."""
+    nvml.gpus = [
+        Gpu("GPU-aaaa-1", "First", mig_mode=0),
+        Gpu("GPU-bbbb-2", "Second", total=8 * GB, used=2 * GB),
+        Gpu("GPU-cccc-3", "Cut", total=80 * GB, mig_mode=1),
+        Gpu("MIG-dddd-4", "Slice 1", total=10 * GB, used=0, parent="GPU-cccc-3"),
+        Gpu("MIG-eeee-5", "Slice 2", total=20 * GB, used=0, parent="GPU-cccc-3"),
+    ]
+    nvml.write()
+    return nvml
 
 
-def test_a_process_is_found_by_its_pid(nvml: FakeNvml) -> None:
-    nvml.gpus[0].compute = [(1, 5 * GB), (PID, 3 * GB)]
-    meter = NvmlMeter(environment={})
-    assert meter.device_bytes(PID) == 3 * GB
-    assert meter.source == SOURCE_PROCESS
-    nvml.gpus[0].graphics = [(PID, 4 * GB)]
-    assert meter.device_bytes(PID) == 4 * GB, "listed twice, the larger counts"
+def test_memory_in_both_versions(nvml: StandIn) -> None:
+    device = NvmlDevice.open(environment={})
+    second = device.memory()
+    assert (second.total_bytes, second.reserved_bytes, second.free_bytes) == (12 * GB, 300_000_000, 10_700_000_000)
+    nvml.set(faults={"memory_v2": 25})  # the binding's structure is not the driver's
+    first = device.memory()
+    assert (first.total_bytes, first.reserved_bytes, first.free_bytes) == (12 * GB, 0, 10_700_000_000)
+    assert driver_version() == "580.65.06"
 
 
-@pytest.mark.parametrize(
-    "listed", [[], [(PID, None)], [(PID, 0)], [(99, 3 * GB)]], ids=["not listed", "None", "0", "host pid"]
-)
-def test_where_nothing_is_shown_the_allocator_speaks(nvml: FakeNvml, listed: list[tuple[int, int | None]]) -> None:
-    nvml.gpus[0].compute = listed
-    meter = NvmlMeter(environment={}, context_bytes=400_000_000)
-    assert meter.device_bytes(PID) is None, "nobody has said anything yet"
-    meter.report_reserved(PID, 2 * GB)
-    assert meter.device_bytes(PID) == 2_400_000_000
-    assert meter.source == SOURCE_ALLOCATOR
-    assert meter.device_bytes(PID + 1) is None, "what one process says is not another's"
-    nvml.gpus[0].compute = [(PID, 3 * GB)]
-    assert (meter.device_bytes(PID), meter.source) == (3 * GB, SOURCE_PROCESS)
+def test_processes_are_listed_once_and_figures_that_cannot_be_true_are_none(nvml: StandIn) -> None:
+    nvml.set(
+        compute=[(1, 5 * GB), (2, None), (3, 0), (4, 2**62), (5, 1 * GB), (6, None)],
+        graphics=[(5, 2 * GB), (6, 7), (7, 8)],
+    )
+    assert NvmlDevice.open(environment={}).processes() == [
+        Listed(1, 5 * GB),
+        Listed(2, None),
+        Listed(3, None),
+        Listed(4, None),
+        Listed(5, 2 * GB),
+        Listed(6, 7),
+        Listed(7, 8),
+    ]
 
 
-def test_a_slice_without_process_lists(nvml: FakeNvml) -> None:
-    nvml.lists_supported = False
-    meter = NvmlMeter("MIG-cccc-3", environment={})
-    assert meter.device_bytes(PID) is None
-    meter.report_reserved(PID, GB)
-    assert meter.device_bytes(PID) is not None
+@pytest.mark.parametrize("code", [3, NO_PERMISSION, 6], ids=["not supported", "no permission", "not found"])
+def test_a_list_that_is_not_shown_is_none(nvml: StandIn, code: int) -> None:
+    nvml.set(faults={"processes": code})
+    assert NvmlDevice.open(environment={}).processes() is None
 
 
-def test_a_driver_that_vanishes_is_an_error(nvml: FakeNvml) -> None:
-    meter = NvmlMeter(environment={})
-    nvml.lost = True
-    for ask in (lambda: meter.device_bytes(PID), meter.device.memory, meter.device.name):
+@pytest.mark.parametrize("code", [GPU_IS_LOST, UNKNOWN, 1])
+def test_a_driver_that_vanishes_is_an_error(nvml: StandIn, code: int) -> None:
+    device = NvmlDevice.open(environment={})
+    device.processes()
+    nvml.set(faults={"all": code})
+    for ask in (device.processes, device.memory, device.name, device.uuid, driver_version):
         with pytest.raises(DeviceError, match="does not answer"):
             ask()
 
 
-def test_memory_in_both_versions(nvml: FakeNvml) -> None:
+def test_a_gpu_that_falls_off_the_bus_is_an_error(nvml: StandIn) -> None:
     device = NvmlDevice.open(environment={})
-    second = device.memory()
-    assert (second.total_bytes, second.reserved_bytes, second.free_bytes) == (12 * GB, 300_000_000, 10_700_000_000)
-    nvml.second_version = False
-    first = device.memory()
-    assert (first.total_bytes, first.reserved_bytes, first.free_bytes) == (12 * GB, 0, 11 * GB)
+    nvml.gpus = []
+    nvml.write()
+    with pytest.raises(DeviceError, match="GPU is lost"):
+        device.memory()
 
 
 @pytest.mark.parametrize(
@@ -82,17 +93,21 @@ def test_memory_in_both_versions(nvml: FakeNvml) -> None:
         (1, " 1 , 0 ", "First"),
         (0, "GPU-bbbb-2", "Second"),
         (0, "GPU-bbbb", "Second"),
-        (0, "MIG-cccc-3", "Slice"),
+        (0, "2", "Slice 1"),
+        (0, "GPU-cccc-3", "Slice 1"),
+        (0, "MIG-eeee-5", "Slice 2"),
+        (0, "MIG-eeee", "Slice 2"),
         ("GPU-aaaa-1", "1", "First"),
     ],
 )
-def test_visible_devices_are_honoured(nvml: FakeNvml, device: int | str, visible: str | None, name: str) -> None:
+def test_visible_devices_are_honoured(several: StandIn, device: int | str, visible: str | None, name: str) -> None:
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert NvmlDevice.open(device, environment=environment).name() == name
-    assert NvmlDevice.open(device, environment=environment).uuid() in {gpu.uuid for gpu in nvml.gpus}
+    opened = NvmlDevice.open(device, environment=environment)
+    assert opened.name() == name
+    assert opened.uuid() == next(gpu.uuid for gpu in several.gpus if gpu.name == name)
 
 
-@pytest.mark.usefixtures("nvml")
+@pytest.mark.usefixtures("several")
 @pytest.mark.parametrize(
     ("device", "visible"), [(2, "0,1"), (0, ""), (1, "0,-1,1"), (7, None), (0, "GPU-dddd"), ("GPU-", None)]
 )
@@ -102,30 +117,74 @@ def test_devices_that_are_not_there(device: int | str, visible: str | None) -> N
         NvmlDevice.open(device, environment=environment)
 
 
-def test_a_missing_driver_and_a_missing_binding(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml.init_error = 9
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["First", "Second", "Slice 1"]),
+        ("1", ["Second"]),
+        ("1,0", ["Second", "First"]),
+        ("MIG-eeee-5", ["Slice 2"]),
+    ],
+)
+def test_every_visible_gpu_in_torchs_order(visible: str | None, names: list[str]) -> None:
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert [device.name() for device in NvmlDevice.visible(environment=environment)] == names
+
+
+def test_a_slice_has_its_own_memory_and_list(several: StandIn) -> None:
+    several.gpus[3].compute = [(42, 3 * GB)]
+    several.gpus[2].compute = [(43, 9 * GB)]
+    several.write()
+    device = NvmlDevice.open(environment={"CUDA_VISIBLE_DEVICES": "MIG-dddd-4"})
+    assert device.memory().total_bytes == 10 * GB
+    assert device.processes() == [Listed(42, 3 * GB)]
+
+
+def test_a_gpu_to_be_cut_without_a_slice_cannot_be_used(several: StandIn) -> None:
+    several.gpus = several.gpus[2:3]
+    several.write()
+    with pytest.raises(DeviceError, match="nvidia-smi mig -cgi"):
+        NvmlDevice.open(environment={})
+
+
+def test_a_missing_driver_and_a_missing_binding(nvml: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.set(faults={"init": DRIVER_NOT_LOADED})
     with pytest.raises(DeviceError, match="nvidia-smi"):
-        METERS.get("nvml")()
+        NvmlDevice.open()
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(DeviceError, match="pip install nvidia-ml-py"):
-        NvmlMeter()
+        NvmlDevice.open()
 
 
-def test_the_allocators_share() -> None:
-    assert allocator_fraction(8 * GB, GB // 2, 12 * GB) == pytest.approx(7.5 / 12)
-    assert allocator_fraction(20 * GB, GB, 12 * GB) == 1.0
-    with pytest.raises(DeviceError, match="leaves nothing for tensors"):
-        allocator_fraction(GB // 2, GB, 12 * GB)
-    with pytest.raises(DeviceError, match="nvidia-smi"):
-        allocator_fraction(GB, 0, 0)
+def test_an_old_driver_lacks_functions_that_the_binding_asks_for(nvml: StandIn, tmp_path: Path) -> None:
+    """In a child, which finds the library as on a real machine: by its name."""
+    nvml.set(compute=[(42, 3 * GB)])
+    old = StandIn(nvml.file, stand_in.build(tmp_path / "old", old_driver=True), *nvml.gpus)
+    code = "from autotune.memory.nvml import NvmlDevice; d = NvmlDevice.open(); print(d.processes(), d.memory())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=old.environment,
+        timeout=60,
+        check=False,
+    )
+    assert "Listed(pid=42, used_bytes=3000000000)" in done.stdout, done.stderr
+    assert "total_bytes=12000000000, free_bytes=10700000000" in done.stdout
 
 
-def test_a_gpu_is_described(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_described(several: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_module, "_torch_has_cuda", lambda: True)
     found = available_device({"CUDA_VISIBLE_DEVICES": "1"})
-    assert (found.kind, found.name, found.total_bytes, found.meter) == ("cuda", "Second", 12 * GB, "nvml")
+    assert (found.kind, found.name, found.total_bytes, found.meter) == ("cuda", "Second", 8 * GB, "nvml")
+    both = available_device({"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert (both.name, both.count) == ("2 GPUs (First, Second)", 2)
+    assert (both.total_bytes, both.free_bytes) == (8 * GB, 5_700_000_000), "a trial may be placed on the smaller one"
+    assert both.limited_by == "the smallest of several GPUs"
     assert available_device({"CUDA_VISIBLE_DEVICES": ""}).kind == "cpu", "hidden on purpose"
-    nvml.init_error = 9
+    several.set(faults={"init": DRIVER_NOT_LOADED})
     monkeypatch.setattr(device_module, "_torch_sees_gpu", lambda: False)
     assert available_device({}).kind == "cpu", "a CUDA build on a machine without a GPU"
     monkeypatch.setattr(device_module, "_torch_sees_gpu", lambda: True)
