@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -94,9 +95,13 @@ class _Functions(TorchFunctionMode):
     def _attention(self, *args: Any, **kwargs: Any) -> Tensor:
         return attention(self._gpu, *args, **kwargs)
 
-    def _backward(self, loss: Tensor, gradient: Tensor | None = None, **kwargs: Any) -> None:
+    def _backward(self, loss: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
+        gradient = torch.ones_like(loss) if gradient is None else gradient
         with self:  # blocks that run again in backward are priced alike
-            torch.autograd.backward(loss, gradient, **kwargs)
+            # torch.autograd.backward would be shown to this mode, and run with it switched off
+            Variable._execution_engine.run_backward(
+                (loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
 
     def _to(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args and isinstance(args[0], torch.device) and kwargs.get("non_blocking"):
