@@ -124,9 +124,7 @@ def attention(
     """Stands in for :func:`torch.nn.functional.scaled_dot_product_attention` (same arguments, same shape of result) and
     allocates and keeps what the GPU's kernel would; the values mean nothing."""
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
-    kernel = chosen_kernel(
-        gpu, query, key, value, attn_mask, dropout=dropout_p, causal=is_causal, gradients=gradients
-    )
+    kernel = chosen_kernel(gpu, query, key, value, attn_mask, dropout=dropout_p, causal=is_causal, gradients=gradients)
     if enable_gqa and kernel != "flash" and key.shape[-3] != query.shape[-3]:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
@@ -176,9 +174,7 @@ def _up(number: int, multiple: int) -> int:
 
 class _Flash(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]  # torch declares it with *args
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, dropout: float, gradients: bool
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, dropout: float, gradients: bool) -> Tensor:
         batch, heads, tokens, _ = query.shape
         out = _like_rows(query)
         logsumexp = query.new_empty(batch, heads, tokens, dtype=torch.float32)
@@ -189,7 +185,7 @@ class _Flash(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # see forward
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, _, _, _ = ctx.saved_tensors
         grad = grads[0].transpose(1, 2).contiguous()
         batch, heads, tokens, width = query.shape
@@ -207,7 +203,7 @@ class _Fused(torch.autograd.Function):
     offset of the former lie on the host."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch declares it with *args
+    def forward(
         ctx: Any,
         query: Tensor,
         key: Tensor,
@@ -229,7 +225,7 @@ class _Fused(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # see forward
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, _, out, _ = ctx.saved_tensors
         grad = grads[0].transpose(1, 2).contiguous()
         results = tuple(_like_rows(tensor) for tensor in (query, key, value))

@@ -340,9 +340,7 @@ class Replay:
     changes: tuple[SegmentChange, ...]
 
 
-def replay(
-    events: Iterable[Event], *, expandable_segments: bool = False, limit_bytes: int | None = None
-) -> Replay:
+def replay(events: Iterable[Event], *, expandable_segments: bool = False, limit_bytes: int | None = None) -> Replay:
     """What the allocator reserves to serve these events.
 
     Raises:

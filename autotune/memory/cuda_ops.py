@@ -75,7 +75,7 @@ class _Functions(TorchFunctionMode):
     """Above autograd, since these differ in what is kept for backward."""
 
     def __init__(self, gpu: GpuKind) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        super().__init__()
         self._gpu = gpu
         self.memory: TensorMemory | None = None
         self._instead: dict[Any, Callable[..., Any]] = {

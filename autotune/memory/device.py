@@ -19,7 +19,8 @@ from autotune.memory.cgroup import group_memory
 class DeviceInfo:
     """kind: what torch calls the device. total_bytes and free_bytes: of the device's memory; for a CPU the smaller of
     the machine's and the control group's. meter: the name in :data:`autotune.memory.meter.METERS` of what reads it.
-    limited_by: "" or what makes the total smaller than the machine's own, in words."""
+    limited_by: "" or what makes the total smaller than the machine's own, in words. capability: of a GPU, (major, minor), where
+    it is known; driver: its version, "" where that is not known."""
 
     kind: Literal["cpu", "cuda"]
     name: str
@@ -27,6 +28,8 @@ class DeviceInfo:
     free_bytes: int
     meter: str
     limited_by: str = ""
+    capability: tuple[int, int] | None = None
+    driver: str = ""
 
 
 def available_device(environment: Mapping[str, str] = os.environ) -> DeviceInfo:
@@ -61,7 +64,13 @@ def _gpu(environment: Mapping[str, str]) -> DeviceInfo:
     device = nvml.NvmlDevice.open(0, environment=environment)
     memory = device.memory()
     return DeviceInfo(
-        kind="cuda", name=device.name(), total_bytes=memory.total_bytes, free_bytes=memory.free_bytes, meter="nvml"
+        kind="cuda",
+        name=device.name(),
+        total_bytes=memory.total_bytes,
+        free_bytes=memory.free_bytes,
+        meter="nvml",
+        capability=device.capability(),
+        driver=device.driver(),
     )
 
 

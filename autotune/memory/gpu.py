@@ -37,9 +37,7 @@ class GpuKind:
             )
 
     @classmethod
-    def of(
-        cls, capability: tuple[int, int] | None = None, environment: Mapping[str, str] = os.environ
-    ) -> GpuKind:
+    def of(cls, capability: tuple[int, int] | None = None, environment: Mapping[str, str] = os.environ) -> GpuKind:
         """The kind of this capability (None: not known, :data:`DEFAULT_CAPABILITY`) under an environment's settings.
 
         ``CUBLAS_WORKSPACE_CONFIG``, ``CUBLASLT_WORKSPACE_SIZE``, ``TORCH_CUBLASLT_UNIFIED_WORKSPACE`` and

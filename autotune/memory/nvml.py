@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.errors import DeviceError
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.units import format_bytes
-
-# A CUDA context with torch's kernels loaded takes 300 to 600 MB; the upper end, where none was measured.
-DEFAULT_CONTEXT_BYTES = 600_000_000
 
 SOURCE_PROCESS = "nvml, this process"
 SOURCE_ALLOCATOR = "the allocator's reserved bytes plus the context's (NVML shows nothing for the process)"
@@ -88,6 +86,28 @@ class NvmlDevice:
     def uuid(self) -> str:
         """The GPU's or slice's UUID."""
         return _text(self._ask("nvmlDeviceGetUUID"))
+
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability, (major, minor); None where the driver or the binding does not say."""
+        library = self._library
+        ask = getattr(library, "nvmlDeviceGetCudaComputeCapability", None)
+        if ask is None:
+            return None
+        try:
+            major, minor = ask(self._handle)
+        except library.NVMLError:
+            return None
+        return int(major), int(minor)
+
+    def driver(self) -> str:
+        """The driver's version; "" where it does not say."""
+        ask = getattr(self._library, "nvmlSystemGetDriverVersion", None)
+        if ask is None:
+            return ""
+        try:
+            return _text(ask())
+        except self._library.NVMLError:
+            return ""
 
     def memory(self) -> DeviceMemory:
         """Memory now. What the driver keeps for itself is told apart where the driver can.

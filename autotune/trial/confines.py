@@ -13,9 +13,10 @@ import torch
 
 from autotune.errors import DeviceError
 from autotune.memory.allocated import TensorMemory
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.heap import configure_heap, make_resident
 from autotune.memory.limit import limit_process
-from autotune.memory.nvml import DEFAULT_CONTEXT_BYTES, allocator_fraction
+from autotune.memory.nvml import allocator_fraction
 from autotune.memory.predict import heap_plan_of
 from autotune.memory.process import ProcessMeter, own_private_bytes
 from autotune.memory.rehearsal import followed

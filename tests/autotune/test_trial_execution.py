@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autotune.errors import DeviceError
-from autotune.memory.nvml import DEFAULT_CONTEXT_BYTES
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.process import ProcessMeter
 from autotune.memory.trace import Workload, trace
 from autotune.outcome import MemoryFigures, Outcome, Status
