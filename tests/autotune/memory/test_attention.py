@@ -68,13 +68,15 @@ def _forward_and_backward(
     """Bytes kept after the forward pass beside the output, the most during backward, and those left of gradients."""
     query, key, value = _inputs(dtype)
     with TensorMemory() as memory:
+        memory.track(*(tensor for tensor in (query, key, value, mask) if tensor is not None))
+        given = memory.live_bytes
         out = attention(gpu, query, key, value, mask, dropout_p=dropout)
         assert out.shape == (ROWS, HEADS, TOKENS, WIDTH)
-        kept = memory.live_bytes - out.numel() * out.element_size()
+        kept = memory.live_bytes - given - out.numel() * out.element_size()
         memory.peak_bytes = 0
         grads = torch.autograd.grad(out, (query, key, value), torch.zeros_like(out))
         assert all(grad.shape == out.shape for grad in grads)
-        return kept, memory.peak_bytes, sum(grad.numel() * grad.element_size() for grad in grads)
+        return kept, memory.peak_bytes - given, sum(grad.numel() * grad.element_size() for grad in grads)
 
 
 NUMBERS = ROWS * HEADS * TOKENS * WIDTH
