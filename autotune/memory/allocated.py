@@ -14,33 +14,29 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Part = Literal["weights", "gradients", "optimizer", "inputs", "activations"]
-PARTS: tuple[Part, ...] = ("weights", "gradients", "optimizer", "inputs", "activations")
+from autotune.memory.events import PARTS, Event, Part
 
 Trackable = torch.nn.Module | torch.Tensor | Mapping[Any, Any] | Iterable[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One change of the live bytes: ``change`` is above zero where a storage was born, below where one died."""
-
-    change: int
-    part: Part
+# Makes an operator's result in another way than the operator itself would; see :mod:`autotune.memory.cuda_ops`.
+Kernel = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class _Storage(weakref.ref[torch.UntypedStorage]):
     """A weak reference to a live storage, with what was counted for it."""
 
-    __slots__ = ("key", "nbytes", "part")
+    __slots__ = ("id", "key", "nbytes", "part")
 
+    id: int
     key: int
     nbytes: int
     part: Part
@@ -53,21 +49,25 @@ class TensorMemory:
     order, where ``record_events`` asks for them, else None. Storages that existed before count from when they are
     entered with :meth:`track`. All figures stand still once the block is left.
 
+    kernels: operators whose results are made by something else, with what they make meanwhile counted too.
+
     It sees the thread that entered it and the CPU backward that this thread starts, as dispatch modes do.
 
     Raises:
         RuntimeError: one object is entered a second time; the figures of two blocks would be mixed.
     """
 
-    def __init__(self, *, record_events: bool = False) -> None:
+    def __init__(self, *, record_events: bool = False, kernels: Mapping[Any, Kernel] | None = None) -> None:
         self.live_bytes = 0
         self.peak_bytes = 0
-        self.events: list[Event] | None = [] if record_events else None
+        self._log: list[tuple[int, int]] | None = [] if record_events else None  # id, change of the live bytes
+        self._labels: dict[int, Part] = {}
+        self._next_id = 0
         self._parts: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self._peak_parts = dict(self._parts)
         self._live: dict[int, _Storage] = {}
         self._birth_part: Part = "activations"
-        self._mode = _Following(self._see)
+        self._mode = _Following(self._see, kernels or {})
         self._handles: list[Any] = []
         self._entered = False
 
@@ -76,6 +76,30 @@ class TensorMemory:
         """Bytes of each part at the moment when the live bytes were highest; they sum to ``peak_bytes``."""
         return dict(self._peak_parts)
 
+    @property
+    def events(self) -> list[Event] | None:
+        """Every birth and death so far, in order; None where they are not recorded."""
+        if self._log is None:
+            return None
+        return [
+            Event("alloc" if change >= 0 else "free", number, abs(change), self._labels[number])
+            for number, change in self._log
+        ]
+
+    @contextmanager
+    def bearing(self, part: Part) -> Iterator[None]:
+        """What is born inside is called this."""
+        before = self.bear(part)
+        try:
+            yield
+        finally:
+            self.bear(before)
+
+    def bear(self, part: Part) -> Part:
+        """What is born from now on is called this; returns what it was called before."""
+        before, self._birth_part = self._birth_part, part
+        return before
+
     def __enter__(self) -> TensorMemory:
         if self._entered:
             raise RuntimeError(
@@ -83,8 +107,8 @@ class TensorMemory:
             )
         self._entered = True
         # what is born inside any optimizer's step is its state (and its temporaries)
-        self._handles.append(register_optimizer_step_pre_hook(lambda *_: self._bear("optimizer")))
-        self._handles.append(register_optimizer_step_post_hook(lambda *_: self._bear("activations")))
+        self._handles.append(register_optimizer_step_pre_hook(self._step_begins))
+        self._handles.append(register_optimizer_step_post_hook(self._step_ends))
         self._mode.__enter__()  # type: ignore[no-untyped-call]  # torch has no types here
         return self
 
@@ -128,8 +152,11 @@ class TensorMemory:
         if parameter.grad is not None:
             self._count(parameter.grad, "gradients")
 
-    def _bear(self, part: Part) -> None:
-        self._birth_part = part
+    def _step_begins(self, *_: Any) -> None:
+        self.bear("optimizer")
+
+    def _step_ends(self, *_: Any) -> None:
+        self.bear("activations")
 
     def _see(self, result: Any) -> None:
         """Count the storages of an operator's result: a tensor, a nest of sequences of tensors, or anything else."""
@@ -152,24 +179,43 @@ class TensorMemory:
             entry = _Storage(storage, self._forget)
             entry.key, entry.nbytes, entry.part = key, nbytes, part or self._birth_part
             self._live[key] = entry
-            self._change(nbytes, entry.part)
-        elif known.nbytes != nbytes or (part is not None and known.part != part):
-            # resized in place (the new block exists before the old one goes, but only inside the kernel), or renamed
-            self._change(-known.nbytes, known.part)
+            self._begin(entry)
+        elif known.nbytes != nbytes:
+            # resized in place: the new block exists before the old one goes, but only inside the kernel
+            self._end(known)
             known.nbytes, known.part = nbytes, part or known.part
-            self._change(nbytes, known.part)
+            self._begin(known)
+        elif part is not None and known.part != part:
+            self._parts[known.part] -= nbytes
+            self._parts[part] += nbytes
+            known.part = self._labels[known.id] = part
+            self._note_peak()
 
     def _forget(self, entry: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(entry, _Storage)  # the only references that carry this callback
         if self._live.get(entry.key) is entry:
             del self._live[entry.key]
-            self._change(-entry.nbytes, entry.part)
+            self._end(entry)
 
-    def _change(self, nbytes: int, part: Part) -> None:
+    def _begin(self, entry: _Storage) -> None:
+        entry.id = self._next_id
+        self._next_id += 1
+        self._labels[entry.id] = entry.part
+        self._change(entry, entry.nbytes)
+        self._note_peak()
+
+    def _end(self, entry: _Storage) -> None:
+        if self._log is None:
+            del self._labels[entry.id]
+        self._change(entry, -entry.nbytes)
+
+    def _change(self, entry: _Storage, nbytes: int) -> None:
         self.live_bytes += nbytes
-        self._parts[part] += nbytes
-        if self.events is not None:
-            self.events.append(Event(nbytes, part))
+        self._parts[entry.part] += nbytes
+        if self._log is not None and nbytes:  # a storage of no bytes asks nothing of an allocator
+            self._log.append((entry.id, nbytes))
+
+    def _note_peak(self) -> None:
         if self.live_bytes >= self.peak_bytes:  # equal too: a storage that was given its name at the peak shows it
             self.peak_bytes = self.live_bytes
             self._peak_parts = self._parts.copy()
@@ -179,11 +225,13 @@ _ASK_DEVICE = torch.ops.prim.device.default
 
 
 class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
-    """Shows every operator's result to ``see``."""
+    """Shows every operator's result to ``see``; what stands in ``kernels`` is called instead of an operator."""
 
-    def __init__(self, see: Callable[[Any], None]) -> None:
+    def __init__(self, see: Callable[[Any], None], kernels: Mapping[Any, Kernel]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self._see_result = see
+        self._kernels = kernels
+        self._in_kernel = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -197,6 +245,8 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch h
             device = getattr(args[0], "fake_device", None)
             return func(*args) if device is None else device
         kwargs = kwargs or {}
+        if func in self._kernels and not self._in_kernel:
+            return self._replaced(func, args, kwargs)
         if _is_composite(func):
             # Under inference_mode composite operators arrive whole; taken apart, their temporaries are seen too.
             with self:
@@ -206,6 +256,14 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch h
         result = func(*args, **kwargs)
         self._see_result(result)
         return result
+
+    def _replaced(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._in_kernel = True
+        try:
+            with self:
+                return self._kernels[func](func, args, kwargs)
+        finally:
+            self._in_kernel = False
 
 
 @functools.cache

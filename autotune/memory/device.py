@@ -20,7 +20,8 @@ class DeviceInfo:
     """kind: what torch calls the device. total_bytes and free_bytes: of the device's memory; for a CPU the smaller of
     the machine's and the control group's; with several GPUs those of the one that has the least, since a trial may be
     placed on any. count: how many such devices. meter: the name in :data:`autotune.memory.meter.METERS` of what reads it.
-    limited_by: "" or what makes the total smaller than the machine's own, in words."""
+    limited_by: "" or what makes the total smaller than the machine's own, in words. capability: of the GPU, (major,
+    minor), the highest of several, where it is known; driver: its version, "" where that is not known."""
 
     kind: Literal["cpu", "cuda"]
     name: str
@@ -29,6 +30,8 @@ class DeviceInfo:
     meter: str
     limited_by: str = ""
     count: int = 1
+    capability: tuple[int, int] | None = None
+    driver: str = ""
 
 
 def available_device(environment: Mapping[str, str] = os.environ) -> DeviceInfo:
@@ -63,12 +66,20 @@ def _gpu(environment: Mapping[str, str]) -> DeviceInfo:
     gpus = []
     for device in nvml.NvmlDevice.visible(environment=environment):
         memory = device.memory()
-        gpus.append({"name": device.name(), "total_bytes": memory.total_bytes, "free_bytes": memory.free_bytes})
+        gpus.append(
+            {
+                "name": device.name(),
+                "total_bytes": memory.total_bytes,
+                "free_bytes": memory.free_bytes,
+                "capability": device.capability(),
+                "driver": device.driver(),
+            }
+        )
     return gpus_device(gpus)
 
 
 def gpus_device(gpus: Sequence[Mapping[str, Any]]) -> DeviceInfo:
-    """One or more GPUs (name, total_bytes, free_bytes) as what trials run on."""
+    """One or more GPUs (name, total_bytes, free_bytes; perhaps capability and driver) as what trials run on."""
     names = list(dict.fromkeys(str(gpu["name"]) for gpu in gpus))
     totals = [int(gpu["total_bytes"]) for gpu in gpus]
     return DeviceInfo(
@@ -79,6 +90,8 @@ def gpus_device(gpus: Sequence[Mapping[str, Any]]) -> DeviceInfo:
         meter="nvml",
         limited_by="the smallest of several GPUs" if min(totals) < max(totals) else "",
         count=len(gpus),
+        capability=max((tuple(gpu["capability"]) for gpu in gpus if gpu.get("capability")), default=None),
+        driver=str(gpus[0].get("driver", "")),
     )
 
 

@@ -96,6 +96,28 @@ class NvmlDevice:
         """The GPU's or slice's UUID."""
         return _text(self._ask("nvmlDeviceGetUUID"))
 
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability, (major, minor); None where the driver or the binding does not say."""
+        library = self._library
+        ask = getattr(library, "nvmlDeviceGetCudaComputeCapability", None)
+        if ask is None:
+            return None
+        try:
+            major, minor = ask(self._handle)
+        except library.NVMLError:
+            return None
+        return int(major), int(minor)
+
+    def driver(self) -> str:
+        """The driver's version; "" where it does not say."""
+        ask = getattr(self._library, "nvmlSystemGetDriverVersion", None)
+        if ask is None:
+            return ""
+        try:
+            return _text(ask())
+        except self._library.NVMLError:
+            return ""
+
     def memory(self) -> DeviceMemory:
         """Memory now. What the driver keeps for itself is told apart where the driver can.
 

@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autotune.errors import DeviceError
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.nvml import Listed, NvmlDevice
 from autotune.units import format_bytes
 
-# A CUDA context with torch's kernels loaded takes 300 to 600 MB; the upper end, where none was measured.
-DEFAULT_CONTEXT_BYTES = 600_000_000
 #: A device counts as back at its baseline when it is this near: drivers round, and keep small things.
 RELEASE_SLACK_BYTES = 64 * 2**20
 #: The link of /proc/self/ns/pid outside of all containers; the number is the kernel's own.

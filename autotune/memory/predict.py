@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
+from autotune.memory.gpu import GpuKind
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import MarginKind, margin_bytes, score
-from autotune.memory.nvml_meter import DEFAULT_CONTEXT_BYTES
 from autotune.memory.trace import Shape, TraceResult, Workload, trace
 from autotune.outcome import Candidate, MemoryFigures
 from sherl.spec import TaskSpec, TrainingConfig
@@ -24,6 +25,9 @@ _METERS: dict[MarginKind, str] = {
     "tight": "prediction (tight heap)",
     "cuda": "prediction",
 }
+
+# What a kind's margin is a share of. Scores on another base, of older versions, say nothing.
+_BASES: dict[MarginKind, str] = {"fast": "allocated", "tight": "allocated", "cuda": "reserved"}
 
 
 def heap_plan_of(predicted: MemoryFigures | None) -> HeapPlan:
@@ -37,7 +41,8 @@ class Predictor:
 
     On a CPU ``device = baseline_bytes + allocated + margin`` (:mod:`autotune.memory.margin` states the margin), for a
     trial that calls ``make_resident`` on its backbone and ``configure_heap(heap_plan_of(predicted))``. The fast heap is
-    taken where it fits the cap, else the tight one. On a GPU ``device = allocated + allocator's allowance + context``.
+    taken where it fits the cap, else the tight one. On a GPU ``device = reserved + context + margin``, with the reserved
+    bytes of the trace's replay. No GPU is needed for it.
 
     Args:
         backbone_config: ``config.to_dict()`` of the pretrained model.
@@ -48,8 +53,11 @@ class Predictor:
         cap_bytes: chooses the heap plan; None takes the fast one always.
         device: what the trials run on.
         has_token_types: whether batches hold ``token_type_ids``.
-        context_bytes: of a CUDA context.
+        context_bytes: of a CUDA context (:func:`autotune.memory.context.context_bytes`).
         cache_path: a file of JSON lines, read at the start and appended to; lines that are damaged or of other code are passed over.
+        device_name: the GPU's name; what finished trials teach is kept for each.
+        gpu: what kind of GPU it is; None is :class:`GpuKind` as this environment has it, of the default generation.
+        expandable_segments: whether trials run with ``expandable_segments:True``.
     """
 
     def __init__(
@@ -65,11 +73,16 @@ class Predictor:
         has_token_types: bool = True,
         context_bytes: int = DEFAULT_CONTEXT_BYTES,
         cache_path: Path | None = None,
+        device_name: str = "",
+        gpu: GpuKind | None = None,
+        expandable_segments: bool = False,
     ) -> None:
         self._config, self._task = dict(backbone_config), task
         self._train_shape, self._eval_shape = train_shape, eval_shape
         self._baseline_bytes, self._cap_bytes, self._device = baseline_bytes, cap_bytes, device
         self._has_token_types, self._context_bytes = has_token_types, context_bytes
+        self._gpu = None if device == "cpu" else gpu or GpuKind.of()
+        self._device_name, self._expandable = device_name, expandable_segments
         self._store = _Store(cache_path)
         self._lock = threading.Lock()
 
@@ -91,56 +104,101 @@ class Predictor:
         )
 
     def trace(self, candidate: Candidate) -> TraceResult:
-        """Peak tensor bytes and their parts, traced or remembered.
+        """Peak tensor bytes and their parts, on a GPU reserved bytes too; traced or remembered.
 
         Raises:
             SpecError: method or training settings are out of range or do not suit the backbone.
             UnsupportedBackboneError: the backbone's family cannot carry the method.
         """
-        workload = self.workload(candidate)
-        key = workload.key
-        with self._lock:  # two threads that want one shape trace it once
-            known = self._store.traces.get(key)
-            if known is None:
-                known = trace(workload)
-                self._store.add_trace(key, known)
-        return known
+        return self._traced(self.workload(candidate))
 
     def predict(self, candidate: Candidate) -> MemoryFigures:
-        """The figures of a trial of this candidate; see :meth:`trace` for what it raises."""
-        allocated = self.trace(candidate).allocated
+        """The figures of a trial of this candidate; see :meth:`trace` for what it raises.
+
+        ``device`` is more than any trial of this shape held that ended for want of memory (:meth:`learn_breach`).
+        """
+        workload = self.workload(candidate)
+        traced = self._traced(workload)
+        floor = self._store.breaches.get(self._key(workload), -1) + 1
         if self._device == "cuda":
-            reserved = allocated + self._margin("cuda", allocated)
-            device = reserved + self._context_bytes
-            return MemoryFigures(allocated=allocated, reserved=reserved, device=device, meter=_METERS["cuda"])
-        fast = self._on_cpu("fast", allocated)
+            reserved = self._reserved(traced)
+            device = reserved + self._context_bytes + self._margin("cuda", reserved)
+            return MemoryFigures(
+                allocated=traced.allocated, reserved=reserved, device=max(device, floor), meter=_METERS["cuda"]
+            )
+        fast = self._on_cpu("fast", traced.allocated, floor)
         if self._cap_bytes is None or fast.device <= self._cap_bytes:
             return fast
-        return self._on_cpu("tight", allocated)
+        return self._on_cpu("tight", traced.allocated, floor)
 
     def calibrate(self, predicted: MemoryFigures, measured: MemoryFigures) -> None:
         """Learn from a finished trial: its prediction and its measured ``device``. Kept on disk beside the traces."""
-        kind: MarginKind = "cuda" if self._device == "cuda" else heap_plan_of(predicted)
-        outside = self._context_bytes if kind == "cuda" else self._baseline_bytes
+        kind, value = self._score(predicted, measured.device)
         with self._lock:
-            self._store.add_score(
-                kind, score(kind, predicted.allocated, measured.device - outside - predicted.allocated)
-            )
+            self._store.add_score(kind, self._device_name if kind == "cuda" else "", value)
 
-    def _on_cpu(self, plan: HeapPlan, allocated: int) -> MemoryFigures:
+    def learn_breach(self, candidate: Candidate, held_bytes: int) -> None:
+        """Learn from a trial that the cap ended (by its guard, its rehearsal or an allocation refused), so that the same shape is
+        not mistaken twice. Kept on disk beside the traces.
+
+        held_bytes: what it held of the device when it ended. It needs more than that, and more than this predictor's
+        cap: the next prediction of this shape says so. Where what it held was beyond its own margin, margins learn too.
+
+        Raises:
+            ValueError: it held less than nothing.
+            SpecError, UnsupportedBackboneError: see :meth:`trace`.
+        """
+        if held_bytes < 0:
+            raise ValueError(f"A trial holds at least 0 bytes, {held_bytes} were given.")
+        predicted = self.predict(candidate)
+        key = self._key(self.workload(candidate))
+        kind, value = self._score(predicted, held_bytes)
+        with self._lock:
+            known = self._store.breaches.get(key, 0)
+            self._store.add_breach(key, max(held_bytes, self._cap_bytes or 0, known), predicted.device)
+            if held_bytes > predicted.device:
+                self._store.add_score(kind, self._device_name if kind == "cuda" else "", value)
+
+    def _traced(self, workload: Workload) -> TraceResult:
+        key = self._key(workload)
+        with self._lock:  # two threads that want one shape trace it once
+            known = self._store.traces.get(key)
+            if known is None:
+                known = trace(workload, self._gpu)
+                self._store.add_trace(key, known)
+        return known
+
+    def _key(self, workload: Workload) -> str:
+        return workload.key if self._gpu is None else f"{workload.key} {self._gpu.key}"
+
+    def _reserved(self, traced: TraceResult) -> int:
+        reserved = traced.reserved_expandable if self._expandable else traced.reserved
+        assert reserved is not None  # priced for a GPU
+        return reserved
+
+    def _score(self, predicted: MemoryFigures, held: int) -> tuple[MarginKind, float]:
+        if self._device == "cuda":
+            base = predicted.allocated if predicted.reserved is None else predicted.reserved
+            return "cuda", score("cuda", base, held - self._context_bytes - base)
+        kind = heap_plan_of(predicted)
+        return kind, score(kind, predicted.allocated, held - self._baseline_bytes - predicted.allocated)
+
+    def _on_cpu(self, plan: HeapPlan, allocated: int, floor: int) -> MemoryFigures:
         device = self._baseline_bytes + allocated + self._margin(plan, allocated)
-        return MemoryFigures(allocated=allocated, device=device, meter=_METERS[plan])
+        return MemoryFigures(allocated=allocated, device=max(device, floor), meter=_METERS[plan])
 
-    def _margin(self, kind: MarginKind, allocated: int) -> int:
-        return margin_bytes(kind, allocated, self._store.scores.get(kind, ()))
+    def _margin(self, kind: MarginKind, base: int) -> int:
+        name = self._device_name if kind == "cuda" else ""
+        return margin_bytes(kind, base, self._store.scores.get((kind, name), ()))
 
 
 class _Store:
-    """Traces and scores in memory, and in a file of JSON lines where a path is given."""
+    """Traces' figures, scores and breaches in memory, and in a file of JSON lines where a path is given."""
 
     def __init__(self, path: Path | None) -> None:
         self.traces: dict[str, TraceResult] = {}
-        self.scores: dict[MarginKind, list[float]] = {}
+        self.scores: dict[tuple[MarginKind, str], list[float]] = {}  # by kind and GPU
+        self.breaches: dict[str, int] = {}  # of each shape, the most that a trial held which memory ended
         self._path = path
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -150,18 +208,27 @@ class _Store:
 
     def add_trace(self, key: str, result: TraceResult) -> None:
         self.traces[key] = result
-        self._append({"trace": key, "allocated": result.allocated, "parts": result.parts})
+        figures = {name: value for name, value in dataclasses.asdict(result).items() if value is not None}
+        self._append({"trace": key, **figures})
 
-    def add_score(self, kind: MarginKind, value: float) -> None:
-        self.scores.setdefault(kind, []).append(value)
-        self._append({"score": value, "kind": kind})
+    def add_score(self, kind: MarginKind, device: str, value: float) -> None:
+        self.scores.setdefault((kind, device), []).append(value)
+        self._append({"score": value, "kind": kind, "base": _BASES[kind], "device": device})
+
+    def add_breach(self, key: str, held: int, predicted: int) -> None:
+        self.breaches[key] = held
+        self._append({"breach": key, "held": held, "predicted": predicted})
 
     def _take(self, line: dict[str, Any]) -> None:
         if "trace" in line:
             parts = {str(part): int(count) for part, count in line["parts"].items()}
-            self.traces[str(line["trace"])] = TraceResult(allocated=int(line["allocated"]), parts=parts)
-        elif "score" in line and line["kind"] in _METERS:
-            self.scores.setdefault(line["kind"], []).append(float(line["score"]))
+            reserved = {name: int(line[name]) for name in ("reserved", "reserved_expandable") if name in line}
+            self.traces[str(line["trace"])] = TraceResult(allocated=int(line["allocated"]), parts=parts, **reserved)
+        elif "breach" in line:
+            key = str(line["breach"])
+            self.breaches[key] = max(int(line["held"]), self.breaches.get(key, 0))
+        elif "score" in line and line["kind"] in _METERS and line.get("base", "allocated") == _BASES[line["kind"]]:
+            self.scores.setdefault((line["kind"], str(line.get("device", ""))), []).append(float(line["score"]))
 
     def _append(self, line: dict[str, Any]) -> None:
         """One line in one write, which the system does whole. It begins with a line break, in case a crash cut the last line."""

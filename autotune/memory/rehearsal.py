@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from autotune.memory.allocated import TensorMemory
+from autotune.memory.labels import labelled
 from sherl.evaluation import Batch
 from sherl.model import TaskModel
 from sherl.spec import TrainingConfig
@@ -38,6 +39,6 @@ def measure_rehearsal(
 def followed(memory: TensorMemory, model: TaskModel, *batches: Batch) -> Iterator[None]:
     """The model and the batches count as held; so does all that comes to life inside."""
     gc.collect()  # what an earlier failure left in a cycle is not this model's
-    with memory:
+    with memory, labelled(memory, model):
         memory.track(model, *batches)
         yield

@@ -3,6 +3,9 @@
 The project's own code runs as it does in a trial (:func:`build_model`, two training steps, one evaluation step), on fake
 tensors: shapes without values. What lives at each moment is followed by :class:`TensorMemory`, so the result equals what
 the same follower sees around the real rehearsal on a CPU, to the byte.
+
+For a GPU what differs there is translated (:mod:`autotune.memory.cuda_ops`), and the sequence of allocations and frees is
+replayed through a model of torch's caching allocator (:mod:`autotune.memory.caching_allocator`), which gives what is reserved.
 """
 
 from __future__ import annotations
@@ -21,12 +24,18 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sherl
-from autotune.memory.rehearsal import measure_rehearsal
+from autotune.memory.allocated import TensorMemory
+from autotune.memory.caching_allocator import replay
+from autotune.memory.cuda_ops import CudaPricing
+from autotune.memory.events import Event
+from autotune.memory.gpu import GpuKind
+from autotune.memory.rehearsal import followed, measure_rehearsal
 from sherl.evaluation import Batch
 from sherl.methods import MethodConfig, method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
 from sherl.spec import TaskSpec, TrainingConfig
+from sherl.training import rehearse
 
 Shape = tuple[int, int]
 
@@ -85,20 +94,47 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceResult:
-    """allocated: peak of live tensor bytes. parts: what they were at the peak (weights, gradients, optimizer, inputs,
-    activations); their sum is ``allocated``."""
+    """allocated: peak of live tensor bytes. parts: what they were at the peak (:data:`autotune.memory.events.PARTS`); their
+    sum is ``allocated``. reserved, reserved_expandable: what the caching allocator reserves of a GPU to serve them, without
+    and with expandable segments; None for a CPU."""
 
     allocated: int
     parts: dict[str, int]
+    reserved: int | None = None
+    reserved_expandable: int | None = None
 
 
-def trace(workload: Workload) -> TraceResult:
+def trace(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
     """Run the workload's rehearsal on fake tensors. 0.1 to 0.7 s of one core for six blocks, once imports are done.
+
+    gpu: what it is priced for; None is the CPU.
 
     Raises:
         SpecError: the method's settings do not suit the backbone, or the tokens are more than it takes.
         UnsupportedBackboneError: no family covers the backbone, or the family cannot carry the method.
     """
+    memory = _rehearsed(workload, gpu)
+    parts = {str(part): count for part, count in memory.peak_parts.items()}
+    events = memory.events
+    if gpu is None or events is None:
+        return TraceResult(allocated=memory.peak_bytes, parts=parts)
+    return TraceResult(
+        allocated=memory.peak_bytes,
+        parts=parts,
+        reserved=replay(events).peak_reserved,
+        reserved_expandable=replay(events, expandable_segments=True).peak_reserved,
+    )
+
+
+def trace_events(workload: Workload, gpu: GpuKind | None = None) -> list[Event]:
+    """Every allocation and free of the workload's rehearsal, in order, with sizes and labels; raises as :func:`trace` does.
+
+    The weights come first. What lives until the end is not freed.
+    """
+    return _rehearsed(workload, gpu, record_events=True).events or []
+
+
+def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool = False) -> TensorMemory:
     import transformers  # its first use takes a second; a cached prediction should not
 
     from sherl.backbones import backbone_from_config
@@ -110,10 +146,14 @@ def trace(workload: Workload) -> TraceResult:
         model = build_model(backbone, method_from_dict(dict(workload.method)), workload.task, seed=0)
         train_batch = _batch(workload, workload.train_shape)
         eval_batch = _batch(workload, workload.eval_shape)
-        memory = measure_rehearsal(model, train_batch, eval_batch, workload.training, restore="none")
-    return TraceResult(
-        allocated=memory.peak_bytes, parts={str(part): count for part, count in memory.peak_parts.items()}
-    )
+        if gpu is None:
+            return measure_rehearsal(
+                model, train_batch, eval_batch, workload.training, restore="none", record_events=record_events
+            )
+        # batches stay on the host there; a step copies its own
+        with CudaPricing(gpu) as pricing, followed(pricing.memory, model):
+            rehearse(model, train_batch, eval_batch, workload.training, restore="none")
+        return pricing.memory
 
 
 def _batch(workload: Workload, shape: Shape) -> Batch:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.device import DeviceInfo
-from autotune.memory.nvml_meter import DEFAULT_CONTEXT_BYTES
 from autotune.probing import Facts
 from autotune.units import format_bytes
 

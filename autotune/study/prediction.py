@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any
 
 from autotune.config import StudyConfig
+from autotune.memory.context import context_bytes
 from autotune.memory.device import DeviceInfo
+from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
 from autotune.search import StudyRecord
 from autotune.study.folder import StudyFolder
@@ -52,6 +55,9 @@ def predictor_for(
         baseline_bytes=int(baseline),
         cap_bytes=config.memory_cap,
         device=device.kind,
+        device_name=device.name,
+        gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
+        context_bytes=context_bytes(metadata.version("torch"), device.name, device.driver),
         has_token_types=data.has_token_types,
         cache_path=folder.predictions_file,
     )

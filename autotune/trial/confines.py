@@ -12,11 +12,11 @@ import torch
 
 from autotune.errors import DeviceError
 from autotune.memory.allocated import TensorMemory
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.device import cpu_device
 from autotune.memory.heap import configure_heap, make_resident
 from autotune.memory.limit import limit_process
 from autotune.memory.nvml_meter import (
-    DEFAULT_CONTEXT_BYTES,
     RELEASE_SLACK_BYTES,
     SOURCE_ASSUMED,
     SOURCE_GROWTH,

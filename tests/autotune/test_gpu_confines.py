@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.memory.nvml_meter import DEFAULT_CONTEXT_BYTES, SOURCE_ASSUMED, SOURCE_GROWTH, SOURCE_PROCESS
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
+from autotune.memory.nvml_meter import SOURCE_ASSUMED, SOURCE_GROWTH, SOURCE_PROCESS
 from autotune.outcome import MemoryFigures, Status
 from autotune.trial.confines import CudaConfines, OverCap
 from autotune.trial.execution import _Trial

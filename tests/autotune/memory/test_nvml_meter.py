@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import DeviceError
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.guard import Guard
 from autotune.memory.meter import METERS
 from autotune.memory.nvml_meter import (
-    DEFAULT_CONTEXT_BYTES,
     SOURCE_ASSUMED,
     SOURCE_GROWTH,
     SOURCE_PROCESS,

@@ -1,0 +1,42 @@
+"""The operators that a step of the project's methods and families runs, and whether a GPU allocates otherwise for them.
+
+Gone through one by one in torch 2.11 to 2.13. A test traces every family and method and fails at an operator that stands in
+none of the three lists: look at its CUDA kernel, then enter it here and, where it differs, in docs/memory.md.
+"""
+
+from __future__ import annotations
+
+# Allocate or keep otherwise on a GPU; translated by autotune.memory.cuda_ops.
+TRANSLATED: dict[str, str] = {
+    "scaled_dot_product_attention": "the kernel that the GPU would take, see autotune.memory.attention",
+    "dropout": "native_dropout: a boolean mask, where a CPU keeps one of the activations' dtype",
+    "native_layer_norm": "mean and deviation in float32, also for half precision",
+    "embedding_dense_backward": "over 3072 indices: sorted indices and partial sums (an upper bound)",
+    "_foreach_norm": "partial sums of every 65536 numbers",
+    "mm, addmm, bmm, baddbmm": "cuBLAS' workspace at a thread's first product",
+    "to": "a batch is copied to the device by each step",
+}
+
+# Take a buffer inside the kernel that depends on the GPU's number of processors or on a library's choice of algorithm. Not
+# priced; the margin has to hold them.
+INSIDE: dict[str, str] = {
+    "convolution": "cuDNN's workspace (DeBERTa's convolution alone)",
+    "convolution_backward": "cuDNN's workspace (DeBERTa's convolution alone)",
+    "cumsum": "partial sums of a scan over token ids",
+    "linalg_vector_norm": "partial sums, a few kB",
+    "native_layer_norm_backward": "partial sums of the weight's and bias' gradients, width x blocks of rows",
+    "sum": "partial sums, width x blocks of rows: of biases' gradients at most about 1 MB",
+}
+
+# The same storages on both: elementwise results of their inputs' shape, views, copies, outputs whose shape is given.
+ALIKE: frozenset[str] = frozenset(
+    """
+    _foreach_add_ _foreach_mul_ _fused_adamw_ _log_softmax _log_softmax_backward_data _softmax _softmax_backward_data _to_copy
+    _unsafe_view abs add add_ alias arange bitwise_and bitwise_not cat ceil clamp clone constant_pad_nd copy_ cos detach
+    diagonal diagonal_backward div embedding empty empty_like expand fill_ full_like gather gelu gelu_backward gt le lift_fresh
+    log lt masked_fill masked_fill_ minimum mse_loss mse_loss_backward mul mul_ native_dropout native_dropout_backward
+    ne neg new_empty new_ones new_zeros nll_loss_backward nll_loss_forward ones_like permute reciprocal relu relu_ repeat
+    rsub scalar_tensor scatter_add select select_backward sigmoid_ sigmoid_backward sign sin slice slice_backward split sqrt squeeze
+    stack sub t tanh tanh_backward threshold_backward transpose unbind unsqueeze view where zeros zeros_like
+    """.split()  # noqa: SIM905 - a block of words reads better than a column of strings
+)
