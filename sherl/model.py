@@ -48,10 +48,7 @@ class TaskModel(nn.Module):
             SpecError: the input is longer than the backbone takes, or the method has been removed.
         """
         hidden = self.tuned(batch)
-        mask = batch.get("attention_mask")
-        if mask is None:
-            mask = torch.ones_like(batch["input_ids"])
-        logits: Tensor = self.head(self.tuned.pool(hidden, mask))
+        logits: Tensor = self.head(self.tuned.pool(hidden, self.tuned.backbone.pooled_mask(batch)))
         return logits
 
     def loss(

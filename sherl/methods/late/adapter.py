@@ -57,7 +57,7 @@ class AdapterRoute(LateRoute):
         adapters = nn.ModuleDict()
         part = LatePart(module=adapters)
         for layer in layers:
-            output = backbone.blocks[layer].get_submodule(backbone.layout.feed_forward_output)
+            output = backbone.blocks[layer].get_submodule(backbone.stack_of(layer).feed_forward_output)
             with torch.device(next(output.parameters()).device):
                 adapter = Bottleneck(backbone.width, inner_width)
             adapters[str(layer)] = adapter
