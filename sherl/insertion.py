@@ -100,6 +100,20 @@ def block_calls(blocks: Mapping[int, nn.Module], on_call: OnCall) -> Iterator[No
 
 
 @contextmanager
+def other_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else until the ``with`` ends; its own forward does not run."""
+    own = vars(module).get("forward")
+    vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            vars(module).pop("forward", None)
+        else:
+            vars(module)["forward"] = own
+
+
+@contextmanager
 def early_route(blocks: Sequence[nn.Module], first_late: int) -> Iterator[None]:
     """Run everything before block ``first_late`` under no_grad, the rest as the caller has it.
 
