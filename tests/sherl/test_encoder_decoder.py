@@ -184,7 +184,9 @@ def test_early_decoder_blocks_read_the_frozen_output_and_late_ones_the_fused(nam
 
 def test_new_norms_need_a_norm_to_replace() -> None:
     backbone = text_backbone("bart")
-    with pytest.raises(UnsupportedBackboneError, match=r"final_norm 'new'.*'model.encoder.layers'.*bart model has none"):
+    with pytest.raises(
+        UnsupportedBackboneError, match=r"final_norm 'new'.*'model.encoder.layers'.*bart model has none"
+    ):
         SherlConfig(final_norm="new").apply(backbone, seed=0)
     assert backbone.method_name is None
 
