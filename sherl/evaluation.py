@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from sherl.backbones.encoder_decoder import PADDING
 from sherl.errors import DataError
 from sherl.model import TaskModel
-from sherl.shapes import Float
 from sherl.tasks import task_for
 
 Batch = dict[str, Tensor]
@@ -50,21 +51,24 @@ def to_device(batch: Batch, model: nn.Module) -> Batch:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def eval_step(model: TaskModel, batch: Batch) -> Float[Tensor, "batch outputs"]:
-    """Logits of one batch, in evaluation mode and without gradients; training flags are put back."""
+def eval_step(model: TaskModel, batch: Batch, *, whole_length: bool = False) -> Tensor:
+    """Outputs of one batch, in evaluation mode and without gradients; training flags are put back.
+
+    Logits [batch, outputs], or the tokens [batch, target_length] of a task that writes text; ``whole_length`` goes on
+    until then, so that what a step takes does not depend on what is written.
+    """
     with evaluating(model), torch.no_grad():
-        logits: Tensor = model(to_device(batch, model))
-    return logits
+        return model.outputs(to_device(batch, model), whole_length=whole_length)
 
 
-def predict_logits(model: TaskModel, part: EvaluationPart, batch_size: int) -> Float[Tensor, "rows outputs"]:
-    """Logits of all rows on the CPU, row i of the part in row i; ``[0, outputs]`` of a part without rows.
+def predict_logits(model: TaskModel, part: EvaluationPart, batch_size: int) -> Tensor:
+    """Outputs of all rows on the CPU, row i of the part in row i; ``[0, outputs]`` of a part without rows.
 
     Raises:
         DataError: the part's batches do not cover each of its rows.
     """
-    logits, _ = _run(model, part, batch_size)
-    return logits
+    outputs, _ = _run(model, part, batch_size)
+    return outputs
 
 
 def evaluate(model: TaskModel, part: EvaluationPart, batch_size: int) -> dict[str, float]:
@@ -77,33 +81,49 @@ def evaluate(model: TaskModel, part: EvaluationPart, batch_size: int) -> dict[st
     """
     if len(part) == 0:
         raise DataError("A part without rows cannot be scored: give a data source with at least one row in it.")
-    logits, labels = _run(model, part, batch_size)
+    outputs, labels = _run(model, part, batch_size)
     if labels is None:
         raise DataError("A part without labels cannot be scored: give a data source that has a label column.")
-    return task_for(model.task).metrics(logits, labels)
+    return task_for(model.task).metrics(outputs, labels)
 
 
 def _run(model: TaskModel, part: EvaluationPart, batch_size: int) -> tuple[Tensor, Tensor | None]:
-    """Logits and labels (None if a batch has none) in the order of the rows, on the CPU."""
-    logits = torch.empty(len(part), model.task.num_outputs)
-    seen = torch.zeros(len(part), dtype=torch.bool)
-    labels: Tensor | None = None
+    """Outputs and labels (None if a batch has none) in the order of the rows, on the CPU."""
+    outputs, labels = _Rows(len(part)), _Rows(len(part))
     labelled = True
     with evaluating(model):
         for batch, indices in part.eval_batches(batch_size):
             rows = _row_numbers(indices)
-            logits[rows] = eval_step(model, batch).to("cpu", torch.float32)
-            seen[rows] = True
+            made = eval_step(model, batch).cpu()
+            outputs.put(rows, made.float() if made.is_floating_point() else made)
             if "labels" not in batch:
                 labelled = False
                 continue
-            values = batch["labels"].cpu()
-            if labels is None:
-                labels = torch.zeros(len(part), dtype=values.dtype)
-            labels[rows] = values
-    if not bool(seen.all()):
-        raise DataError(f"Only {int(seen.sum())} of {len(part)} rows came in the batches of this part.")
-    return logits, labels if labelled else None
+            labels.put(rows, batch["labels"].cpu())
+    if not bool(outputs.seen.all()):
+        raise DataError(f"Only {int(outputs.seen.sum())} of {len(part)} rows came in the batches of this part.")
+    empty = torch.empty(0, model.task.num_outputs)
+    made = empty if outputs.values is None else outputs.values
+    return made, labels.values if labelled else None
+
+
+class _Rows:
+    """A tensor of all rows that batches fill; where widths differ, shorter rows end in -100, as targets do."""
+
+    def __init__(self, count: int) -> None:
+        self.values: Tensor | None = None
+        self.seen = torch.zeros(count, dtype=torch.bool)
+
+    def put(self, rows: Tensor, made: Tensor) -> None:
+        if self.values is None:
+            self.values = made.new_zeros((len(self.seen), *made.shape[1:]))
+        missing = made.shape[-1] - self.values.shape[-1] if made.ndim > 1 else 0
+        if missing > 0:
+            self.values = functional.pad(self.values, (0, missing), value=PADDING)
+        elif missing < 0:
+            made = functional.pad(made, (0, -missing), value=PADDING)
+        self.values[rows] = made
+        self.seen[rows] = True
 
 
 def _row_numbers(indices: Tensor | Sequence[int]) -> Tensor:

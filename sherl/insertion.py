@@ -7,7 +7,7 @@ nothing behind.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, cast
@@ -100,7 +100,21 @@ def block_calls(blocks: Mapping[int, nn.Module], on_call: OnCall) -> Iterator[No
 
 
 @contextmanager
-def early_route(blocks: nn.ModuleList, first_late: int) -> Iterator[None]:
+def other_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else until the ``with`` ends; its own forward does not run."""
+    own = vars(module).get("forward")
+    vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            vars(module).pop("forward", None)
+        else:
+            vars(module)["forward"] = own
+
+
+@contextmanager
+def early_route(blocks: Sequence[nn.Module], first_late: int) -> Iterator[None]:
     """Run everything before block ``first_late`` under no_grad, the rest as the caller has it.
 
     ``first_late = len(blocks)`` puts the whole model under no_grad, 0 nothing of it.

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from sherl.errors import DataError, SpecError
 from sherl.registry import Registry
 
-Targets: TypeAlias = Literal["classes", "values"]
-"""What the labels of a task are: indices of classes, or numbers."""
+Targets: TypeAlias = Literal["classes", "values", "texts"]
+"""What the labels of a task are: indices of classes, numbers, or texts (equal texts have equal numbers)."""
 
 Vector: TypeAlias = NDArray[Any]
 
@@ -33,7 +33,8 @@ Vector: TypeAlias = NDArray[Any]
 class Metric:
     """A named score: ``compute(truth, predicted, num_outputs)`` of two vectors of equal length.
 
-    The vectors hold class indices (int64) for ``targets="classes"`` and float64 values for ``targets="values"``.
+    The vectors hold class indices (int64) for ``targets="classes"``, float64 values for ``targets="values"``, and for
+    ``targets="texts"`` int64 numbers that are equal where the texts are.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Metric:
 METRICS: Registry[Metric] = Registry("metric")
 """All metrics by name; a further one is a registered :class:`Metric`."""
 
-DEFAULT_METRICS: dict[Targets, str] = {"classes": "accuracy", "values": "spearman"}
+DEFAULT_METRICS: dict[Targets, str] = {"classes": "accuracy", "values": "spearman", "texts": "exact_match"}
 
 
 def metric_names(targets: Targets) -> tuple[str, ...]:
@@ -75,7 +76,7 @@ def metric_for(name: str, targets: Targets) -> Metric:
 
     Raises:
         UnknownNameError: no metric has this name.
-        SpecError: it scores the other sort of targets.
+        SpecError: it scores another sort of targets.
     """
     metric = METRICS.get(name)
     if metric.targets != targets:
@@ -139,6 +140,12 @@ def matthews(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
 def accuracy_f1(truth: Vector, predicted: Vector, num_outputs: int) -> float:
     """Mean of accuracy and F1, as GLUE scores MRPC and QQP."""
     return (accuracy(truth, predicted, num_outputs) + f1(truth, predicted, num_outputs)) / 2
+
+
+@_register("exact_match", "texts")
+def exact_match(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
+    """Share of rows whose text is the target's, token by token."""
+    return float((truth == predicted).mean())
 
 
 @_register("pearson", "values")

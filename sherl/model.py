@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import Backbone, Batch
+from sherl.errors import DataError, UnsupportedBackboneError
 from sherl.methods.base import MethodConfig, seeded
 from sherl.methods.tuned import Tuned, copy_state
 from sherl.shapes import Float, Int
@@ -31,31 +32,70 @@ class Head(nn.Module):
         return logits
 
 
-class TaskModel(nn.Module):
-    """Encodes a batch, pools it and computes logits; knows the loss of its task."""
+class LanguageHead(nn.Module):
+    """The backbone's own head, over its vocabulary; it has no parameters beside the backbone's."""
 
-    def __init__(self, tuned: Tuned, task: TaskSpec, head: Head) -> None:
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, hidden: Float[Tensor, "batch targets width"]) -> Float[Tensor, "batch targets words"]:
+        return self.backbone.vocabulary_logits(hidden)
+
+
+class TaskModel(nn.Module):
+    """Encodes a batch, pools it and computes logits; knows the loss of its task.
+
+    Where the task is to write text, nothing is pooled: logits are over the vocabulary, for each target token.
+    """
+
+    def __init__(self, tuned: Tuned, task: TaskSpec, head: Head | LanguageHead) -> None:
         super().__init__()
         self.tuned = tuned
         self.task = task
         self.head = head
         self._task = task_for(task)
 
-    def forward(self, batch: Batch) -> Float[Tensor, "batch outputs"]:
-        """Logits, float32 [batch, outputs]. ``labels`` in the batch are not looked at.
+    def forward(self, batch: Batch) -> Float[Tensor, "batch *targets outputs"]:
+        """Logits, float32 [batch, outputs]; ``labels`` in the batch are not looked at.
+
+        Text-to-text: logits of the vocabulary [batch, targets, words] in the backbone's precision, for ``labels``
+        [batch, targets], of which each is predicted from those before it (teacher forcing).
 
         Raises:
             SpecError: the input is longer than the backbone takes, or the method has been removed.
+            DataError: text-to-text, and the batch has no ``labels``.
         """
+        if self._task.writes_text:
+            if "labels" not in batch:
+                raise DataError("Text-to-text logits are of target tokens: give the batch 'labels', or call outputs().")
+            targets = {**batch, "decoder_input_ids": self.tuned.backbone.shift_right(batch["labels"])}
+            written: Tensor = self.head(self.tuned(targets))
+            return written
         hidden = self.tuned(batch)
-        mask = batch.get("attention_mask")
-        if mask is None:
-            mask = torch.ones_like(batch["input_ids"])
-        logits: Tensor = self.head(self.tuned.pool(hidden, mask))
+        logits: Tensor = self.head(self.tuned.pool(hidden, self.tuned.backbone.pooled_mask(batch)))
         return logits
 
+    def outputs(self, batch: Batch, *, whole_length: bool = False) -> Tensor:
+        """What a batch is answered with: logits [batch, outputs], or the int64 tokens [batch, target_length] that are
+        written (see :meth:`sherl.methods.tuned.Tuned.generate`, also for ``whole_length``).
+
+        Raises:
+            SpecError: as :meth:`forward`.
+        """
+        if self._task.writes_text:
+            return self.tuned.generate(batch, self.task.target_length, whole_length=whole_length)
+        logits: Tensor = self(batch)
+        return logits
+
+    def loss_weight(self, labels: Tensor) -> float | Tensor:
+        """How much a micro-batch with these labels counts beside others of its batch."""
+        return self._task.loss_weight(labels)
+
     def loss(
-        self, logits: Float[Tensor, "batch outputs"], labels: Int[Tensor, " batch"] | Float[Tensor, " batch"]
+        self,
+        logits: Float[Tensor, "batch *targets outputs"],
+        labels: Int[Tensor, "batch targets"] | Int[Tensor, " batch"] | Float[Tensor, " batch"],
     ) -> Float[Tensor, ""]:
         """The mean loss of a batch."""
         return self._task.loss(logits, labels)
@@ -89,11 +129,23 @@ def build_model(backbone: Backbone, method: MethodConfig, task: TaskSpec, *, see
 
     Raises:
         SpecError: the method does not suit the backbone, or one is on it already.
-        UnsupportedBackboneError: the family cannot carry the method.
+        UnsupportedBackboneError: the family cannot carry the method, or writes no text where the task is to write.
         UnknownNameError: no task of this kind is known.
     """
-    task_for(task)  # an unknown kind shows before the backbone is touched
-    with seeded(seed, backbone.device), backbone.device:
-        head = Head(backbone.width, task.num_outputs)
+    writes_text = task_for(task).writes_text  # an unknown kind shows before the backbone is touched
+    if writes_text and not backbone.writes_text:
+        raise backbone.no_text()
+    head: Head | LanguageHead
+    if writes_text:
+        head = LanguageHead(backbone)
+    else:
+        with seeded(seed, backbone.device), backbone.device:
+            head = Head(backbone.width, task.num_outputs)
     tuned = method.apply(backbone, seed=seed)
+    if writes_text and not tuned.trainable():
+        tuned.remove()
+        raise UnsupportedBackboneError(
+            f"Method {method.name} trains a new head alone, and text-to-text writes with the pretrained one: nothing would "
+            "train. Take another method, or make the task classification."
+        )
     return TaskModel(tuned, task, head).train(False)

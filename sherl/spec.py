@@ -14,12 +14,14 @@ Precision = Literal["fp32", "bf16"]
 class TaskSpec:
     """What is to be learnt.
 
-    kind: the name of a registered task (``classification``, ``regression``; see :mod:`sherl.tasks`).
-    class_names: the label strings in the order of their indices; empty for regression.
+    kind: the name of a registered task (``classification``, ``regression``, ``text-to-text``; see :mod:`sherl.tasks`).
+    class_names: the label strings in the order of their indices; empty for regression and for free text.
     metric: the metric that the task is judged by; higher is better for every metric of this library.
     pair: whether an example is a pair of texts.
     target_mean, target_std: of the training part's targets, in the data's own units (regression); the head learns
     (target - mean) / std, so that a rating in [-4, 4] and a price in the millions train alike.
+    target_length: tokens that are written at most for an answer, the end token included (text-to-text).
+    label_tokens: of text-to-text with ``class_names``, the token ids of each of these, the end token included.
     """
 
     kind: str
@@ -28,6 +30,8 @@ class TaskSpec:
     pair: bool = False
     target_mean: float = 0.0
     target_std: float = 1.0
+    target_length: int = 0
+    label_tokens: tuple[tuple[int, ...], ...] = ()
 
     @property
     def num_outputs(self) -> int:
@@ -36,12 +40,14 @@ class TaskSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; :meth:`from_dict` reads it back."""
-        return {**asdict(self), "class_names": list(self.class_names)}
+        lists = {"class_names": list(self.class_names), "label_tokens": [list(ids) for ids in self.label_tokens]}
+        return {**asdict(self), **lists}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> TaskSpec:
         """The task that :meth:`to_dict` wrote."""
-        return cls(**{**plain, "class_names": tuple(plain.get("class_names", ()))})
+        tokens = tuple(tuple(ids) for ids in plain.get("label_tokens", ()))
+        return cls(**{**plain, "class_names": tuple(plain.get("class_names", ())), "label_tokens": tokens})
 
 
 @dataclass(frozen=True, kw_only=True)

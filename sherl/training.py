@@ -78,14 +78,15 @@ def compute_gradients(model: TaskModel, batch: Batch, optimizer: AdamW, accumula
     """Gradients of a batch's mean loss, formed micro-batch by micro-batch; returns that loss (no graph).
 
     The batch is cut into ``accumulation`` micro-batches (one per row if it has fewer rows). Each counts by its number
-    of rows, so the gradients are those of the whole batch, up to rounding and to what dropout draws.
+    of rows (of text-to-text: of target tokens), so the gradients are those of the whole batch, up to rounding and to
+    what dropout draws.
     """
-    rows = len(batch["labels"])
+    rows, whole = len(batch["labels"]), model.loss_weight(batch["labels"])
     pieces = {name: tensor.tensor_split(min(accumulation, rows)) for name, tensor in batch.items()}
     total = torch.zeros((), device=batch["labels"].device)
     for index in range(min(accumulation, rows)):
         micro = {name: piece[index] for name, piece in pieces.items()}
-        loss = model.loss(model(micro), micro["labels"]) * (len(micro["labels"]) / rows)
+        loss = model.loss(model(micro), micro["labels"]) * (model.loss_weight(micro["labels"]) / whole)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         total += loss.detach()
         optimizer.gather_gradients()
@@ -196,7 +197,7 @@ def _rehearse_steps(model: TaskModel, train_batch: Batch, eval_batch: Batch, tra
     for _ in range(2):
         train_step(model, train_batch, optimizer, scheduler, training)
     # the optimizer is still alive here, as it is when a run evaluates
-    eval_step(model, eval_batch)
+    eval_step(model, eval_batch, whole_length=True)
 
 
 def _check_precision(model: TaskModel, training: TrainingConfig) -> None:

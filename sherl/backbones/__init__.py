@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sherl.backbones.backbone import Backbone, Batch, EncoderBackbone
-from sherl.backbones.families import FAMILIES, Family
+from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.encoder import EncoderBackbone
+from sherl.backbones.encoder_decoder import EncoderDecoderBackbone
+from sherl.backbones.families import FAMILIES, EncoderDecoderFamily, EncoderFamily, Family, Stack
 from sherl.backbones.loading import (
     DEFAULT_BACKBONE,
     backbone_from_config,
@@ -16,10 +18,15 @@ from sherl.backbones.loading import (
 __all__ = [
     "DEFAULT_BACKBONE",
     "FAMILIES",
+    "KINDS",
     "Backbone",
     "Batch",
     "EncoderBackbone",
+    "EncoderDecoderBackbone",
+    "EncoderDecoderFamily",
+    "EncoderFamily",
     "Family",
+    "Stack",
     "backbone_from_config",
     "load_backbone",
     "load_config",

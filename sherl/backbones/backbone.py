@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,40 +11,120 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import fingerprint as fingerprints
-from sherl.backbones.families import Family
+from sherl.backbones.families import Family, Stack
 from sherl.errors import SpecError, UnsupportedBackboneError
+from sherl.registry import Registry
 from sherl.shapes import Bool, Float, Int
 
-# input_ids and attention_mask int64 [batch, tokens]; perhaps token_type_ids, labels
+# input_ids and attention_mask int64 [batch, tokens]; perhaps token_type_ids, decoder_input_ids, labels
 Batch: TypeAlias = Mapping[str, Tensor]
 
 
 class Backbone(ABC):
-    """A pretrained model as it is; kinds (encoder, ...) are subclasses. It is in evaluation mode; a method is
-    put on it with ``config.apply(backbone, seed=...)`` and taken off again with ``remove()`` of what that gives.
+    """A pretrained model as it is; kinds (encoder, encoder-decoder) are subclasses, registered in :data:`KINDS`.
 
-    model: the model of transformers, without head. config: its configuration. layout: its family's row.
+    It is in evaluation mode; a method is put on it with ``config.apply(backbone, seed=...)`` and taken off again with
+    ``remove()`` of what that gives.
+
+    model: the model of transformers; of a kind that writes text with its language head, else without head.
+    config: its configuration. layout: its family's row.
     source: the folder or hub id that it was loaded from; None if it was made from a configuration.
+    blocks: those of all stacks, in the order in which they run.
     """
 
     def __init__(self, model: Any, layout: Family, *, source: str | None = None, folder: Path | None = None) -> None:
         self.model: Any = model
         self.config: Any = model.config
-        self.layout = layout
+        self.layout: Family = layout
         self.source = source
-        self.blocks = self._find_blocks()
         self.method_name: str | None = None  # of the method that is on it now
+        self._places = self._find_blocks()
+        self.blocks: tuple[nn.Module, ...] = tuple(block for _, _, block in self._places)
         self._folder = folder
         self._fingerprint: str | None = None
 
-    def _find_blocks(self) -> nn.ModuleList:
-        blocks = dict(self.model.named_modules()).get(self.layout.blocks)
-        if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
-            raise UnsupportedBackboneError(
-                f"The row of {self.layout.name!r} says that its blocks are at {self.layout.blocks!r}; there is no list "
-                "of blocks there."
-            )
-        return blocks
+    def _find_blocks(self) -> list[tuple[Stack, str, nn.Module]]:
+        modules = dict(self.model.named_modules())
+        found = []
+        for stack in self.layout.stacks:
+            blocks = modules.get(stack.blocks)
+            if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+                raise UnsupportedBackboneError(
+                    f"The row of {self.layout.name!r} says that its blocks are at {stack.blocks!r}; there is no list "
+                    "of blocks there."
+                )
+            found += [(stack, f"{stack.blocks}.{index}", block) for index, block in enumerate(blocks)]
+        return found
+
+    def stack_of(self, layer: int) -> Stack:
+        """The stack that a block (0-based, over all stacks) belongs to."""
+        return self._places[layer][0]
+
+    def block_path(self, layer: int) -> str:
+        """Where a block is inside the model."""
+        return self._places[layer][1]
+
+    def final_norm_of(self, stack: Stack) -> nn.Module | None:
+        """The norm behind a stack's last block; None where there is none."""
+        if stack.final_norm is None:
+            return None
+        norm: nn.Module = self.model.get_submodule(stack.final_norm)
+        return norm
+
+    @property
+    def last_stack(self) -> range:
+        """The blocks of the stack that runs last: all of an encoder, the decoder's of an encoder-decoder. A method that
+        freezes early blocks may begin at any of these but the first; numbers of its settings count in here."""
+        last = self._places[-1][0]
+        return range(sum(stack is not last for stack, _, _ in self._places), self.depth)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model has a language head, so that it can :meth:`generate`."""
+        return False
+
+    def vocabulary_logits(self, hidden: Float[Tensor, "batch targets width"]) -> Float[Tensor, "batch targets words"]:
+        """What the pretrained language head makes of the last hidden state.
+
+        Raises:
+            UnsupportedBackboneError: the model writes no text.
+        """
+        del hidden
+        raise self.no_text()
+
+    def shift_right(self, labels: Int[Tensor, "batch targets"]) -> Int[Tensor, "batch targets"]:
+        """What the decoder reads to be taught these target tokens; -100 is padding.
+
+        Raises:
+            UnsupportedBackboneError: the model writes no text.
+        """
+        del labels
+        raise self.no_text()
+
+    def generate(
+        self,
+        batch: Batch,
+        max_new_tokens: int,
+        *,
+        finish: Callable[[Tensor], Tensor],
+        whole_length: bool = False,
+        use_cache: bool = True,
+    ) -> Int[Tensor, "batch new_tokens"]:
+        """Tokens written greedily; see :meth:`sherl.methods.tuned.Tuned.generate`. ``finish`` is what a method does to
+        the last hidden state.
+
+        Raises:
+            UnsupportedBackboneError: the model writes no text.
+        """
+        del batch, max_new_tokens, finish, whole_length, use_cache
+        raise self.no_text()
+
+    def no_text(self) -> UnsupportedBackboneError:
+        """The error that says that this model writes no text, and what to do."""
+        return UnsupportedBackboneError(
+            f"A {self.family} model writes no text. Take an encoder-decoder (t5, mt5, bart, pegasus) for text-to-text, "
+            "or make the task classification or regression."
+        )
 
     @property
     def family(self) -> str:
@@ -53,7 +133,7 @@ class Backbone(ABC):
 
     @property
     def depth(self) -> int:
-        """Number of blocks."""
+        """Number of blocks, of all stacks together."""
         return len(self.blocks)
 
     @property
@@ -118,64 +198,30 @@ class Backbone(ABC):
     ) -> Float[Tensor, "batch width"]:
         """One vector for each example."""
 
+    def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
+        """1 for what of the last hidden state :meth:`pool` is to take, 0 for padding."""
+        mask = batch.get("attention_mask")
+        return torch.ones_like(batch["input_ids"]) if mask is None else mask
+
+    @abstractmethod
+    def cut_prompts(self, hidden: Float[Tensor, "batch keys width"], count: int) -> Float[Tensor, "batch tokens width"]:
+        """The last hidden state without ``count`` prompts that stood in front of the first block's input."""
+
     @abstractmethod
     def prompt_arguments(
         self, keep: Bool[Tensor, "batch keys"], hidden: Float[Tensor, "batch keys width"]
     ) -> list[dict[str, Any]]:
-        """What each block must be given when its input is ``hidden``, which has prompts in front."""
-
-
-class EncoderBackbone(Backbone):
-    """The encoder kind: bidirectional blocks, one after the other, over one stream of tokens."""
-
-    def encode(self, batch: Batch) -> Float[Tensor, "batch tokens width"]:
-        """The last hidden state of ``input_ids`` [batch, tokens].
-
-        ``attention_mask`` is 1 for tokens and 0 for padding (default: all tokens). ``token_type_ids`` are used where
-        the family has them and left out elsewhere. Memory depends on shapes alone, never on the mask's values.
-
-        Raises:
-            SpecError: the input is longer than the position table.
-        """
-        ids = batch["input_ids"]
-        if self.max_tokens is not None and ids.shape[1] > self.max_tokens:
-            raise SpecError(
-                f"The input has {ids.shape[1]} tokens, {self.family} takes at most {self.max_tokens}: "
-                "tokenise with a smaller max_length."
-            )
-        mask = batch.get("attention_mask")
-        keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
-        inputs = {"input_ids": ids, "attention_mask": self.layout.masks(self.config, keep, self.dtype)}
-        types = batch.get("token_type_ids")
-        if types is not None and self._takes_token_types:
-            inputs["token_type_ids"] = types
-        if self.layout.hidden is not None:
-            return self.layout.hidden(self.model, inputs)
-        hidden: Tensor = self.model(**inputs, return_dict=True).last_hidden_state
-        return hidden
-
-    def pool(
-        self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch tokens"]
-    ) -> Float[Tensor, "batch width"]:
-        """The mean of each example's tokens without padding, as sentence encoders pool; float32."""
-        weights = attention_mask.to(torch.float32)
-        weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
-        return torch.bmm(weights[:, None, :].to(hidden.dtype), hidden)[:, 0].float()
-
-    def prompt_arguments(
-        self, keep: Bool[Tensor, "batch keys"], hidden: Float[Tensor, "batch keys width"]
-    ) -> list[dict[str, Any]]:
-        """What each block must be given when its input is ``hidden``, which has prompts in front.
+        """What each block must be given when the first stack's input is ``hidden``, which has prompts in front.
 
         Raises:
             UnsupportedBackboneError: blocks of this family cannot carry prompts.
         """
-        if self.layout.prompts is None:
-            raise UnsupportedBackboneError(
-                f"Blocks of a {self.family} model cannot carry prompts: {self.layout.no_prompts}."
-            )
-        return self.layout.prompts(self.model, self.blocks, keep, hidden)
 
     @property
-    def _takes_token_types(self) -> bool:
-        return self.layout.token_types and getattr(self.config, "type_vocab_size", 0) > 1
+    @abstractmethod
+    def no_late_prompts(self) -> str | None:
+        """Why prompts cannot enter at a late block; None where they can."""
+
+
+KINDS: Registry[type[Backbone]] = Registry("kind of backbone")
+"""All kinds by the name that stands in a row's ``kind``."""

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from transformers import initialization
 from transformers.utils import logging as transformers_logging
 
-from sherl.backbones.backbone import Backbone, EncoderBackbone
-from sherl.backbones.families import FAMILIES, Family
+from sherl.backbones.backbone import KINDS, Backbone
+from sherl.backbones.families import FAMILIES, EncoderDecoderFamily, EncoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
 from sherl.errors import SpecError, UnsupportedBackboneError
 
@@ -109,7 +109,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
     family = _family_of(config, source)
     try:
         with _quiet():
-            model, report = transformers.AutoModel.from_pretrained(
+            model, report = _auto_class(family).from_pretrained(
                 where,
                 config=_prepared(config),
                 dtype=dtype,
@@ -131,7 +131,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
             f"The weights of {source!r} are no complete {family.name} model as its configuration describes it: {shown}."
         )
     folder = _folder_of(where, config)
-    return EncoderBackbone(model.eval(), family, source=source, folder=folder)
+    return KINDS.get(family.kind)(model.eval(), family, source=source, folder=folder)
 
 
 def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -144,8 +144,12 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))
     with _quiet(), nullcontext() if real else initialization.no_init_weights():
-        model = transformers.AutoModel.from_config(_prepared(config), dtype=dtype, **_class_options(family))
-    return EncoderBackbone(model.eval(), family)
+        model = _auto_class(family).from_config(_prepared(config), dtype=dtype, **_class_options(family))
+        if isinstance(family, EncoderDecoderFamily):
+            model.tie_weights()  # without initial values transformers leaves that out
+            if family.untied_head(config):
+                _untie_head(model)
+    return KINDS.get(family.kind)(model.eval(), family)
 
 
 def load_tokenizer(source: str) -> Any:
@@ -184,21 +188,41 @@ def _family_of(config: Any, source: str) -> Family:
         )
     if getattr(config, "is_decoder", False):
         raise UnsupportedBackboneError(
-            f"{source!r} is a {kind} model set up as a decoder (is_decoder in its configuration): only encoders are "
-            "covered."
+            f"{source!r} is a {kind} model set up as a decoder (is_decoder in its configuration): only encoders and "
+            "encoder-decoders are covered."
         )
     return FAMILIES.get(kind)
 
 
 def _prepared(config: Any) -> Any:
     config = copy.deepcopy(config)
-    config.use_cache = False
+    config.use_cache = False  # a cache that nobody reads would be kept for backward
+    for key in ("encoder_layerdrop", "decoder_layerdrop"):
+        if getattr(config, key, 0):  # blocks left out by chance would make memory a matter of chance
+            setattr(config, key, 0.0)
     return config
+
+
+def _auto_class(family: Family) -> Any:
+    has_language_head = isinstance(family, EncoderDecoderFamily)
+    return transformers.AutoModelForSeq2SeqLM if has_language_head else transformers.AutoModel
+
+
+def _untie_head(model: Any) -> None:
+    """Give the language head a weight of its own, as published checkpoints of the family have.
+
+    transformers ties the head of every model that it makes of a configuration; of one that is loaded it looks at the
+    checkpoint's values.
+    """
+    shared = model.get_input_embeddings().weight
+    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(shared))
+    with torch.no_grad():
+        torch.nn.init.normal_(model.lm_head.weight, std=model.config.initializer_factor)
 
 
 def _class_options(family: Family) -> dict[str, Any]:
     options: dict[str, Any] = {"attn_implementation": family.attention}
-    if family.pooler:
+    if isinstance(family, EncoderFamily) and family.pooler:
         options["add_pooling_layer"] = False
     return options
 

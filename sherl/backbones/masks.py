@@ -26,6 +26,15 @@ def additive(keep: Bool[Tensor, "batch keys"], dtype: torch.dtype) -> Float[Tens
     return mask[:, None, None, :]
 
 
+def causal(queries: int, keys: int, *, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "1 1 queries keys"]:
+    """The additive mask of a decoder whose last query is at the last key: each sees the keys up to its own position.
+
+    Targets are padded on the right, so no token that counts sees padding, and one mask serves every row.
+    """
+    later = torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
+    return torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill(later, MASKED)[None, None]
+
+
 def for_scores(config: Any, keep: Bool[Tensor, "batch tokens"], dtype: torch.dtype) -> Mask:
     """The mask of blocks that add it to their attention scores (BERT and its kin, MPNet)."""
     del config

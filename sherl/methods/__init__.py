@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from sherl.methods.adapter import AdapterConfig
 from sherl.methods.base import METHODS, MethodConfig, method_from_dict
 from sherl.methods.bitfit import BitFitConfig
 from sherl.methods.full import FullConfig
 from sherl.methods.linear_probe import LinearProbeConfig
 from sherl.methods.lora import LoraConfig
+from sherl.methods.prompt import PromptConfig
 from sherl.methods.sherl import SherlConfig
 from sherl.methods.tuned import Tuned
 
 __all__ = [
     "METHODS",
+    "AdapterConfig",
     "BitFitConfig",
     "FullConfig",
     "LinearProbeConfig",
     "LoraConfig",
     "MethodConfig",
+    "PromptConfig",
     "SherlConfig",
     "Tuned",
     "method_from_dict",

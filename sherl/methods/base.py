@@ -92,6 +92,8 @@ class MethodConfig(ABC):
         plain: dict[str, Any] = {"name": self.name}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                value = list(value)
             plain[field.name] = value.to_dict() if hasattr(value, "to_dict") else value
         return plain
 

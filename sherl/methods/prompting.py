@@ -21,9 +21,9 @@ class Prompting:
     """
 
     def __init__(self, backbone: Backbone, vectors: Float[Tensor, "prompts width"], *, first_layer: int) -> None:
-        if backbone.layout.prompts is None:
+        if backbone.no_late_prompts is not None:
             raise UnsupportedBackboneError(
-                f"A {backbone.family} model cannot carry prompts: {backbone.layout.no_prompts}."
+                f"A {backbone.family} model cannot carry prompts: {backbone.no_late_prompts}."
             )
         self.backbone = backbone
         self.vectors = vectors

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,15 +95,40 @@ class Tuned(nn.Module):
         Raises:
             SpecError: the method has been removed, or the input is longer than the backbone takes.
         """
+        with self._passing(batch) as finish:
+            return finish(self.backbone.encode(batch))
+
+    def generate(
+        self, batch: Batch, max_new_tokens: int, *, whole_length: bool = False, use_cache: bool = True
+    ) -> Int[Tensor, "batch new_tokens"]:
+        """Tokens that the model writes, greedily: -100 behind the end token, -1 where logits were not finite.
+
+        Args:
+            batch: ``input_ids`` [batch, tokens] and ``attention_mask``.
+            max_new_tokens: how many are written at most, the end token included; the width of the result.
+            whole_length: go on until then when all rows have ended: the time and memory do not depend on values.
+            use_cache: keep keys and values of what has been written; without, everything is computed anew for each
+                token. The tokens are the same.
+
+        Raises:
+            UnsupportedBackboneError: the backbone writes no text.
+            SpecError: the method has been removed, or input or output are longer than the backbone takes.
+        """
+        with torch.no_grad(), self._passing(batch) as finish:
+            return self.backbone.generate(
+                batch, max_new_tokens, finish=finish, whole_length=whole_length, use_cache=use_cache
+            )
+
+    @contextmanager
+    def _passing(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Around one pass of the backbone; gives what the method does to the last hidden state."""
         if self._removed:
             raise SpecError(f"The method {self.config.name!r} has been removed from this backbone: apply it again.")
         if self.first_trainable_layer > 0 and self.model.training:
             self.train(self.training)  # somebody called train() on the pretrained model itself
         with ExitStack() as stack:
             stack.enter_context(early_route(self.backbone.blocks, self.first_trainable_layer))
-            finish = None if self.route is None else stack.enter_context(self.route.run(batch))
-            hidden = self.backbone.encode(batch)
-            return hidden if finish is None else finish(hidden)
+            yield (lambda hidden: hidden) if self.route is None else stack.enter_context(self.route.run(batch))
 
     def pool(
         self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch tokens"]

@@ -18,9 +18,14 @@ from sherl.spec import TaskSpec
 
 
 class Task(ABC):
-    """How logits ``[batch, outputs]`` become a loss, scores and answers. Holds no tensors and no state."""
+    """How logits ``[batch, outputs]`` become a loss, scores and answers. Holds no tensors and no state.
 
-    targets: ClassVar[Targets]
+    writes_text: whether answers are written by the backbone's own language head. Such a task has logits
+    ``[batch, targets, words]`` while it learns, and for outputs the tokens that were written, ``[batch, target_length]``.
+    """
+
+    targets: Targets
+    writes_text: ClassVar[bool] = False
 
     def __init__(self, spec: TaskSpec) -> None:
         """Raises:
@@ -43,6 +48,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, logits: Float[Tensor, "batch outputs"], labels: Tensor) -> Float[Tensor, ""]:
         """Mean loss of a batch, a float32 scalar whatever the logits' dtype."""
+
+    def loss_weight(self, labels: Tensor) -> float | Tensor:
+        """How much a micro-batch counts beside others of its batch: by what :meth:`loss` is a mean over."""
+        return float(len(labels))
 
     @abstractmethod
     def predictions(self, logits: Float[Tensor, "rows outputs"]) -> Vector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sherl.tasks.base import TASKS, Task
 class Classification(Task):
     """Cross entropy over ``TaskSpec.class_names``; labels are int64 indices into these."""
 
-    targets: ClassVar[Targets] = "classes"
+    targets: Targets = "classes"
 
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__(spec)

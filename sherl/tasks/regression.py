@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 from torch import Tensor
@@ -25,7 +25,7 @@ class Regression(Task):
     So the loss of predicting the mean is about 1 whatever the units, and learning rates carry over between data sets.
     """
 
-    targets: ClassVar[Targets] = "values"
+    targets: Targets = "values"
 
     def __init__(self, spec: TaskSpec) -> None:
         super().__init__(spec)

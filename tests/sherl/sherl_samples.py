@@ -9,15 +9,15 @@ import torch
 
 from sherl.backbones import Backbone
 from sherl.methods import SherlConfig, Tuned
-from tests.sherl.tiny import ALL_FAMILIES, tiny_backbone
+from tests.sherl.tiny import ENCODERS, tiny_backbone
 
-every_family = pytest.mark.parametrize("family", ALL_FAMILIES)
+every_family = pytest.mark.parametrize("family", ENCODERS)
 every_insertion = pytest.mark.parametrize("insertion", ["single", "multi"])
 ROUTES = ["none", "lora", "adapter", "bitfit", "prompt"]
 # ModernBERT's blocks have no biases: BitFit refuses it
 every_carried_route = pytest.mark.parametrize(
     ("family", "late_route"),
-    [(family, route) for family in ALL_FAMILIES for route in ROUTES if (family, route) != ("modernbert", "bitfit")],
+    [(family, route) for family in ENCODERS for route in ROUTES if (family, route) != ("modernbert", "bitfit")],
 )
 
 

@@ -12,13 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autotune.memory.allocated import TensorMemory
 from sherl.backbones import FAMILIES, backbone_from_config
 from sherl.errors import SpecError, UnknownNameError, UnsupportedBackboneError
-from tests.sherl.tiny import ALL_FAMILIES, CONFIGS, PAD, WIDTH, tiny_backbone, tiny_batch, tiny_config, wider
+from tests.sherl.tiny import ALL_FAMILIES, CONFIGS, ENCODERS, PAD, WIDTH, tiny_backbone, tiny_batch, tiny_config, wider
 
 every_family = pytest.mark.parametrize("family", ALL_FAMILIES)
+every_encoder = pytest.mark.parametrize("family", ENCODERS)
 
 
 def pooled(backbone: Any, batch: dict[str, Tensor]) -> Tensor:
-    return backbone.pool(backbone.encode(batch), batch["attention_mask"])
+    return backbone.pool(backbone.encode(batch), backbone.pooled_mask(batch))
 
 
 def test_every_family_has_a_tiny_configuration() -> None:
@@ -28,12 +29,19 @@ def test_every_family_has_a_tiny_configuration() -> None:
 @every_family
 def test_row_says_where_things_are(family: str) -> None:
     backbone = tiny_backbone(family, depth=4)
-    assert (backbone.family, backbone.depth, backbone.width) == (family, 4, WIDTH)
+    assert (backbone.family, backbone.width) == (family, WIDTH)
+    assert backbone.depth == 4 * len(backbone.layout.stacks)
+    assert len(backbone.last_stack) == 4
     assert backbone.layout is FAMILIES.get(family)
-    for block in backbone.blocks:
-        for name in (*backbone.layout.lora_targets, backbone.layout.feed_forward_output):
+    for layer, block in enumerate(backbone.blocks):
+        stack = backbone.stack_of(layer)
+        assert backbone.model.get_submodule(backbone.block_path(layer)) is block
+        for name in (*stack.lora_targets, *stack.attention_outputs, stack.feed_forward_output):
             assert isinstance(block.get_submodule(name), nn.Linear), name
-    assert block.get_submodule(backbone.layout.feed_forward_output).out_features == WIDTH
+        for name in (*stack.attention_outputs, stack.feed_forward_output):
+            assert block.get_submodule(name).out_features == WIDTH
+        norm = backbone.final_norm_of(stack)
+        assert norm is None or norm.weight.shape == (WIDTH,)
 
 
 @every_family
@@ -44,7 +52,7 @@ def test_no_pooler_no_cache_and_evaluation_mode(family: str) -> None:
     assert backbone.config.use_cache is False
 
 
-@every_family
+@every_encoder
 def test_encoding_is_what_transformers_computes(family: str) -> None:
     backbone = tiny_backbone(family, depth=4)
     batch = tiny_batch(tokens=14)
@@ -120,7 +128,7 @@ def test_a_missing_mask_means_no_padding() -> None:
         assert torch.equal(backbone.encode({"input_ids": batch["input_ids"]}), backbone.encode(batch))
 
 
-@every_family
+@every_encoder
 def test_the_longest_input(family: str) -> None:
     backbone = tiny_backbone(family)
     longest = backbone.max_tokens
@@ -182,7 +190,7 @@ def test_made_without_values(family: str) -> None:
     batch = {name: tensor.to("meta") for name, tensor in tiny_batch().items()}
     with torch.device("meta"):
         backbone = backbone_from_config(tiny_config(family), dtype=torch.bfloat16)
-    assert backbone.encode(batch).shape == (3, 9, WIDTH)
+    assert backbone.encode(batch).shape == (3, 9 if family in ENCODERS else 1, WIDTH)
     assert not backbone.is_real
     with pytest.raises(SpecError, match="no weights"):
         _ = backbone.fingerprint
@@ -194,7 +202,7 @@ def test_made_without_values(family: str) -> None:
 def test_an_unknown_architecture_is_told_what_a_row_needs() -> None:
     import transformers
 
-    with pytest.raises(UnsupportedBackboneError, match=r"'gpt2'.*Known are: bert.*A row says where the blocks"):
+    with pytest.raises(UnsupportedBackboneError, match=r"'gpt2'.*Known are: bart, bert.*A row says where the blocks"):
         backbone_from_config(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1))
     with pytest.raises(UnknownNameError, match="Did you mean 'bert'"):
         FAMILIES.get("brt")

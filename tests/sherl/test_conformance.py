@@ -29,6 +29,7 @@ from sherl.spec import TrainingConfig
 from sherl.training import compute_gradients, make_optimizer, train_step
 from tests.sherl.tiny import CLASSIFICATION, CONFIGS, PAD, VOCABULARY, tiny_backbone, wider
 
+LEARNING_RATES = {"prompt": 1e-1}  # vectors at the input want far more than weights; 3e-1 in the paper's table 1
 DEPTH = 3
 STEPS = 30
 
@@ -96,8 +97,16 @@ def loss_of(model: TaskModel, batch: dict[str, Tensor]) -> float:
     return float(model.loss(eval_step(model, batch), batch["labels"]))
 
 
+def feeds_nothing(name: str) -> bool:
+    """What has no gradient in classification: a pooler nobody reads, a separate language head and, as the decoder reads
+    one token there, whatever chooses between its own positions."""
+    chooses = ("self_attn.q_proj", "self_attn.k_proj", "SelfAttention.q", "SelfAttention.k", "relative_attention_bias")
+    return "pooler" in name or "lm_head" in name or ("decoder" in name and any(part in name for part in chooses))
+
+
 def train(model: TaskModel, steps: int, *, precision: Any = "fp32") -> list[float]:
-    training = TrainingConfig(learning_rate=1e-2, batch_size=16, weight_decay=0.0, precision=precision)
+    rate = LEARNING_RATES.get(model.tuned.config.name, 1e-2)
+    training = TrainingConfig(learning_rate=rate, batch_size=16, weight_decay=0.0, precision=precision)
     optimizer, scheduler = make_optimizer(model, training, total_steps=steps)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -259,7 +268,7 @@ def test_training_changes_the_trainables_and_nothing_else(family: str, case: str
     state = run.model.trainable_state()
     buffers = len(state) - len(run.model.trainable_parameters())
     still = [name for name, tensor in run.trainable_before.items() if torch.equal(state[name], tensor)]
-    unused = [name for name in still if "pooler" not in name]  # what feeds no output has no gradient
+    unused = [name for name in still if not feeds_nothing(name)]
     assert len(unused) <= buffers, unused
 
 

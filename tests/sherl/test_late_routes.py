@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sherl.backbones import FAMILIES, Backbone, backbone_from_config
+from sherl.backbones import Backbone, backbone_from_config
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.methods.late import (
     LATE_ROUTES,
@@ -26,6 +26,7 @@ from sherl.methods.late import (
     PromptRoute,
     late_route_from,
 )
+from tests.sherl.tiny import ENCODERS
 
 WIDTH = 32
 LATE = [1, 2]
@@ -88,7 +89,7 @@ def train_a_little(backbone: Backbone, part: LatePart, steps: int = 2) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_on_every_family(family: str, route: LateRoute) -> None:
     backbone = make_backbone(family)

@@ -15,10 +15,10 @@ from sherl.insertion import BlockCall, block_calls
 from sherl.methods import SherlConfig, Tuned
 from sherl.methods.late import PromptRoute
 from sherl.methods.prompting import PromptedPass, Prompting
-from tests.sherl.tiny import ALL_FAMILIES, PAD, tiny_backbone, tiny_batch
+from tests.sherl.tiny import ENCODERS, PAD, tiny_backbone, tiny_batch
 
 DEPTH, START, PROMPTS = 5, 2, 4
-every_family = pytest.mark.parametrize("family", ALL_FAMILIES)
+every_family = pytest.mark.parametrize("family", ENCODERS)
 
 
 def make_tuned(family: str, *, insertion: str = "single", scale: float = 100.0) -> Tuned:

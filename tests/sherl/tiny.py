@@ -66,6 +66,23 @@ def _modernbert(depth: int) -> Any:
     )  # fmt: skip
 
 
+def _t5_like(config: type, **settings: Any) -> Callable[[int], Any]:
+    return lambda depth: config(
+        vocab_size=VOCABULARY, d_model=WIDTH, d_kv=8, d_ff=24, num_layers=depth, num_decoder_layers=depth, num_heads=2,
+        relative_attention_num_buckets=8, relative_attention_max_distance=12, dropout_rate=0.2, initializer_factor=1.0,
+        pad_token_id=PAD, eos_token_id=2, decoder_start_token_id=PAD, **settings,
+    )  # fmt: skip
+
+
+def _bart_like(config: type) -> Callable[[int], Any]:
+    return lambda depth: config(
+        vocab_size=VOCABULARY, d_model=WIDTH, encoder_layers=depth, decoder_layers=depth, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=40, dropout=0.2,
+        attention_dropout=0.2, init_std=0.3, pad_token_id=PAD, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2,
+        forced_eos_token_id=None,
+    )  # fmt: skip
+
+
 CONFIGS: dict[str, Callable[[int], Any]] = {
     "bert": _bert_like(transformers.BertConfig),
     "roberta": _bert_like(transformers.RobertaConfig),
@@ -76,7 +93,14 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "mpnet": _bert_like(transformers.MPNetConfig),
     "deberta-v2": _deberta,
     "modernbert": _modernbert,
+    "t5": _t5_like(transformers.T5Config),
+    "mt5": _t5_like(transformers.MT5Config),
+    "bart": _bart_like(transformers.BartConfig),
+    "pegasus": _bart_like(transformers.PegasusConfig),
 }
+
+FLAN = _t5_like(transformers.T5Config, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+"""T5 v1.1 and FLAN: a gated feed-forward part, and a head of its own; the ``model_type`` is t5."""
 
 
 def tiny_config(family: str, *, depth: int = 3) -> Any:
@@ -129,3 +153,5 @@ def wider(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:
 CLASSIFICATION = TaskSpec(kind="classification", metric="accuracy", class_names=("no", "yes"))
 
 ALL_FAMILIES = FAMILIES.names()
+ENCODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder")
+ENCODER_DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder-decoder")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sherl.backbones import Backbone
-from sherl.errors import SpecError
+from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.fusion.linear import AddedLinear
 from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute
 from sherl.methods.settings import whole_number
@@ -53,17 +53,38 @@ class AdapterRoute(LateRoute):
                 f"Late route adapter: reduction_factor {self.reduction_factor} is over the backbone's width: "
                 f"allowed are 1 to {backbone.width}."
             )
-        inner_width = max(1, backbone.width // self.reduction_factor)
-        adapters = nn.ModuleDict()
-        part = LatePart(module=adapters)
-        for layer in layers:
-            output = backbone.blocks[layer].get_submodule(backbone.layout.feed_forward_output)
+        return adapters_on(backbone, layers, inner_width=max(1, backbone.width // self.reduction_factor))
+
+
+def adapters_on(
+    backbone: Backbone, layers: Sequence[int], *, inner_width: int, behind_attention: bool = False
+) -> LatePart:
+    """Adapters on the output of these blocks' feed-forward parts, before the residual sum; with ``behind_attention`` on
+    that of each attention too.
+
+    Raises:
+        UnsupportedBackboneError: the family's row does not say where attentions end.
+    """
+    adapters = nn.ModuleDict()
+    part = LatePart(module=adapters)
+    for layer in layers:
+        stack = backbone.stack_of(layer)
+        if behind_attention and not stack.attention_outputs:
+            raise UnsupportedBackboneError(
+                f"Adapters cannot stand behind the attention of a {backbone.family} model: its row names no "
+                "attention_outputs. Put them behind the feed-forward part alone."
+            )
+        places = {str(layer): stack.feed_forward_output}
+        if behind_attention:
+            places |= {f"{layer}_attention_{index}": path for index, path in enumerate(stack.attention_outputs)}
+        for name, path in places.items():
+            output = backbone.blocks[layer].get_submodule(path)
             with torch.device(next(output.parameters()).device):
                 adapter = Bottleneck(backbone.width, inner_width)
-            adapters[str(layer)] = adapter
+            adapters[name] = adapter
             part.taken_off_by.append(output.register_forward_hook(_adapted_by(adapter)).remove)
-        part.parameters.update(adapters.named_parameters())
-        return part
+    part.parameters.update(adapters.named_parameters())
+    return part
 
 
 def _adapted_by(adapter: Bottleneck) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:

@@ -22,7 +22,7 @@ class BitFitRoute(LateRoute):
     name: ClassVar[str] = "bitfit"
 
     def put_on(self, backbone: Backbone, layers: Sequence[int]) -> LatePart:
-        named = {f"{backbone.layout.blocks}.{layer}": backbone.blocks[layer] for layer in layers}
+        named = {backbone.block_path(layer): backbone.blocks[layer] for layer in layers}
         return train_biases(named, backbone)
 
 

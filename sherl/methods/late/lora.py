@@ -38,7 +38,7 @@ def lora_on(backbone: Backbone, layers: Sequence[int], *, rank: int, alpha: floa
         UnsupportedBackboneError: a layer that the family's row names is not there.
     """
     names = [
-        f"{backbone.layout.blocks}.{layer}.{target}" for layer in layers for target in backbone.layout.lora_targets
+        f"{backbone.block_path(layer)}.{target}" for layer in layers for target in backbone.stack_of(layer).lora_targets
     ]
     injected = inject_lora(backbone.model, names, rank=rank, alpha=alpha)
     return LatePart(parameters=injected.parameters, taken_off_by=[injected.remove])

@@ -41,10 +41,10 @@ class PromptRoute(LateRoute):
         return whole_number("num_prompts", self.num_prompts)
 
     def put_on(self, backbone: Backbone, layers: Sequence[int]) -> LatePart:
-        if backbone.layout.prompts is None:
+        if backbone.no_late_prompts is not None:
             raise UnsupportedBackboneError(
                 f"Late route prompt: a {backbone.family} model cannot carry prompts in its late blocks, as "
-                f"{backbone.layout.no_prompts}. Take another late route: lora and adapter fit every family."
+                f"{backbone.no_late_prompts}. Take another late route: lora and adapter fit every family."
             )
         with torch.device(next(backbone.blocks[layers[0]].parameters()).device):
             prompts = PromptVectors(self.num_prompts, backbone.width)

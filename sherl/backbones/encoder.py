@@ -1,0 +1,81 @@
+"""The encoder kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.families import EncoderFamily
+from sherl.errors import SpecError, UnsupportedBackboneError
+from sherl.shapes import Bool, Float, Int
+
+
+@KINDS.register("encoder")
+class EncoderBackbone(Backbone):
+    """The encoder kind: bidirectional blocks, one after the other, over one stream of tokens."""
+
+    layout: EncoderFamily
+
+    def encode(self, batch: Batch) -> Float[Tensor, "batch tokens width"]:
+        """The last hidden state of ``input_ids`` [batch, tokens].
+
+        ``attention_mask`` is 1 for tokens and 0 for padding (default: all tokens). ``token_type_ids`` are used where
+        the family has them and left out elsewhere. Memory depends on shapes alone, never on the mask's values.
+
+        Raises:
+            SpecError: the input is longer than the position table.
+        """
+        ids = batch["input_ids"]
+        if self.max_tokens is not None and ids.shape[1] > self.max_tokens:
+            raise SpecError(
+                f"The input has {ids.shape[1]} tokens, {self.family} takes at most {self.max_tokens}: "
+                "tokenise with a smaller max_length."
+            )
+        mask = batch.get("attention_mask")
+        keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
+        inputs = {"input_ids": ids, "attention_mask": self.layout.masks(self.config, keep, self.dtype)}
+        types = batch.get("token_type_ids")
+        if types is not None and self._takes_token_types:
+            inputs["token_type_ids"] = types
+        if self.layout.hidden is not None:
+            return self.layout.hidden(self.model, inputs)
+        hidden: Tensor = self.model(**inputs, return_dict=True).last_hidden_state
+        return hidden
+
+    def pool(
+        self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch width"]:
+        """The mean of each example's tokens without padding, as sentence encoders pool; float32."""
+        weights = attention_mask.to(torch.float32)
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
+        return torch.bmm(weights[:, None, :].to(hidden.dtype), hidden)[:, 0].float()
+
+    def prompt_arguments(
+        self, keep: Bool[Tensor, "batch keys"], hidden: Float[Tensor, "batch keys width"]
+    ) -> list[dict[str, Any]]:
+        """What each block must be given when its input is ``hidden``, which has prompts in front.
+
+        Raises:
+            UnsupportedBackboneError: blocks of this family cannot carry prompts.
+        """
+        if self.layout.prompts is None:
+            raise UnsupportedBackboneError(
+                f"Blocks of a {self.family} model cannot carry prompts: {self.layout.no_prompts}."
+            )
+        return self.layout.prompts(self.model, self.blocks, keep, hidden)
+
+    def cut_prompts(self, hidden: Float[Tensor, "batch keys width"], count: int) -> Float[Tensor, "batch tokens width"]:
+        """The tokens alone."""
+        return hidden[:, count:]
+
+    @property
+    def no_late_prompts(self) -> str | None:
+        """Why prompts cannot enter at a late block; None where they can."""
+        return self.layout.no_prompts if self.layout.prompts is None else None
+
+    @property
+    def _takes_token_types(self) -> bool:
+        return self.layout.token_types and getattr(self.config, "type_vocab_size", 0) > 1

@@ -1,0 +1,198 @@
+"""The encoder-decoder kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from sherl.backbones import masks
+from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.families import EncoderDecoderFamily
+from sherl.errors import SpecError
+from sherl.shapes import Bool, Float, Int
+
+PADDING = -100
+"""Stands in targets and in generated tokens behind the end."""
+NOT_FINITE = -1
+"""Stands in generated tokens where the logits were not finite."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the decoder reads: the encoder's output [batch, tokens, width] and its additive mask [batch, 1, 1, tokens]."""
+
+    hidden: Tensor
+    mask: Tensor
+
+
+@KINDS.register("encoder-decoder")
+class EncoderDecoderBackbone(Backbone):
+    """The encoder-decoder kind: an encoder that is run once, and a decoder that sees earlier positions and the encoder.
+
+    The model has its language head. Where no text is to be written (classification, regression), the decoder reads its
+    start token alone, and the hidden state there stands for the example.
+    """
+
+    layout: EncoderDecoderFamily
+
+    def encode(self, batch: Batch) -> Float[Tensor, "batch targets width"]:
+        """The decoder's last hidden state.
+
+        ``input_ids`` [batch, tokens] and ``attention_mask`` (default: all tokens) go to the encoder;
+        ``decoder_input_ids`` [batch, targets] (default: the start token alone) to the decoder. Memory depends on shapes
+        alone, never on the mask's values.
+
+        Raises:
+            SpecError: input or targets are longer than the position table.
+        """
+        ids = batch.get("decoder_input_ids")
+        if ids is None:
+            ids = self._start(batch["input_ids"])
+        return self._write(ids, self._read(batch), None)
+
+    def _read(self, batch: Batch) -> Source:
+        ids = batch["input_ids"]
+        self._check_length(ids.shape[1], "input", "tokenise with a smaller max_length")
+        given = batch.get("attention_mask")
+        keep = torch.ones_like(ids, dtype=torch.bool) if given is None else given.to(torch.bool)
+        mask = masks.additive(keep, self.dtype)
+        encoder = self.model.get_encoder()
+        return Source(encoder(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state, mask)
+
+    def _write(
+        self, ids: Int[Tensor, "batch targets"], source: Source, cache: EncoderDecoderCache | None
+    ) -> Float[Tensor, "batch targets width"]:
+        past = 0 if cache is None else int(cache.get_seq_length())
+        self._check_length(past + ids.shape[1], "target", "take shorter targets")
+        mask = masks.causal(ids.shape[1], past + ids.shape[1], dtype=self.dtype, device=ids.device)
+        hidden: Tensor = self.model.get_decoder()(
+            input_ids=ids,
+            attention_mask=mask,
+            encoder_hidden_states=source.hidden,
+            encoder_attention_mask=source.mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            return_dict=True,
+        ).last_hidden_state
+        return hidden
+
+    def _check_length(self, tokens: int, what: str, advice: str) -> None:
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            raise SpecError(f"The {what} has {tokens} tokens, {self.family} takes at most {self.max_tokens}: {advice}.")
+
+    # ---------------------------------------------------------------- text
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model has a language head; it always has."""
+        return True
+
+    def vocabulary_logits(self, hidden: Float[Tensor, "batch targets width"]) -> Float[Tensor, "batch targets words"]:
+        """What the pretrained language head makes of the decoder's last hidden state."""
+        return self.layout.logits(self.model, hidden)
+
+    def shift_right(self, labels: Int[Tensor, "batch targets"]) -> Int[Tensor, "batch targets"]:
+        """The start token, then all labels but the last; -100 becomes the padding token."""
+        shifted = torch.cat([self._start(labels), labels[:, :-1]], dim=1)
+        return shifted.masked_fill_(shifted == PADDING, self._pad)
+
+    def generate(
+        self,
+        batch: Batch,
+        max_new_tokens: int,
+        *,
+        finish: Callable[[Tensor], Tensor],
+        whole_length: bool = False,
+        use_cache: bool = True,
+    ) -> Int[Tensor, "batch new_tokens"]:
+        """Tokens written greedily; see :meth:`sherl.methods.tuned.Tuned.generate`.
+
+        Raises:
+            SpecError: input or written tokens are longer than the position table.
+        """
+        source = self._read(batch)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if use_cache else None
+        token = self._start(batch["input_ids"])
+        ended = torch.zeros_like(token, dtype=torch.bool)
+        written = torch.full((len(token), max_new_tokens), PADDING, dtype=torch.int64, device=token.device)
+        prefix = token
+        for place in range(max_new_tokens):
+            hidden = self._write(token if use_cache else prefix, source, cache)
+            best = self._best(self.vocabulary_logits(finish(hidden[:, -1:])))
+            written[:, place : place + 1] = best.masked_fill(ended, PADDING)
+            token = best.clamp(min=0)
+            ended = ended | self._is_end(best)
+            if not use_cache:
+                prefix = torch.cat([prefix, token], dim=1)
+            if not whole_length and bool(ended.all()):
+                break
+        return written
+
+    @staticmethod
+    def _best(logits: Float[Tensor, "batch 1 words"]) -> Int[Tensor, "batch 1"]:
+        # a sum is finite where all are, but for an overflow that no head comes near; it costs no mask of the logits' size
+        finite = torch.isfinite(logits.sum(dim=-1, dtype=torch.float32))
+        return logits.argmax(dim=-1).masked_fill(~finite, NOT_FINITE)
+
+    def _is_end(self, token: Int[Tensor, "batch 1"]) -> Bool[Tensor, "batch 1"]:
+        ends = self.config.eos_token_id
+        ended = token == NOT_FINITE
+        for end in ends if isinstance(ends, list) else [ends]:
+            if end is not None:
+                ended = ended | (token == end)
+        return ended
+
+    def _start(self, like: Int[Tensor, "batch _"]) -> Int[Tensor, "batch 1"]:
+        start = getattr(self.config, "decoder_start_token_id", None)
+        return like.new_full((len(like), 1), self._pad if start is None else int(start))
+
+    @property
+    def _pad(self) -> int:
+        pad = self.config.pad_token_id
+        return 0 if pad is None else int(pad)
+
+    # ---------------------------------------------------------------- what methods need
+
+    def pool(
+        self, hidden: Float[Tensor, "batch targets width"], attention_mask: Int[Tensor, "batch targets"]
+    ) -> Float[Tensor, "batch width"]:
+        """The hidden state of the last position that counts, which has seen all others; float32."""
+        last = attention_mask.to(torch.int64).sum(dim=1).clamp(min=1) - 1
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, last].float()
+
+    def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch targets"]:
+        """1 for every position that the decoder read; without ``decoder_input_ids`` that is its start token."""
+        ids = batch.get("decoder_input_ids")
+        return batch["input_ids"].new_ones((len(batch["input_ids"]), 1)) if ids is None else torch.ones_like(ids)
+
+    def prompt_arguments(
+        self, keep: Bool[Tensor, "batch keys"], hidden: Float[Tensor, "batch keys width"]
+    ) -> list[dict[str, Any]]:
+        """The masks of ``prompts + tokens`` for the encoder's blocks and, as the decoder attends to both, for its own.
+
+        Relative positions (T5) are made by the first block from the length of what it gets.
+        """
+        mask = masks.additive(keep, hidden.dtype)
+        first_of_decoder = self.last_stack.start
+        return [
+            {"attention_mask": mask} if layer < first_of_decoder else {"encoder_attention_mask": mask}
+            for layer in range(self.depth)
+        ]
+
+    def cut_prompts(
+        self, hidden: Float[Tensor, "batch targets width"], count: int
+    ) -> Float[Tensor, "batch targets width"]:
+        """As it is: prompts stood in front of the encoder's tokens, not of the decoder's."""
+        del count
+        return hidden
+
+    @property
+    def no_late_prompts(self) -> str | None:
+        """Prompts can enter at the encoder's input only."""
+        return "its late blocks are a decoder's, which writes token by token behind what it has written"

@@ -1,0 +1,17 @@
+"""The families of pretrained models that sherl knows: a family is a row that says how a model of it is laid out.
+
+To add one, write a row and register it under the ``model_type`` of its configuration::
+
+    FAMILIES.register("my-bert")(
+        EncoderFamily(name="my-bert", blocks="encoder.layer", feed_forward_output="output.dense",
+                      lora_targets=("attention.self.query", "attention.self.value"),
+                      masks=masks.for_scores, prompts=prompts.behind_mask)
+    )
+"""
+
+from __future__ import annotations
+
+from sherl.backbones.families import encoder_decoders, encoders  # noqa: F401 - importing registers them
+from sherl.backbones.families.rows import FAMILIES, EncoderDecoderFamily, EncoderFamily, Family, Stack
+
+__all__ = ["FAMILIES", "EncoderDecoderFamily", "EncoderFamily", "Family", "Stack"]

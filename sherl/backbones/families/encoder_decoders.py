@@ -1,0 +1,88 @@
+"""The families of the encoder-decoder kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from sherl.backbones.families.rows import FAMILIES, EncoderDecoderFamily, Stack
+
+
+def _add(family: EncoderDecoderFamily) -> EncoderDecoderFamily:
+    FAMILIES.register(family.name)(family)
+    return family
+
+
+def _t5_logits(model: Any, hidden: Tensor) -> Tensor:
+    # T5 scales what its tied head sees; T5 v1.1 and FLAN, with a head of their own, do not
+    scaled = hidden * model.config.d_model**-0.5 if model.config.scale_decoder_outputs else hidden
+    logits: Tensor = model.lm_head(scaled)
+    return logits
+
+
+def _mt5_logits(model: Any, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.lm_head(hidden)
+    return logits
+
+
+def _biased_logits(model: Any, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.lm_head(hidden) + model.final_logits_bias
+    return logits
+
+
+T5 = _add(
+    EncoderDecoderFamily(
+        name="t5",
+        encoder=Stack(
+            blocks="encoder.block",
+            lora_targets=("layer.0.SelfAttention.q", "layer.0.SelfAttention.v"),
+            attention_outputs=("layer.0.SelfAttention.o",),
+            feed_forward_output="layer.1.DenseReluDense.wo",
+            final_norm="encoder.final_layer_norm",
+        ),
+        decoder=Stack(
+            blocks="decoder.block",
+            lora_targets=(
+                "layer.0.SelfAttention.q",
+                "layer.0.SelfAttention.v",
+                "layer.1.EncDecAttention.q",
+                "layer.1.EncDecAttention.v",
+            ),
+            attention_outputs=("layer.0.SelfAttention.o", "layer.1.EncDecAttention.o"),
+            feed_forward_output="layer.2.DenseReluDense.wo",
+            final_norm="decoder.final_layer_norm",
+        ),
+        logits=_t5_logits,
+        untied_head=lambda config: not config.scale_decoder_outputs,
+        positions="relative",
+    )
+)
+MT5 = _add(replace(T5, name="mt5", logits=_mt5_logits, untied_head=lambda _config: True))
+BART = _add(
+    EncoderDecoderFamily(
+        name="bart",
+        encoder=Stack(
+            blocks="model.encoder.layers",
+            lora_targets=("self_attn.q_proj", "self_attn.v_proj"),
+            attention_outputs=("self_attn.out_proj",),
+            feed_forward_output="fc2",
+        ),
+        decoder=Stack(
+            blocks="model.decoder.layers",
+            lora_targets=("self_attn.q_proj", "self_attn.v_proj", "encoder_attn.q_proj", "encoder_attn.v_proj"),
+            attention_outputs=("self_attn.out_proj", "encoder_attn.out_proj"),
+            feed_forward_output="fc2",
+        ),
+        logits=_biased_logits,
+    )
+)
+PEGASUS = _add(
+    replace(
+        BART,
+        name="pegasus",
+        encoder=replace(BART.encoder, final_norm="model.encoder.layer_norm"),
+        decoder=replace(BART.decoder, final_norm="model.decoder.layer_norm"),
+    )
+)

@@ -1,0 +1,123 @@
+"""What a family's row says, for each kind, and the registry of all rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sherl.backbones import masks
+from sherl.registry import Registry
+
+Positions = Literal["absolute", "from_padding", "relative", "rotary"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Blocks of a model that run one after the other.
+
+    blocks: path of their list inside the model. Inside a block, by their paths there: lora_targets, linear layers of the
+    attention that LoRA adapts (query and value, as in the LoRA paper; cross-attention included); attention_outputs, the
+    last linear layer of each attention; feed_forward_output, the block's last linear layer. A bottleneck adapter acts on
+    the output of these. final_norm: path, inside the model, of the norm behind the last block; None where there is none.
+    """
+
+    blocks: str
+    lora_targets: tuple[str, ...]
+    attention_outputs: tuple[str, ...]
+    feed_forward_output: str
+    final_norm: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(ABC):
+    """How the models of one family are laid out; each kind has a subclass with what else it asks of a row.
+
+    name: the ``model_type`` of the configuration.
+    positions: absolute (a table, counted from the first token), from_padding (a table, counted from the first token
+        that is no padding), relative, or rotary.
+    position_offset: how many rows of the position table, as the configuration counts them, stand before the first
+        token's.
+    attention: attention implementation asked of transformers.
+    """
+
+    kind: ClassVar[str]
+    """Name of the kind: which class a model of this family becomes (:data:`sherl.backbones.KINDS`)."""
+
+    name: str
+    positions: Positions = "absolute"
+    position_offset: int = 0
+    attention: Literal["sdpa", "eager"] = "sdpa"
+
+    @property
+    @abstractmethod
+    def stacks(self) -> tuple[Stack, ...]:
+        """Its stacks of blocks in the order in which they run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFamily(Family):
+    """A family of the encoder kind: one stack.
+
+    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`; without
+        attention_outputs adapters can stand behind the feed-forward part only.
+    masks: makes the ``attention_mask`` argument of the model out of what may be attended to.
+    prompts: makes the arguments of blocks whose input has prompts in front; None: the family cannot carry any,
+        ``no_prompts`` says why.
+    token_types: whether the model takes ``token_type_ids``.
+    pooler: whether the class takes ``add_pooling_layer`` (the pooler is left out: nobody reads it).
+    hidden: computes the last hidden state where the model's own forward would waste memory; None: its own forward.
+    """
+
+    kind: ClassVar[str] = "encoder"
+
+    blocks: str
+    lora_targets: tuple[str, ...]
+    feed_forward_output: str
+    attention_outputs: tuple[str, ...] = ()
+    final_norm: str | None = None
+    masks: Callable[[Any, Tensor, torch.dtype], masks.Mask]
+    prompts: Callable[[nn.Module, Any, Tensor, Tensor], list[dict[str, Any]]] | None = None
+    no_prompts: str = "its row has no rule for the arguments of blocks that see prompts"
+    token_types: bool = False
+    pooler: bool = True
+    hidden: Callable[[nn.Module, dict[str, Any]], Tensor] | None = None
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (
+            Stack(
+                blocks=self.blocks,
+                lora_targets=self.lora_targets,
+                attention_outputs=self.attention_outputs,
+                feed_forward_output=self.feed_forward_output,
+                final_norm=self.final_norm,
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDecoderFamily(Family):
+    """A family of the encoder-decoder kind: an encoder that is read once, a decoder that cross-attends to it.
+
+    encoder, decoder: their stacks. logits: vocabulary logits of the model (with its language head) and hidden states.
+    untied_head: whether published checkpoints of a configuration hold a head of their own beside the embeddings.
+    """
+
+    kind: ClassVar[str] = "encoder-decoder"
+
+    encoder: Stack
+    decoder: Stack
+    logits: Callable[[Any, Tensor], Tensor]
+    untied_head: Callable[[Any], bool] = lambda _config: False
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (self.encoder, self.decoder)
+
+
+FAMILIES: Registry[Family] = Registry("backbone family")
