@@ -101,6 +101,8 @@ class Predictor:
             train_shape=self._train_shape(training.batch_size),
             eval_shape=self._eval_shape(micro_batch_rows(training)),
             has_token_types=self._has_token_types,
+            train_targets=self._task.target_length,
+            eval_targets=self._task.target_length,
         )
 
     def trace(self, candidate: Candidate) -> TraceResult:

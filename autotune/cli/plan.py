@@ -1,0 +1,157 @@
+"""``autotune plan``: what fits a memory cap, before there are weights, data or a GPU."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from autotune.study.planning import Plan
+    from autotune.study.pricing import Price
+
+PLAN_HELP = """Say what fits a memory cap: methods and their settings, what each takes, and the largest batch.
+
+Nothing is trained and nothing is downloaded but the model's configuration; neither weights nor a GPU are needed.
+
+Examples:
+
+  autotune plan --memory-cap 8GB
+
+  autotune plan --model google-t5/t5-base --batch-size 100 --max-length 128 --memory-cap 8GB --device "RTX 4070"
+
+  autotune plan --model path/to/config.json --method sherl --method lora --device 12GB --json
+"""
+
+
+def plan(
+    model: Annotated[
+        str, typer.Option("--model", help="A folder, a config.json or a hub id; only the configuration is read.")
+    ] = "all-minilm-l6-v2",
+    memory_cap: Annotated[
+        str | None,
+        typer.Option("--memory-cap", help="What a trial may hold of the device: 8GB, 7.5GiB; default: all it has."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="A GPU by name (RTX 4070, A100 80GB, ...), by its size (12GB), or cpu; default: this machine's.",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of an optimizer step.")] = 32,
+    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens of every row.")] = 128,
+    target_length: Annotated[
+        int,
+        typer.Option("--target-length", min=1, help="Tokens of every target, for a model that writes text."),
+    ] = 8,
+    classes: Annotated[int, typer.Option("--classes", min=2, help="Classes of the task.")] = 2,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Only these methods of the space (repeatable).")
+    ] = None,
+    space: Annotated[
+        str, typer.Option("--space", help="A search space: a name in search_spaces/ or a YAML file.")
+    ] = "methods",
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32 or bf16; default: the space's.")] = None,
+    largest_batch: Annotated[
+        bool, typer.Option("--largest-batch/--no-largest-batch", help="Look for the largest batch that fits.")
+    ] = True,
+    everything: Annotated[bool, typer.Option("--all", help="Show also what does not fit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    from rich.console import Console
+
+    from autotune.study.planning import plan_for
+
+    made = plan_for(
+        model,
+        memory_cap=memory_cap,
+        device=device,
+        batch_size=batch_size,
+        max_length=max_length,
+        target_length=target_length,
+        classes=classes,
+        methods=method,
+        space=space,
+        precision=precision,
+    )
+    errors = Console(stderr=True, highlight=False)
+    for note in made.notes:
+        errors.print(f"note: {note}", markup=False, soft_wrap=True)
+    prices = list(_watched(made.prices(largest_batch=largest_batch), made, errors))
+    if as_json:
+        typer.echo(json.dumps(made.to_dict(prices), indent=2))
+        return
+    _print(made, prices, everything=everything, console=Console(highlight=False, soft_wrap=True))
+
+
+def _watched(prices: Iterable[Price], made: Plan, errors: Any) -> Iterator[Price]:
+    from rich.progress import track
+
+    yield from track(
+        prices, f"pricing {len(made.candidates)} configurations", len(made.candidates), console=errors, transient=True
+    )
+
+
+def _print(made: Plan, prices: list[Price], *, everything: bool, console: Any) -> None:
+    from rich.table import Table
+
+    from autotune.units import format_bytes
+
+    fitting = [price for price in prices if price.fits(made.cap)]
+    shown = sorted(
+        prices if everything else fitting, key=lambda price: price.figures.device if price.figures else 2**63
+    )
+    console.print(made.headline, markup=False)
+    if shown:
+        table = Table(title=None)
+        for column, justify in (
+            ("configuration", "left"),
+            ("allocated", "right"),
+            ("reserved", "right"),
+            ("device", "right"),
+            ("most of it", "left"),
+            ("largest batch", "right"),
+        ):
+            table.add_column(column, justify=justify)  # type: ignore[arg-type]  # one of rich's words
+        for price in shown:
+            table.add_row(*_row(price, made.cap))
+        console.print(table)
+    unfit = [price for price in prices if price.figures and not price.fits(made.cap)]
+    impossible = [price for price in prices if price.problem]
+    console.print(
+        f"{len(fitting)} of {len(prices)} configurations fit {format_bytes(made.cap)} at batch size {made.batch_size}; "
+        f"{len(unfit)} do not"
+        + (f", {len(impossible)} cannot be had with this model" if impossible else "")
+        + "."
+        + (" `--all` shows them too." if (unfit or impossible) and not everything else ""),
+        markup=False,
+    )
+    if not fitting and unfit:
+        nearest = min(unfit, key=lambda price: price.figures.device if price.figures else 0)
+        assert nearest.figures is not None
+        console.print(
+            f"The nearest is {nearest.candidate.label}, which needs {format_bytes(nearest.figures.device)}"
+            + (f"; it fits with a batch of {nearest.largest_batch}." if nearest.largest_batch else "."),
+            markup=False,
+        )
+    for problem in sorted({price.problem for price in impossible}):
+        console.print(f"Cannot be had: {problem}", markup=False)
+
+
+def _row(price: Price, cap: int) -> list[str]:
+    if price.figures is None:
+        return [price.candidate.label, "-", "-", "-", "cannot be had", "-"]
+    part, share = price.dominant
+    figures = price.figures
+    return [
+        price.candidate.label,
+        f"{figures.allocated / 1e9:.3f} GB",
+        "-" if figures.reserved is None else f"{figures.reserved / 1e9:.3f} GB",
+        f"{figures.device / 1e9:.3f} GB" + ("" if price.fits(cap) else " over"),
+        f"{part} {100 * share:.0f} %",
+        "-" if price.largest_batch is None else str(price.largest_batch),
+    ]

@@ -1,0 +1,139 @@
+"""``autotune plan``: from what a person has in words to prices; see :mod:`autotune.study.pricing` for the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from autotune.memory.context import context_bytes
+from autotune.memory.device import DeviceInfo, available_device, cpu_device
+from autotune.memory.gpus import KnownGpu, find_gpu
+from autotune.outcome import Candidate
+from autotune.runner.shares import usable_cores
+from autotune.space import SearchSpace
+from autotune.study.pricing import Price, PricingJob, price_all, shapes_at
+from autotune.trial.ancestry import Ancestor
+from autotune.trial.baseline import baseline_bytes
+from autotune.trial.fork_server import PRELOAD
+from autotune.units import format_bytes, parse_bytes
+from sherl.backbones import backbone_from_config, load_config
+from sherl.errors import SpecError
+from sherl.spec import TaskSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be priced, and how it was understood. notes: what a person should know of that."""
+
+    model: str
+    job: PricingJob
+    candidates: tuple[Candidate, ...]
+    batch_size: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cap(self) -> int:
+        """Bytes that a trial may hold of the device."""
+        return self.job.cap
+
+    @property
+    def headline(self) -> str:
+        """In words, what the figures are for."""
+        return (
+            f"{self.model} on {self.job.device_name}: batches of {self.batch_size} rows of {self.job.max_length} tokens, "
+            f"at most {format_bytes(self.cap)} of the device"
+        )
+
+    def prices(self, *, largest_batch: bool = True) -> Iterator[Price]:
+        """The prices, as they come."""
+        return price_all(self.job, self.candidates, processes=usable_cores(), largest_batch=largest_batch)
+
+    def to_dict(self, prices: Sequence[Price]) -> dict[str, Any]:
+        """A JSON-able dictionary; sizes are bytes."""
+        return {
+            "model": self.model,
+            "device": self.job.device_name,
+            "memory_cap_bytes": self.cap,
+            "batch_size": self.batch_size,
+            "max_length": self.job.max_length,
+            "context_bytes": self.job.context_bytes if self.job.device == "cuda" else None,
+            "notes": list(self.notes),
+            "configurations": [{**price.to_dict(), "fits": price.fits(self.cap)} for price in prices],
+        }
+
+
+def _device(given: str | None) -> KnownGpu | DeviceInfo:
+    """What was named, else what is here."""
+    if given is None:
+        return available_device()
+    return cpu_device() if given.strip().lower() == "cpu" else find_gpu(given)
+
+
+def plan_for(
+    model: str,
+    *,
+    memory_cap: str | None,
+    device: str | None,
+    batch_size: int,
+    max_length: int,
+    target_length: int,
+    classes: int,
+    methods: Sequence[str] | None,
+    space: str,
+    precision: str | None,
+) -> Plan:
+    """Reads the model's configuration and the space, and settles device and cap.
+
+    Raises:
+        ConfigError: the device is not known, or the space has problems.
+        UnitError: the cap is no size.
+        SpecError: there is no such model, or it takes no rows of this length.
+        UnsupportedBackboneError: no family covers the model.
+    """
+    config = load_config(model)
+    with torch.device("meta"):
+        backbone = backbone_from_config(config)
+    if backbone.max_tokens is not None and max_length > backbone.max_tokens:
+        raise SpecError(
+            f"--max-length {max_length} is more than the {backbone.max_tokens} tokens that {model} takes. Give at most that."
+        )
+    loaded = SearchSpace.load(space, methods=methods, depth=backbone.depth, width=backbone.width, precision=precision)
+    settled = _device(device)
+    notes = [*loaded.notes]
+    cap = settled.total_bytes if memory_cap is None else parse_bytes(memory_cap)
+    if cap > settled.total_bytes:
+        notes.append(
+            f"the cap of {format_bytes(cap)} is more than {settled.name} has; its {format_bytes(settled.total_bytes)} are "
+            "the cap instead"
+        )
+        cap = settled.total_bytes
+    if backbone.writes_text:
+        task = TaskSpec(kind="text-to-text", metric="exact_match", target_length=target_length)
+    else:
+        task = TaskSpec(kind="classification", metric="accuracy", class_names=tuple(map(str, range(classes))))
+    on_cpu = isinstance(settled, DeviceInfo) and settled.kind == "cpu"
+    job = PricingJob(
+        backbone_config=config.to_dict(),
+        task=task,
+        max_length=max_length,
+        cap=cap,
+        device="cpu" if on_cpu else "cuda",
+        device_name=settled.name,
+        capability=settled.capability,
+        context_bytes=context_bytes(
+            torch.__version__, settled.name, settled.driver if isinstance(settled, DeviceInfo) else ""
+        ),
+        # by the threads that a study would give each trial here
+        baseline_bytes=baseline_bytes(preload=PRELOAD, driver=Ancestor.of()) if on_cpu else 0,
+        has_token_types=getattr(backbone.layout, "token_types", False),
+    )
+    return Plan(
+        model=model,
+        job=job,
+        candidates=tuple(shapes_at(loaded, batch_size)),
+        batch_size=batch_size,
+        notes=tuple(notes),
+    )
