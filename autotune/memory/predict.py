@@ -15,7 +15,8 @@ from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.gpu import GpuKind
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import MarginKind, margin_bytes, score
-from autotune.memory.trace import Shape, TraceResult, Workload, trace
+from autotune.memory.scaling import ByRows
+from autotune.memory.trace import Shape, TraceResult, Workload, trace, trace_events
 from autotune.outcome import Candidate, MemoryFigures
 from sherl.spec import TaskSpec, TrainingConfig
 from sherl.training import micro_batch_rows
@@ -120,8 +121,33 @@ class Predictor:
         ``device`` is more than any trial of this shape held that ended for want of memory (:meth:`learn_breach`).
         """
         workload = self.workload(candidate)
-        traced = self._traced(workload)
         floor = self._store.breaches.get(self._key(workload), -1) + 1
+        return self._figures(self._traced(workload), floor)
+
+    def by_rows(self, candidate: Candidate) -> Callable[[int], tuple[MemoryFigures, TraceResult]]:
+        """The figures of a candidate at any batch size, from two traces, at its own and at twice that.
+
+        Raises:
+            NotEvenError: its memory does not grow evenly with the rows; :meth:`predict` each size then.
+            SpecError, UnsupportedBackboneError: see :meth:`trace`.
+        """
+        rows = TrainingConfig.from_dict(candidate.training).batch_size
+        few, many = (
+            trace_events(
+                self.workload(dataclasses.replace(candidate, training={**candidate.training, "batch_size": size})),
+                self._gpu,
+            )
+            for size in (rows, 2 * rows)
+        )
+        scaled = ByRows(few, many, rows, 2 * rows)
+
+        def figures(rows: int) -> tuple[MemoryFigures, TraceResult]:
+            traced = scaled.at(rows, for_gpu=self._gpu is not None)
+            return self._figures(traced, floor=0), traced
+
+        return figures
+
+    def _figures(self, traced: TraceResult, floor: int) -> MemoryFigures:
         if self._device == "cuda":
             reserved = self._reserved(traced)
             device = reserved + self._context_bytes + self._margin("cuda", reserved)

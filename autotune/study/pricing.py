@@ -11,6 +11,7 @@ from typing import Any, Literal
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
+from autotune.memory.scaling import NotEvenError
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.space import SearchSpace, shape_key
 from sherl.errors import SherlError
@@ -109,20 +110,25 @@ class Pricer:
 
     def price(self, candidate: Candidate, *, largest_batch: bool) -> Price:
         """The price of a candidate at its own batch size, and the largest batch that fits where that is asked for."""
+        rows = int(candidate.training["batch_size"])
         try:
-            figures = self._predictor.predict(candidate)
-            parts = self._predictor.trace(candidate).parts
-            most = self._largest_batch(candidate) if largest_batch else None
+            if not largest_batch:
+                figures, parts = self._predictor.predict(candidate), self._predictor.trace(candidate).parts
+                return Price(candidate=candidate, figures=figures, parts=parts)
+            try:
+                at = self._predictor.by_rows(candidate)
+                figures, traced = at(rows)
+                most = largest_within(lambda count: at(count)[0].device, self._cap, start=rows)
+            except NotEvenError:
+                figures, traced = self._predictor.predict(candidate), self._predictor.trace(candidate)
+                most = largest_within(lambda count: self._device(candidate, count), self._cap, start=rows)
         except SherlError as error:
             return Price(candidate=candidate, problem=str(error))
-        return Price(candidate=candidate, figures=figures, parts=parts, largest_batch=most)
+        return Price(candidate=candidate, figures=figures, parts=traced.parts, largest_batch=most)
 
-    def _largest_batch(self, candidate: Candidate) -> int:
-        def device(rows: int) -> int:
-            resized = replace(candidate, training={**candidate.training, "batch_size": rows, "accumulation": 1})
-            return self._predictor.predict(resized).device
-
-        return largest_within(device, self._cap, start=int(candidate.training["batch_size"]))
+    def _device(self, candidate: Candidate, rows: int) -> int:
+        resized = replace(candidate, training={**candidate.training, "batch_size": rows})
+        return self._predictor.predict(resized).device
 
 
 def largest_within(cost: Callable[[int], int], cap: int, *, start: int, most: int = MOST_ROWS) -> int:

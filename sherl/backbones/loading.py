@@ -72,11 +72,14 @@ def _packaged_folder() -> str:
 def load_config(source: str) -> Any:
     """The configuration of a backbone, without its weights.
 
+    source: what :func:`load_backbone` takes, or a ``config.json`` alone.
+
     Raises:
         SpecError: nothing is at ``source``, or the hub cannot be reached.
         UnsupportedBackboneError: transformers or sherl does not know the architecture.
     """
-    where = resolve_source(source)
+    alone = Path(source).expanduser()
+    where = str(alone) if alone.suffix == ".json" and alone.is_file() else resolve_source(source)
     try:
         with _quiet():
             config = transformers.AutoConfig.from_pretrained(where)

@@ -1,0 +1,114 @@
+"""Events made up for other batch sizes against true traces: equal to the byte."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from autotune.memory.events import Event
+from autotune.memory.gpu import GpuKind
+from autotune.memory.scaling import ByRows, NotEvenError
+from autotune.memory.trace import TraceResult, Workload, trace, trace_events
+from sherl.spec import TaskSpec, TrainingConfig
+from tests.sherl.tiny import tiny_config
+
+CLASSES = TaskSpec(kind="classification", metric="accuracy", class_names=("a", "b"))
+WRITING = TaskSpec(kind="text-to-text", metric="exact_match", target_length=3)
+HOPPER = GpuKind(capability=(9, 0))
+
+
+def workload(family: str, method: dict[str, Any], rows: int, precision: str = "fp32") -> Workload:
+    writes = family in ("t5", "bart")
+    return Workload(
+        backbone_config=tiny_config(family).to_dict(),
+        method=method,
+        task=WRITING if writes else CLASSES,
+        training=TrainingConfig(learning_rate=1e-3, batch_size=rows, precision=precision),  # type: ignore[arg-type]
+        train_shape=(rows, 12),
+        eval_shape=(rows, 12),
+        has_token_types=False,
+        train_targets=3 if writes else 0,
+        eval_targets=3 if writes else 0,
+    )
+
+
+def assert_same(made: TraceResult, expected: TraceResult) -> None:
+    """Equal in all figures. The parts of a true trace are as they were called at the peak, where a gradient may not have
+    its name yet; those of events have their last names."""
+    assert replace(made, parts={}) == replace(expected, parts={})
+    assert sum(made.parts.values()) == sum(expected.parts.values()) == made.allocated
+    settled = ("weights", "optimizer", "kept features", "logits")
+    assert [made.parts[name] for name in settled] == [expected.parts[name] for name in settled]
+
+
+@pytest.mark.parametrize("gpu", [None, HOPPER], ids=["cpu", "gpu"])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        ("bert", {"name": "full"}),
+        ("bert", {"name": "sherl", "late_route": {"name": "lora", "rank": 2}}),
+        ("deberta-v2", {"name": "lora", "rank": 2, "activation_checkpointing": True}),
+        ("modernbert", {"name": "bitfit"}),
+        ("t5", {"name": "sherl"}),
+        ("t5", {"name": "full", "activation_checkpointing": True}),
+    ],
+)
+def test_any_batch_size_from_two_traces(family: str, method: dict[str, Any], gpu: GpuKind | None) -> None:
+    few, many = (trace_events(workload(family, method, rows), gpu) for rows in (4, 8))
+    scaled = ByRows(few, many, 4, 8)
+    for rows in (1, 4, 5, 8, 333):
+        expected: TraceResult = trace(workload(family, method, rows), gpu)
+        assert_same(scaled.at(rows, for_gpu=gpu is not None), expected)
+
+
+def test_half_precision_too() -> None:
+    few, many = (trace_events(workload("bert", {"name": "full"}, rows, "bf16"), HOPPER) for rows in (4, 8))
+    expected = trace(workload("bert", {"name": "full"}, 70, "bf16"), HOPPER)
+    assert_same(ByRows(few, many, 4, 8).at(70, for_gpu=True), expected)
+
+
+# ---- what is not even -------------------------------------------------------------------------------------------
+
+
+def alloc(number: int, nbytes: int, label: str = "activations") -> Event:
+    return Event("alloc", number, nbytes, label)
+
+
+def free(number: int, nbytes: int, label: str = "activations") -> Event:
+    return Event("free", number, nbytes, label)
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "words"),
+    [
+        ([alloc(0, 8)], [alloc(0, 16), free(0, 16)], "1 events at 2 rows, 2 at 4"),
+        ([alloc(0, 8), alloc(1, 8)], [alloc(0, 8), free(0, 8)], "event 1 is"),
+        ([alloc(0, 8)], [alloc(0, 8, "fusion")], "event 0 is"),
+        ([alloc(0, 8)], [alloc(0, 11)], "grows from 8 to 11 bytes"),
+        ([alloc(0, 8)], [alloc(0, 6)], "grows from 8 to 6 bytes"),
+        (
+            [alloc(0, 8), alloc(1, 8), free(0, 8), free(1, 8)],
+            [alloc(0, 8), alloc(1, 8), free(1, 8), free(0, 8)],
+            "event 2 is",
+        ),
+    ],
+)
+def test_two_runs_that_are_not_the_same_are_told_apart(few: list[Event], many: list[Event], words: str) -> None:
+    with pytest.raises(NotEvenError, match=words):
+        ByRows(few, many, 2, 4)
+
+
+def test_ids_may_be_numbered_anew_in_each_trace() -> None:
+    scaled = ByRows([alloc(0, 8), free(0, 8)], [alloc(70, 16), free(70, 16)], 1, 2)
+    assert [event.change for event in scaled.events(5)] == [40, -40]
+
+
+def test_rows_below_the_line_are_refused() -> None:
+    scaled = ByRows([alloc(0, 10)], [alloc(0, 30)], 2, 4)
+    assert scaled.at(2, for_gpu=False).allocated == 10
+    with pytest.raises(NotEvenError, match="0 rows are too few"):
+        scaled.events(0)
+    with pytest.raises(ValueError, match="4 and 4 were given"):
+        ByRows([], [], 4, 4)

@@ -1,0 +1,187 @@
+"""``autotune plan``: prices from a configuration alone, and the largest batch that fits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.study.planning import plan_for
+from autotune.study.pricing import Pricer, largest_within
+from sherl.errors import SpecError
+from tests.sherl.tiny import tiny_config
+
+GPU = "RTX 4070"
+SPACE = """
+training: {batch_size: 8, epochs: 1}
+methods:
+  sherl: {learning_rate: 1e-3, reduction_factor: {choice: [2, 4]}, insertion: {choice: [single, multi]}, start_layer: -1}
+  full: {learning_rate: 1e-4, activation_checkpointing: {choice: [false, true]}}
+  linear_probe: {learning_rate: 1e-2}
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """A configuration without weights, under a name of its own."""
+    file = tmp_path / "my-model.json"
+    tiny_config("bert").to_json_file(file, use_diff=False)
+    return file
+
+
+@pytest.fixture
+def space_file(tmp_path: Path) -> Path:
+    file = tmp_path / "space.yaml"
+    file.write_text(SPACE)
+    return file
+
+
+def planned(config_file: Path, space_file: Path, **changes: Any) -> Any:
+    settings: dict[str, Any] = {
+        "memory_cap": "1GB",
+        "device": GPU,
+        "batch_size": 8,
+        "max_length": 16,
+        "target_length": 4,
+        "classes": 2,
+        "methods": None,
+        "space": str(space_file),
+        "precision": None,
+    }
+    return plan_for(str(config_file), **{**settings, **changes})
+
+
+# ---- the largest batch ------------------------------------------------------------------------------------------
+
+
+@given(
+    base=st.integers(0, 10**6),
+    each=st.integers(1, 10**5),
+    step=st.sampled_from([1, 512, 2 * 2**20]),
+    cap=st.integers(0, 10**9),
+    start=st.integers(1, 5000),
+)
+def test_the_largest_count_fits_and_the_next_does_not(base: int, each: int, step: int, cap: int, start: int) -> None:
+    asked: list[int] = []
+
+    def cost(count: int) -> int:
+        asked.append(count)
+        return -(-(base + each * count) // step) * step
+
+    found = largest_within(cost, cap, start=start, most=4096)
+    assert found == 0 or cost(found) <= cap
+    assert found == 4096 or cost(found + 1) > cap
+    assert len(asked) <= 30
+
+
+def test_an_even_cost_is_asked_for_a_few_times_only() -> None:
+    asked: list[int] = []
+
+    def cost(count: int) -> int:
+        asked.append(count)
+        return 10**8 + 3_000_017 * count
+
+    assert largest_within(cost, 8 * 10**9, start=32) == 2633
+    assert len(asked) <= 5
+
+
+# ---- prices -----------------------------------------------------------------------------------------------------
+
+
+def test_prices_are_exact_at_the_largest_batch(config_file: Path, space_file: Path) -> None:
+    plan = planned(config_file, space_file, memory_cap="700MB", batch_size=2, max_length=32)
+    pricer = Pricer(plan.job)
+    for candidate in plan.candidates:
+        price = pricer.price(candidate, largest_batch=True)
+        assert price.largest_batch
+        assert pricer._device(candidate, price.largest_batch) <= plan.cap
+        assert pricer._device(candidate, price.largest_batch + 1) > plan.cap
+        assert price.figures is not None
+        assert price.figures == pricer.price(candidate, largest_batch=False).figures
+        assert sum(price.parts.values()) == price.figures.allocated
+        assert price.figures.allocated <= price.figures.reserved < price.figures.device
+
+
+def test_every_shape_is_priced_once_at_the_batch_that_was_asked_for(config_file: Path, space_file: Path) -> None:
+    plan = planned(config_file, space_file, batch_size=3)
+    assert len(plan.candidates) == 2 + 2 + 1  # with one late layer both insertions are one fusion
+    assert {candidate.training["batch_size"] for candidate in plan.candidates} == {3}
+
+
+def test_a_cap_above_the_device_is_lowered_aloud(config_file: Path, space_file: Path) -> None:
+    plan = planned(config_file, space_file, memory_cap="90GB")
+    assert plan.cap == 12_282 * 2**20
+    assert any("more than RTX 4070 has" in note for note in plan.notes)
+    assert planned(config_file, space_file, memory_cap=None).cap == plan.cap
+
+
+def test_rows_that_the_model_cannot_take_are_refused(config_file: Path, space_file: Path) -> None:
+    with pytest.raises(SpecError, match="--max-length 4000 is more than the 40 tokens"):
+        planned(config_file, space_file, max_length=4000)
+
+
+def test_a_model_that_writes_text_is_priced_with_its_targets(tmp_path: Path, space_file: Path) -> None:
+    file = tmp_path / "config.json"
+    tiny_config("t5").to_json_file(file, use_diff=False)
+    (tmp_path / "full.yaml").write_text("methods: {full: {learning_rate: 1e-4}}\n")
+
+    def allocated(target_length: int) -> int:
+        plan = planned(file, tmp_path / "full.yaml", target_length=target_length)
+        price = Pricer(plan.job).price(plan.candidates[0], largest_batch=False)
+        assert price.figures is not None, price.problem
+        return price.figures.allocated
+
+    assert allocated(4) < allocated(32)
+
+
+# ---- the command ------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from autotune.cli.app import run_app; run_app()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "plan", *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_the_command_prints_json(config_file: Path, space_file: Path) -> None:
+    done = command(
+        "--model", str(config_file), "--space", str(space_file), "--device", "12GB", "--memory-cap", "640MB",
+        "--batch-size", "8", "--max-length", "16", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["memory_cap_bytes"] == 640_000_000
+    assert len(made["configurations"]) == 5
+    for row in made["configurations"]:
+        assert row["fits"] == (row["device_bytes"] <= 640_000_000)
+        assert (row["largest_batch"] >= 8) == row["fits"]
+        assert sum(row["parts_bytes"].values()) == row["allocated_bytes"]
+        assert row["dominant"] in row["parts_bytes"]
+
+
+def test_the_command_says_what_fits_and_what_is_nearest(config_file: Path, space_file: Path) -> None:
+    same = ["--model", str(config_file), "--space", str(space_file), "--device", GPU, "--max-length", "16"]
+    fits = command(*same, "--memory-cap", "8GB", "--method", "full")
+    assert fits.returncode == 0, fits.stderr
+    assert "2 of 2 configurations fit 8.00 GB (7.45 GiB) at batch size 32; 0 do not." in fits.stdout
+    assert "full ckpt b32" in " ".join(fits.stdout.split())
+    nothing = command(*same, "--memory-cap", "100MB", "--method", "linear_probe")
+    assert nothing.returncode == 0, nothing.stderr
+    assert "0 of 1 configurations fit" in nothing.stdout
+    assert "The nearest is linear_probe b32, which needs" in nothing.stdout
+
+
+def test_the_command_refuses_what_it_does_not_know(config_file: Path, tmp_path: Path) -> None:
+    wrong = command("--model", str(config_file), "--device", "RTX 4071")
+    assert wrong.returncode == 2
+    assert "Did you mean" in wrong.stderr
+    absent = command("--model", str(tmp_path / "nowhere" / "config.json"))
+    assert absent.returncode == 2
+    assert "no such folder" in absent.stderr
