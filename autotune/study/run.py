@@ -166,7 +166,7 @@ def _backbone(source: str) -> _Backbone:
     config = load_config(source)
     with torch.device("meta"):
         shape = backbone_from_config(config)
-    return _Backbone(config=config, depth=shape.depth, width=shape.width, max_tokens=shape.max_tokens)
+    return _Backbone(config=config, depth=len(shape.last_stack), width=shape.width, max_tokens=shape.max_tokens)
 
 
 def _describe(data: PreparedData, listener: StudyListener) -> None:

@@ -33,7 +33,9 @@ class FullConfig(MethodConfig):
         return flag("activation_checkpointing", self.activation_checkpointing)
 
     def put_on(self, tuned: Tuned) -> None:
-        part = LatePart(parameters=dict(tuned.model.named_parameters()))
+        fixed = tuned.backbone.layout.fixed
+        learnt = {name: parameter for name, parameter in tuned.model.named_parameters() if name not in fixed}
+        part = LatePart(parameters=learnt)
         part.taken_off_by.append(_Originals(tuned.backbone).put_back)
         tuned.add("model", part)
         if self.activation_checkpointing:

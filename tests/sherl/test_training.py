@@ -363,10 +363,10 @@ def test_a_rehearsal_that_fails_leaves_no_trace(step: int, monkeypatch: pytest.M
     calls = 0
 
     def failing(work: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
-            result = work(*args)
+            result = work(*args, **kwargs)
             if calls == step:
                 raise MemoryError("no more")
             return result
@@ -386,7 +386,7 @@ def test_rehearsal_does_two_steps_and_one_evaluation(monkeypatch: pytest.MonkeyP
     model, rows, did = toy_model(SHERL), toy_rows(8), []
     real_step, real_eval = module.train_step, module.eval_step
     monkeypatch.setattr(module, "train_step", lambda *a: (did.append(("train", a[1])), real_step(*a))[1])
-    monkeypatch.setattr(module, "eval_step", lambda *a: (did.append(("eval", a[1])), real_eval(*a))[1])
+    monkeypatch.setattr(module, "eval_step", lambda *a, **k: (did.append(("eval", a[1])), real_eval(*a, **k))[1])
     train_batch, eval_batch = rows.batch([0, 1]), rows.batch([2])
     rehearse(model, train_batch, eval_batch, settings())
     assert [(name, batch is (train_batch if name == "train" else eval_batch)) for name, batch in did] == [

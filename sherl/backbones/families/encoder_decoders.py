@@ -82,6 +82,7 @@ PEGASUS = _add(
     replace(
         BART,
         name="pegasus",
+        fixed=("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"),
         encoder=replace(BART.encoder, final_norm="model.encoder.layer_norm"),
         decoder=replace(BART.decoder, final_norm="model.decoder.layer_norm"),
     )

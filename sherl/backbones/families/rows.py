@@ -43,6 +43,7 @@ class Family(ABC):
     position_offset: how many rows of the position table, as the configuration counts them, stand before the first
         token's.
     attention: attention implementation asked of transformers.
+    fixed: paths of parameters that are computed by a rule and never learnt (a table of sinusoids).
     """
 
     kind: ClassVar[str]
@@ -52,6 +53,7 @@ class Family(ABC):
     positions: Positions = "absolute"
     position_offset: int = 0
     attention: Literal["sdpa", "eager"] = "sdpa"
+    fixed: tuple[str, ...] = ()
 
     @property
     @abstractmethod

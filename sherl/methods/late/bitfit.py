@@ -43,7 +43,7 @@ def train_biases(modules: dict[str, nn.Module], backbone: Backbone) -> LatePart:
     if not biases:
         raise UnsupportedBackboneError(
             f"BitFit trains biases, and these layers of a {backbone.family} model have none. "
-            "Take LoRA or an adapter, which fit every family."
+            "Take LoRA or an adapter, which fit every family; the method bitfit can also add biases (add_missing)."
         )
     kept = [(bias, bias.detach().clone(), bias.requires_grad) for bias in biases.values()]
     for bias in biases.values():

@@ -19,6 +19,7 @@ from tests.sherl.texts import MODELS, NAMED, WRITTEN, text_backbone, text_batch
 TRAINING = TrainingConfig(learning_rate=1e-3, batch_size=6)
 
 VARIANTS: list[dict[str, Any]] = [{"name": name} for name in METHODS.names() if name != "linear_probe"]
+VARIANTS += [{"name": "bitfit", "add_missing": True}, {"name": "prompt", "num_prompts": 3}]
 VARIANTS += [{"name": name, "activation_checkpointing": True} for name in ("full", "lora", "sherl")]
 VARIANTS += [
     {"name": "sherl", "insertion": "multi", "start_layer": -2, "late_route": {"name": "lora", "rank": 2}},
