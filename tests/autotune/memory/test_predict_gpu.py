@@ -121,6 +121,10 @@ def test_an_allocation_that_the_cap_refused_means_more_than_the_cap() -> None:
     predictor.learn_breach(_candidate(), 900 * MB)  # it was refused what would have gone over
     assert predictor.predict(_candidate()).device > 1100 * MB
     assert predictor.predict(_candidate(batch_size=3)).device == 924 * MB, "900 MB are within the margin: it stays"
+    crowded = _on_gpu(cap_bytes=1100 * MB)
+    crowded.learn_breach(_candidate(), 1050 * MB, refused_by_cap=False)
+    assert crowded.predict(_candidate()).device <= 1100 * MB, "it was the machine that had no memory left"
+    assert crowded.predict(_candidate()).device > 1050 * MB
 
 
 @pytest.mark.usefixtures("traced")
