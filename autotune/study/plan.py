@@ -21,6 +21,10 @@ class Predicts(Protocol):
         """Predicted figures; ``device`` is what a cap compares."""
         ...
 
+    def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool = True) -> None:
+        """A trial ended for want of memory; the next prediction of its shape is more than it held."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
@@ -71,6 +75,11 @@ class FitCheck:
         if key not in self._figures:
             self._figures[key] = self._predictor.predict(candidate)
         return self._figures[key]
+
+    def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool) -> None:
+        """A trial of this candidate ended for want of memory (see the predictor's); predictions are made anew after it."""
+        self._predictor.learn_breach(candidate, held_bytes, refused_by_cap=refused_by_cap)
+        self._figures.clear()
 
     def __call__(self, candidate: Candidate) -> Refusal | None:
         key = shape_key(candidate)

@@ -133,6 +133,9 @@ class StudySource:
         self._record.finish(number, outcome)
         if outcome.status is Status.COMPLETE and outcome.peak is not None:
             self._learn(self._predicted[number], outcome.peak)
+        elif outcome.status in (Status.OVER_CAP, Status.OUT_OF_MEMORY) and outcome.peak is not None:
+            capped = outcome.status is Status.OVER_CAP
+            self._fits.learn_breach(self.candidates[number], outcome.peak.device, refused_by_cap=capped)
         trials = self._record.trials()
         ended = next(trial for trial in trials if trial.number == number)
         self._tracker.trial_finished(ended)
