@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.memory.caching_allocator import SegmentChange, replay
+from autotune.memory.caching_allocator import SegmentChange
 from autotune.memory.events import Event
+from autotune.memory.replay import replay
 
 _FETCHED = {"segment_alloc", "segment_map"}
 _GIVEN_BACK = {"segment_free", "segment_unmap"}

@@ -165,12 +165,14 @@ class Predictor:
         with self._lock:
             self._store.add_score(kind, self._device_name if kind == "cuda" else "", value)
 
-    def learn_breach(self, candidate: Candidate, held_bytes: int) -> None:
-        """Learn from a trial that the cap ended (by its guard, its rehearsal or an allocation refused), so that the same shape is
-        not mistaken twice. Kept on disk beside the traces.
+    def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool = True) -> None:
+        """Learn from a trial that ended for want of memory, so that the same shape is not mistaken twice. Kept on disk beside the
+        traces.
 
-        held_bytes: what it held of the device when it ended. It needs more than that, and more than this predictor's
-        cap: the next prediction of this shape says so. Where what it held was beyond its own margin, margins learn too.
+        held_bytes: what it held of the device when it ended. It needs more than that: the next prediction of this
+        shape says so. refused_by_cap: the cap ended it (by its guard, its rehearsal or an allocation refused), so it needs more
+        than this predictor's cap too; False where the machine had no memory left. Where what it held was beyond its own
+        margin, margins learn too.
 
         Raises:
             ValueError: it held less than nothing.
@@ -181,9 +183,10 @@ class Predictor:
         predicted = self.predict(candidate)
         key = self._key(self.workload(candidate))
         kind, value = self._score(predicted, held_bytes)
+        least = (self._cap_bytes or 0) if refused_by_cap else 0
         with self._lock:
             known = self._store.breaches.get(key, 0)
-            self._store.add_breach(key, max(held_bytes, self._cap_bytes or 0, known), predicted.device)
+            self._store.add_breach(key, max(held_bytes, least, known), predicted.device)
             if held_bytes > predicted.device:
                 self._store.add_score(kind, self._device_name if kind == "cuda" else "", value)
 

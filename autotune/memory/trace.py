@@ -25,11 +25,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sherl
 from autotune.memory.allocated import TensorMemory
-from autotune.memory.caching_allocator import replay
 from autotune.memory.cuda_ops import CudaPricing
 from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.rehearsal import followed, measure_rehearsal
+from autotune.memory.replay import replay
 from sherl.evaluation import Batch
 from sherl.methods import MethodConfig, method_from_dict
 from sherl.model import build_model

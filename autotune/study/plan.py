@@ -22,6 +22,10 @@ class Predicts(Protocol):
         """Predicted figures; ``device`` is what a cap compares."""
         ...
 
+    def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool = True) -> None:
+        """A trial ended for want of memory; the next prediction of its shape is more than it held."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
@@ -89,10 +93,11 @@ class FitCheck:
         later = (other for other in plans[place + 1 :] if self.figures(other).allocated < now)
         return next((other for other in later if self._fits(other)), None)
 
-    def forget(self, candidate: Candidate) -> None:
-        """Predicts the candidate's shape anew when it is asked for: its predictor has learnt something."""
-        self._figures.pop(shape_key(candidate.realised), None)
-        self._plans.pop(shape_key(candidate), None)
+    def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool) -> None:
+        """A trial of this candidate ended for want of memory (see the predictor's); predictions are made anew after it."""
+        self._predictor.learn_breach(candidate.realised, held_bytes, refused_by_cap=refused_by_cap)
+        self._figures.clear()
+        self._plans.clear()
 
     def __call__(self, candidate: Candidate) -> Refusal | None:
         key = shape_key(candidate)

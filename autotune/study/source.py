@@ -152,7 +152,9 @@ class StudySource:
     def _mispredicted(self, number: int, outcome: Outcome) -> None:
         """Its prediction fitted the cap and it did not: said aloud, with what becomes of it."""
         candidate = self.candidates[number]
-        self._fits.forget(candidate)
+        if outcome.peak is not None:
+            capped = outcome.status is Status.OVER_CAP
+            self._fits.learn_breach(candidate, outcome.peak.device, refused_by_cap=capped)
         retry = self._fits.cheaper(candidate)
         if retry is not None:
             self._listener.note(

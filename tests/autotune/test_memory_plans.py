@@ -38,6 +38,9 @@ class ByRows:
         held = rows * BYTES_A_ROW // (2 if asked.method.get("activation_checkpointing") else 1)
         return MemoryFigures(allocated=held, device=held + 50, meter="prediction")
 
+    def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool = True) -> None:
+        raise AssertionError("no trial runs here")
+
 
 # ---- what a plan is ---------------------------------------------------------------------------------------------
 

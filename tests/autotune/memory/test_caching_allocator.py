@@ -16,11 +16,11 @@ from autotune.memory.caching_allocator import (
     Block,
     CachingAllocator,
     DoesNotFit,
-    replay,
     round_size,
     segment_size,
 )
 from autotune.memory.events import Event
+from autotune.memory.replay import replay
 
 BOTH = pytest.mark.parametrize("expandable", [False, True], ids=["segments", "expandable"])
 

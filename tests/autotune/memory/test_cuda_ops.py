@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from autotune.memory import allocated
-from autotune.memory.caching_allocator import replay
 from autotune.memory.cuda_ops import CudaPricing
 from autotune.memory.events import PARTS
 from autotune.memory.gpu import GpuKind
 from autotune.memory.operators import ALIKE, INSIDE, TRANSLATED
+from autotune.memory.replay import replay
 from autotune.memory.trace import Workload, trace, trace_events
 from sherl.backbones import FAMILIES
 from sherl.errors import UnsupportedBackboneError

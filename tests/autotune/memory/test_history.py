@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from autotune.memory.caching_allocator import DoesNotFit
 from autotune.memory.history import HistoryError, compare, history_from_trace
@@ -105,3 +109,14 @@ def test_what_was_given_back_under_a_limit_is_met() -> None:
 def test_a_history_that_cannot_be_replayed_says_why(entries: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(HistoryError, match=words):
         history_from_trace(entries)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it records")
+def test_the_benchmark_says_that_there_is_no_gpu(tmp_path: Path) -> None:
+    script = Path(__file__).parents[3] / "benchmarks" / "allocator_history.py"
+    command = [sys.executable, str(script), "--json", str(tmp_path / "result.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "No GPU" in ended.stdout
+    assert not (tmp_path / "result.json").exists()

@@ -16,6 +16,7 @@ from autotune.memory.margin import rule_bytes
 from autotune.memory.predict import Predictor, heap_plan_of
 from autotune.memory.trace import Workload
 from autotune.outcome import MemoryFigures
+from autotune.study.plan import FitCheck
 from tests.autotune.memory.test_predict import BASELINE, MB, _candidate, _predictor, traced
 
 __all__ = ["traced"]  # a fixture
@@ -121,6 +122,10 @@ def test_an_allocation_that_the_cap_refused_means_more_than_the_cap() -> None:
     predictor.learn_breach(_candidate(), 900 * MB)  # it was refused what would have gone over
     assert predictor.predict(_candidate()).device > 1100 * MB
     assert predictor.predict(_candidate(batch_size=3)).device == 924 * MB, "900 MB are within the margin: it stays"
+    crowded = _on_gpu(cap_bytes=1100 * MB)
+    crowded.learn_breach(_candidate(), 1050 * MB, refused_by_cap=False)
+    assert crowded.predict(_candidate()).device <= 1100 * MB, "it was the machine that had no memory left"
+    assert crowded.predict(_candidate()).device > 1050 * MB
 
 
 @pytest.mark.usefixtures("traced")
@@ -138,3 +143,15 @@ def test_after_a_breach_neither_heap_fits_the_cap() -> None:
     tight: HeapPlan = "tight"
     assert heap_plan_of(figures) == tight
     assert figures.device == BASELINE + 820 * MB + 1
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_study_refuses_the_shape_that_memory_ended() -> None:
+    cap = 1100 * MB
+    fits = FitCheck(_on_gpu(cap_bytes=cap), cap)
+    assert fits(_candidate()) is None
+    fits.learn_breach(_candidate(), 1000 * MB, refused_by_cap=True)
+    refusal = fits(_candidate(learning_rate=0.3))
+    assert refusal is not None
+    assert "over the cap" in refusal.reason
+    assert fits(_candidate(batch_size=3)) is None
