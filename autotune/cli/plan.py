@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,7 +86,12 @@ def plan(
     if as_json:
         typer.echo(json.dumps(made.to_dict(prices), indent=2))
         return
-    _print(made, prices, everything=everything, console=Console(highlight=False, soft_wrap=True))
+    _print(made, prices, everything=everything, console=Console(highlight=False, soft_wrap=True, width=_width()))
+
+
+def _width() -> int | None:
+    """A file or a pipe has no width that a table would have to keep to."""
+    return None if sys.stdout.isatty() else 200
 
 
 def _watched(prices: Iterable[Price], made: Plan, errors: Any) -> Iterator[Price]:

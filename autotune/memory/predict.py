@@ -15,7 +15,7 @@ from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.gpu import GpuKind
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import MarginKind, margin_bytes, score
-from autotune.memory.scaling import ByRows
+from autotune.memory.scaling import LEAST_ROWS, ByRows
 from autotune.memory.trace import Shape, TraceResult, Workload, trace, trace_events
 from autotune.outcome import Candidate, MemoryFigures
 from sherl.spec import TaskSpec, TrainingConfig
@@ -131,18 +131,20 @@ class Predictor:
             NotEvenError: its memory does not grow evenly with the rows; :meth:`predict` each size then.
             SpecError, UnsupportedBackboneError: see :meth:`trace`.
         """
-        rows = TrainingConfig.from_dict(candidate.training).batch_size
-        few, many = (
-            trace_events(
-                self.workload(dataclasses.replace(candidate, training={**candidate.training, "batch_size": size})),
-                self._gpu,
-            )
-            for size in (rows, 2 * rows)
+
+        def workload(rows: int) -> Workload:
+            return self.workload(dataclasses.replace(candidate, training={**candidate.training, "batch_size": rows}))
+
+        few = max(LEAST_ROWS, TrainingConfig.from_dict(candidate.training).batch_size)
+        scaled = ByRows(
+            trace_events(workload(few), self._gpu), trace_events(workload(2 * few), self._gpu), few, 2 * few
         )
-        scaled = ByRows(few, many, rows, 2 * rows)
 
         def figures(rows: int) -> tuple[MemoryFigures, TraceResult]:
-            traced = scaled.at(rows, for_gpu=self._gpu is not None)
+            if rows < LEAST_ROWS:
+                traced = self._traced(workload(rows))
+            else:
+                traced = scaled.at(rows, for_gpu=self._gpu is not None)
             return self._figures(traced, floor=0), traced
 
         return figures

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autotune.memory.caching_allocator import replay
 from autotune.memory.events import PARTS, Event
+from autotune.memory.replay import replay
 from autotune.memory.trace import TraceResult
+
+LEAST_ROWS = 2  # a single row is a view in places where more rows are copied
 
 
 class NotEvenError(Exception):
@@ -29,8 +31,10 @@ class ByRows:
     """
 
     def __init__(self, few: Sequence[Event], many: Sequence[Event], rows_few: int, rows_many: int) -> None:
-        if not 0 < rows_few < rows_many:
-            raise ValueError(f"Two numbers of rows in rising order are needed, {rows_few} and {rows_many} were given.")
+        if not LEAST_ROWS <= rows_few < rows_many:
+            raise ValueError(
+                f"Two numbers of rows in rising order are needed, at least {LEAST_ROWS}; {rows_few} and {rows_many} were given."
+            )
         if len(few) != len(many):
             raise NotEvenError(f"{len(few)} events at {rows_few} rows, {len(many)} at {rows_many}")
         ids = {one.id: other.id for one, other in zip(few, many, strict=True)}
@@ -48,8 +52,11 @@ class ByRows:
         """The events at this number of rows.
 
         Raises:
-            NotEvenError: a storage would have less than no bytes there: its size is not this straight line near 0 rows.
+            NotEvenError: a single row was asked for, or a storage would have less than no bytes there: its size is not
+                this straight line near 0 rows.
         """
+        if rows < LEAST_ROWS:
+            raise NotEvenError(f"{rows} rows may go another way than more rows do")
         made = [Event(event.kind, event.id, base + each * rows, event.label) for event, base, each in self._events]
         if any(event.nbytes < 0 for event in made):
             raise NotEvenError(f"{rows} rows are too few for what two larger traces tell")
