@@ -277,11 +277,11 @@ VARIANTS = ("released", "released, no cache", "project")
 
 REASONS: dict[str, str] = {
     "lora": (
-        "LST's LoRA layer puts dropout in front of its down-projection: of each adapted layer in the encoder a dropped copy of "
-        "the input and a mask stay for backward, about 1.1 by their shapes; peft's layer is priced without"
+        "not settled: LST's LoRA layer may put dropout in front of its down-projection (the rate was not found); of each adapted "
+        "layer in the encoder a dropped copy of the input and a mask would stay, about 1.1 by their shapes"
     ),
     "sherl": (
-        "this project's fusion takes cosines from the Gram matrix and makes no normalised rows and no products of features, "
+        "likely, not traced: this project's fusion takes cosines from the Gram matrix and makes no normalised rows and no products of features, "
         "and its norm is one operator; the released one makes them"
     ),
 }
