@@ -112,7 +112,7 @@ class SourceFusion:
             self._fused = None
 
     def fused(self) -> Float[Tensor, "batch tokens width"]:
-        """What late blocks cross-attend to; computed once a pass."""
+        """What late blocks cross-attend to; computed once a pass, at the first call."""
         if self._fused is None:
             fused: Tensor = self._fusion(self._features)
             self._features.clear()  # what backward needs, the graph holds
@@ -141,6 +141,7 @@ class SherlRoute(Route):
         self.selection = selection
         self.source = source
         self.prompting = prompting
+        self.first_of_stack = selection.layers.start
         self.first_late = min(fusions)
         self.last_fused = max(fusions)
         own_norm = backbone.final_norm_of(backbone.stack_of(backbone.depth - 1))
@@ -156,6 +157,8 @@ class SherlRoute(Route):
         prompted = None if self.prompting is None else self.prompting.begin(batch)
 
         def on_call(layer: int, call: BlockCall) -> None:
+            if self.source is not None and layer == self.first_of_stack and not self.forms_graph:
+                self.source.fused()  # what was recorded of the encoder goes before a decoder that writes fills its cache
             prompts, hidden = (None, call.hidden) if prompted is None else prompted.split(layer, call.hidden)
             if layer <= self.last_fused and layer in self.selection:
                 features.append(hidden)

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 class Route(ABC):
-    """What happens inside a forward pass beyond the backbone's own computation."""
+    """What happens inside a forward pass beyond the backbone's own computation.
+
+    forms_graph: whether the pass that runs next keeps what backward needs; said before each :meth:`run`, inside which
+    gradients are off at first where early blocks are frozen.
+    """
+
+    forms_graph: bool = True
 
     @abstractmethod
     def run(self, batch: Batch) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
@@ -126,6 +132,8 @@ class Tuned(nn.Module):
             raise SpecError(f"The method {self.config.name!r} has been removed from this backbone: apply it again.")
         if self.first_trainable_layer > 0 and self.model.training:
             self.train(self.training)  # somebody called train() on the pretrained model itself
+        if self.route is not None:
+            self.route.forms_graph = torch.is_grad_enabled()
         with ExitStack() as stack:
             stack.enter_context(early_route(self.backbone.blocks, self.first_trainable_layer))
             yield (lambda hidden: hidden) if self.route is None else stack.enter_context(self.route.run(batch))
