@@ -130,8 +130,10 @@ def targets(rows: Sequence[Graded], runs: Sequence[CapRun], *, on_gpu: bool, sec
     caps = {run.cap_bytes for run in runs}
     uses = best_uses(runs)
     allocated = figures.get("allocated", {}).get("worst_error")
-    device = figures.get("device", {}).get("mean_error")
-    beyond = figures.get("prediction", {}).get("under_share")
+    # figures of some cases would say nothing of the others
+    seen = {name: line for name, line in figures.items() if line["cases"] == len(graded)}
+    device = seen.get("device", {}).get("mean_error")
+    beyond = seen.get("prediction", {}).get("under_share")
 
     def gpu(found: Any, met: Callable[[], bool]) -> tuple[Any, Verdict]:
         """What only a GPU can show; met: asked where something was found."""
@@ -153,7 +155,9 @@ def targets(rows: Sequence[Graded], runs: Sequence[CapRun], *, on_gpu: bool, sec
         f"no cap of {CAPS} exceeded": gpu(
             sum(run.exceeded for run in runs) if runs else None,
             lambda: (
-                len(caps) >= CAPS and not any(run.exceeded or run.measured.status == "ended by the guard" for run in runs)
+                len(caps) >= CAPS
+                and not any(run.exceeded or run.measured.status == "ended by the guard" for run in runs)
+                and all(run.measured.device is not None for run in runs)  # what nobody saw is no proof
             ),
         ),
         "what was predicted to fit a cap ran through": gpu((early or "all") if runs else None, lambda: not early),
