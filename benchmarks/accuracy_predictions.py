@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from accuracy_cases import TOKENS, Case
+from accuracy_cases import TOKENS, Case, Size
 
 from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
@@ -74,7 +74,7 @@ def predict(case: Case, setting: Setting) -> Predicted:
     )
 
 
-def fitting(number: int, caps: Sequence[int], setting: Setting) -> list[tuple[int, Case, MemoryFigures]]:
+def fitting(number: int, caps: Sequence[int], setting: Setting, size: Size) -> list[tuple[int, Case, MemoryFigures]]:
     """Of one of :data:`LINES`: for each cap that it fits at all, the case with the most rows predicted to fit.
 
     Raises:
@@ -82,7 +82,7 @@ def fitting(number: int, caps: Sequence[int], setting: Setting) -> list[tuple[in
     """
     model, method, changes = LINES[number]
     training = {"learning_rate": 1e-4, "batch_size": TRACED_ROWS, **changes}
-    case = Case(model=model, size="real", method=method, training=training, tokens=TOKENS["real"])
+    case = Case(model=model, size=size, method=method, training=training, tokens=TOKENS[size])
     predictor = predictor_for(case, setting)
 
     def at(rows: int) -> Case:

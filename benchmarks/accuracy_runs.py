@@ -21,6 +21,7 @@ from autotune.memory.guard import Guard
 from autotune.memory.meter import Meter
 from autotune.memory.nvml import NvmlDevice
 from autotune.memory.nvml_meter import NvmlMeter
+from autotune.memory.process import ProcessMeter
 
 CHILD = Path(__file__).with_name("accuracy_child.py")
 WATCH_SECONDS = 0.05  # 20 readings a second
@@ -41,7 +42,9 @@ class GrowthMeter:
     def device_bytes(self, pid: int) -> int | None:
         """Bytes more than at the beginning, whichever process is asked for."""
         del pid
-        return max(0, self._device.memory().used_bytes - self._before)
+        used = self._device.memory().used_bytes
+        self._before = min(self._before, used)  # the driver may still have been taking back what the last process held
+        return used - self._before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,8 @@ class Stand:
         Raises:
             DeviceError: the driver does not answer.
         """
+        if self.device == "cpu":
+            return ProcessMeter()
         nvml = NvmlMeter()
         if not self.own_figures:
             return GrowthMeter(nvml.device)
@@ -129,7 +134,7 @@ def run(case: Case, stand: Stand, *, cap_bytes: int, outside_bytes: int, threads
         finally:
             timer.cancel()
             child.kill()
-            child.communicate()
+            _hang_up(child)
         if measured.status == "failed" and not measured.error:
             errors.seek(0)
             last = errors.read().strip().splitlines()[-1:] or [f"it ended with {child.returncode}"]
@@ -149,10 +154,7 @@ def _talk(child: subprocess.Popen[str], request: dict[str, Any], stand: Stand, c
             _send(child.stdin, "go")
             answer = _answer(child.stdout)
             now = meter.device_bytes(child.pid) if answer.get("state") == "held" else None
-        # it goes before the next one's turn: what it held is given back
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
-        child.wait()
+        _hang_up(child)  # it goes before the next one's turn: what it held is given back
     return _measured(answer, guard, now)
 
 
@@ -170,6 +172,15 @@ def _measured(answer: dict[str, Any], guard: Guard, now: int | None) -> Measured
     context = None if reserved_now is None or now is None else now - reserved_now
     del answer["state"]
     return Measured(status="held", context=context, **seen, **answer)
+
+
+def _hang_up(child: subprocess.Popen[str]) -> None:
+    """Ends its input, which ends it, and waits for that."""
+    for stream in (child.stdin, child.stdout):
+        with contextlib.suppress(BrokenPipeError):
+            if stream is not None:
+                stream.close()
+    child.wait()
 
 
 def _send(stream: IO[str], line: str) -> None:

@@ -19,7 +19,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -115,21 +115,32 @@ def grade_on_cpu(
 
 
 class Gpu:
-    """The grading on a GPU. running: what runs a case in a process of its own.
+    """The grading on a GPU. jobs: processes at once, fewer where that many would not fit at the largest cap. running: what runs
+    a case in a process of its own; predictors: where predictions are made.
 
     found: the GPU and what was measured of it, for the result.
     """
 
-    def __init__(self, device: NvmlDevice, *, jobs: int, running: Run = run) -> None:
-        self._run, self._device = running, device
-        self._memory = device.memory()
-        self._jobs = jobs
+    def __init__(
+        self,
+        device: NvmlDevice,
+        *,
+        jobs: int,
+        running: Run = run,
+        predictors: Callable[[], Executor] | None = None,
+    ) -> None:
+        self._run, self._device, self._predictors = running, device, predictors or processes
+        memory = device.memory()
+        self._usable = int(memory.free_bytes * USABLE_SHARE)
+        self._jobs = max(1, min(jobs, self._usable // max(CAPS)))
+        self._share = self._usable // self._jobs
         self.found: dict[str, Any] = {
             "device": device.name(),
             "capability": device.capability(),
             "driver": device.driver(),
-            "total_bytes": self._memory.total_bytes,
-            "jobs": jobs,
+            "total_bytes": memory.total_bytes,
+            "usable_bytes": self._usable,
+            "jobs": self._jobs,
         }
 
     def grade(self, chosen: Sequence[Case], caps: Sequence[int]) -> tuple[list[Graded], list[CapRun]]:
@@ -142,20 +153,21 @@ class Gpu:
             device_name=self._device.name(),
         )
         with ExitStack() as stack:
-            workers = max(1, (os.cpu_count() or 2) // 4)
-            spawn = multiprocessing.get_context("spawn")  # a fork of this process, which has threads, might hang
-            predictors = stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn))
+            predictors = stack.enter_context(self._predictors())
             runners = stack.enter_context(ThreadPoolExecutor(self._jobs))
-            measured = [runners.submit(self._measured, case, stand, self._share(), context) for case in chosen]
+            measured = [runners.submit(self._measured, case, stand, self._share, context) for case in chosen]
             predicted = [predictors.submit(predict, case, setting) for case in chosen]
-            plans = [predictors.submit(fitting, number, caps, setting) for number in range(len(LINES)) if caps]
+            held = [cap for cap in caps if cap <= self._usable]
+            numbers = range(len(LINES)) if held else ()
+            plans = {predictors.submit(fitting, one, held, setting, chosen[0].size): one for one in numbers}
             under_caps = []
             for plan in as_completed(plans):
-                for cap, case, figures in plan.result():
-                    if cap > self._share():
-                        raise DeviceError(
-                            f"{self._jobs} processes at once do not fit under caps of {cap} bytes: give fewer --jobs."
-                        )
+                try:
+                    planned = plan.result()
+                except (SherlError, RuntimeError) as error:  # the other lines go on, and this one is told of
+                    self.found.setdefault("lines_not_predicted", []).append([list(LINES[plans[plan]]), str(error)])
+                    continue
+                for cap, case, figures in planned:
                     future = runners.submit(self._measured, case, stand, cap, context)
                     under_caps.append((cap, case, figures, future))
             rows = []
@@ -172,13 +184,13 @@ class Gpu:
         """Where runs take place, and the largest context of the probes. The first probe tells whether NVML shows a
         process's own memory."""
         stand = Stand("cuda", jobs=self._jobs)
-        first = self._measured(PROBES[0], stand, self._share(), DEFAULT_CONTEXT_BYTES)
+        first = self._measured(PROBES[0], stand, self._share, DEFAULT_CONTEXT_BYTES)
         if first.ran and first.context is None:
             stand = Stand("cuda", jobs=self._jobs, own_figures=False)
-            first = self._measured(PROBES[0], stand, self._share(), DEFAULT_CONTEXT_BYTES)
+            first = self._measured(PROBES[0], stand, self._share, DEFAULT_CONTEXT_BYTES)
         with ThreadPoolExecutor(self._jobs) as runners:
             futures = [
-                runners.submit(self._measured, case, stand, self._share(), DEFAULT_CONTEXT_BYTES) for case in PROBES[1:]
+                runners.submit(self._measured, case, stand, self._share, DEFAULT_CONTEXT_BYTES) for case in PROBES[1:]
             ]
             probed = [first, *(future.result() for future in futures)]
         contexts = [one.context for one in probed if one.context is not None]
@@ -193,15 +205,16 @@ class Gpu:
         print(f"context {[round(one / 1e6, 1) for one in contexts]} MB; NVML shows processes: {stand.own_figures}")
         return stand, max(contexts)
 
-    def _share(self) -> int:
-        """What one of the processes may take of the GPU."""
-        return int(self._memory.free_bytes * USABLE_SHARE) // self._jobs
-
     def _measured(self, case: Case, stand: Stand, cap_bytes: int, outside_bytes: int) -> Measured:
         try:
             return self._run(case, stand, cap_bytes=cap_bytes, outside_bytes=outside_bytes, threads=2)
         except DeviceError as error:
             return Measured(status="failed", error=str(error))
+
+
+def processes() -> ProcessPoolExecutor:
+    """A quarter of the cores makes predictions. A fork of this process, which has threads, might hang."""
+    return ProcessPoolExecutor(max(1, (os.cpu_count() or 2) // 4), mp_context=multiprocessing.get_context("spawn"))
 
 
 def _graded(case: Case, prediction: Future[Predicted], measured: Measured) -> Graded:
