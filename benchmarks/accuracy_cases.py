@@ -24,8 +24,8 @@ FIRST_TOKEN = 5  # below it stand padding and the tokens that begin and end a te
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """A backbone with random weights. kind: as the goal counts kinds. real: settings over the defaults of the configuration's class,
-    as the published model has them; small: of the same architecture where there is no GPU. refuses: methods that its
-    family cannot carry for this task."""
+    as the published model has them; small: of the same architecture where there is no GPU. refuses, refuses_late:
+    methods and late routes that its family cannot carry for this task."""
 
     name: str
     model_type: str
@@ -34,6 +34,7 @@ class Model:
     real: Mapping[str, Any]
     small: Mapping[str, Any]
     refuses: tuple[str, ...] = ()
+    refuses_late: tuple[str, ...] = ()
 
     def config(self, size: Size) -> dict[str, Any]:
         """``config.to_dict()`` of the backbone."""
@@ -124,6 +125,7 @@ MODELS = (
             "eos_token_id": 2,
         },
         refuses=("bitfit",),  # it has no biases
+        refuses_late=("bitfit",),
     ),
     Model(
         name="t5-base",
@@ -148,6 +150,7 @@ MODELS = (
             "decoder_start_token_id": 0,
         },
         refuses=("linear_probe", "bitfit"),  # a head of classes writes no text; T5 has no biases unless they are added
+        refuses_late=("bitfit", "prompt"),
     ),
     Model(
         name="bart-base",
@@ -180,6 +183,7 @@ MODELS = (
             "forced_eos_token_id": None,
         },
         refuses=("linear_probe",),
+        refuses_late=("prompt",),
     ),
 )
 
@@ -261,7 +265,8 @@ def cases(size: Size, models: Sequence[Model] = MODELS) -> list[Case]:
     for place, model in enumerate(models):
         for number, (method, changes) in enumerate(FORMS):
             always = number < 2
-            if method["name"] in model.refuses or method.get("late_route", {}).get("name") in model.refuses:
+            late = method.get("late_route", {}).get("name")
+            if method["name"] in model.refuses or late in model.refuses_late:
                 continue
             if not always and (place + number) % 2:
                 continue
