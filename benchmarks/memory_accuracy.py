@@ -104,7 +104,11 @@ def grade_on_cpu(
     setting = Setting(device="cpu")
     for case in chosen:
         began = time.perf_counter()
-        predicted = predicting(case, setting)
+        try:
+            predicted = predicting(case, setting)
+        except (SherlError, RuntimeError) as error:
+            yield _not_predicted(case, error)
+            continue
         measured = Measured(
             status="held",
             allocated=rehearsed_allocated(case),
@@ -220,15 +224,16 @@ def processes() -> ProcessPoolExecutor:
 def _graded(case: Case, prediction: Future[Predicted], measured: Measured) -> Graded:
     try:
         predicted = prediction.result()
-    except (
-        SherlError,
-        RuntimeError,
-    ) as error:  # one case that cannot be traced is a finding, and not the end of the others
-        nothing = MemoryFigures(allocated=0, device=0, meter="prediction")
-        return Graded(
-            case=case, predicted=nothing, measured=Measured(status="failed", error=f"it was not predicted: {error}")
-        )
+    except (SherlError, RuntimeError) as error:
+        return _not_predicted(case, error)
     return Graded(case=case, predicted=predicted.figures, measured=measured, estimate=predicted.estimate)
+
+
+def _not_predicted(case: Case, error: Exception) -> Graded:
+    """One case that cannot be traced is a finding, and not the end of the others."""
+    nothing = MemoryFigures(allocated=0, device=0, meter="prediction")
+    measured = Measured(status="failed", error=f"it was not predicted: {type(error).__name__}: {error}")
+    return Graded(case=case, predicted=nothing, measured=measured)
 
 
 def report(rows: Sequence[Graded], runs: Sequence[CapRun], *, on_gpu: bool, seconds: float) -> dict[str, Any]:
