@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from importlib import metadata
@@ -52,6 +53,8 @@ def _processor() -> str:
 
 def _commit() -> str:
     here = Path(__file__).parent
+    if shutil.which("git") is None:
+        return "unknown"
     ask = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=False)
     if ask.returncode != 0:

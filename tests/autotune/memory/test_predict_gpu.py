@@ -146,12 +146,20 @@ def test_after_a_breach_neither_heap_fits_the_cap() -> None:
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_study_refuses_the_shape_that_memory_ended() -> None:
+def test_a_study_does_not_start_the_shape_that_memory_ended_as_it_was() -> None:
     cap = 1100 * MB
     fits = FitCheck(_on_gpu(cap_bytes=cap), cap)
-    assert fits(_candidate()) is None
-    fits.learn_breach(_candidate(), 1000 * MB, refused_by_cap=True)
+    first = fits.planned(_candidate())
+    assert first.plan == {}
+    fits.learn_breach(first, 1000 * MB, refused_by_cap=True)
+    ended = [first]
+    while fits(_candidate(learning_rate=0.3)) is None:  # the same shape gets its next memory plan, until none is left
+        planned = fits.planned(_candidate(learning_rate=0.3))
+        assert planned.plan not in [one.plan for one in ended]
+        fits.learn_breach(planned, 1000 * MB, refused_by_cap=True)
+        ended.append(planned)
     refusal = fits(_candidate(learning_rate=0.3))
     assert refusal is not None
     assert "over the cap" in refusal.reason
+    assert len(ended) > 1
     assert fits(_candidate(batch_size=3)) is None
