@@ -106,7 +106,7 @@ def test_ids_may_be_numbered_anew_in_each_trace() -> None:
 
 
 def test_rows_below_the_line_are_refused() -> None:
-    scaled = ByRows([alloc(0, 10)], [alloc(0, 40)], 4, 8)
+    scaled = ByRows([alloc(0, 10)], [alloc(0, 38)], 4, 8)
     assert scaled.at(4, for_gpu=False).allocated == 10
     with pytest.raises(NotEvenError, match="2 rows are too few"):
         scaled.events(2)
