@@ -57,7 +57,11 @@ def run_study(folder: Path, trials: int, *extra: str) -> dict[str, Any]:
                 first = time.monotonic() - begin
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}; see {log}")
-    result = {"seconds": time.monotonic() - begin, "first_trial_seconds": first, "command": " ".join(command)}
+    result = {
+        "seconds": time.monotonic() - begin,
+        "first_trial_seconds": first,
+        "command": " ".join(command).replace(str(folder), folder.name),
+    }
     if command[1] == "run":  # a resumed study has no honest time of its own
         timing.write_text(json.dumps(result))
     return result
