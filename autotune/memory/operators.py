@@ -20,10 +20,13 @@ TRANSLATED: dict[str, str] = {
 # Take a buffer inside the kernel that depends on the GPU's number of processors or on a library's choice of algorithm. Not
 # priced; the margin has to hold them.
 INSIDE: dict[str, str] = {
+    "argmax": "partial results over the vocabulary, a few for each row",
     "convolution": "cuDNN's workspace (DeBERTa's convolution alone)",
     "convolution_backward": "cuDNN's workspace (DeBERTa's convolution alone)",
     "cumsum": "partial sums of a scan over token ids",
+    "index_put": "sorted indices, one for each row of the batch (the pooled token's gradient)",
     "linalg_vector_norm": "partial sums, a few kB",
+    "mean": "partial sums; none along the width, which one block of threads goes through",
     "native_layer_norm_backward": "partial sums of the weight's and bias' gradients, width x blocks of rows",
     "sum": "partial sums, width x blocks of rows: of biases' gradients at most about 1 MB",
 }
@@ -32,11 +35,12 @@ INSIDE: dict[str, str] = {
 ALIKE: frozenset[str] = frozenset(
     """
     _foreach_add_ _foreach_mul_ _fused_adamw_ _log_softmax _log_softmax_backward_data _softmax _softmax_backward_data _to_copy
-    _unsafe_view abs add add_ alias arange bitwise_and bitwise_not cat ceil clamp clone constant_pad_nd copy_ cos detach
-    diagonal diagonal_backward div embedding empty empty_like expand fill_ full_like gather gelu gelu_backward gt le lift_fresh
-    log lt masked_fill masked_fill_ minimum mse_loss mse_loss_backward mul mul_ native_dropout native_dropout_backward
-    ne neg new_empty new_ones new_zeros nll_loss_backward nll_loss_forward ones_like permute reciprocal relu relu_ repeat
-    rsub scalar_tensor scatter_add select select_backward sigmoid_ sigmoid_backward sign sin slice slice_backward split sqrt squeeze
-    stack sub t tanh tanh_backward threshold_backward transpose unbind unsqueeze view where zeros zeros_like
+    _unsafe_view abs add add_ alias arange bitwise_and bitwise_not bitwise_or cat ceil clamp clone constant_pad_nd copy_ cos
+    detach diagonal diagonal_backward div embedding empty empty_like eq expand fill_ full full_like gather gelu gelu_backward gt
+    index le lift_fresh log lt masked_fill masked_fill_ minimum mse_loss mse_loss_backward mul mul_ native_dropout
+    native_dropout_backward ne neg new_empty new_full new_ones new_zeros nll_loss_backward nll_loss_forward ones ones_like permute
+    pow reciprocal relu relu_ repeat rsqrt rsub scalar_tensor scatter_add select select_backward sigmoid_ sigmoid_backward sign sin
+    slice slice_backward split sqrt squeeze stack sub t tanh tanh_backward threshold_backward transpose triu unbind unsqueeze view
+    where zeros zeros_like
     """.split()  # noqa: SIM905 - a block of words reads better than a column of strings
 )

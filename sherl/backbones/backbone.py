@@ -222,6 +222,11 @@ class Backbone(ABC):
     def no_late_prompts(self) -> str | None:
         """Why prompts cannot enter at a late block; None where they can."""
 
+    @property
+    def no_input_prompts(self) -> str | None:
+        """Why prompts cannot enter at the first block's input; None where they can."""
+        return None
+
 
 KINDS: Registry[type[Backbone]] = Registry("kind of backbone")
 """All kinds by the name that stands in a row's ``kind``."""

@@ -77,5 +77,12 @@ class EncoderBackbone(Backbone):
         return self.layout.no_prompts if self.layout.prompts is None else None
 
     @property
+    def no_input_prompts(self) -> str | None:
+        """Why prompts cannot enter at the first block's input; None where they can."""
+        if getattr(self.config, "conv_kernel_size", 0):  # DeBERTa-v2's larger models, v3 among them
+            return "a convolution beside its first block reads the embeddings, which have no prompts among them"
+        return self.no_late_prompts
+
+    @property
     def _takes_token_types(self) -> bool:
         return self.layout.token_types and getattr(self.config, "type_vocab_size", 0) > 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import Backbone, Batch
+from sherl.errors import UnsupportedBackboneError
 from sherl.insertion import BlockCall, block_calls
 from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.late import LatePart
@@ -42,6 +43,11 @@ class PromptConfig(MethodConfig):
 
     def put_on(self, tuned: Tuned) -> None:
         backbone = tuned.backbone
+        if backbone.no_input_prompts is not None:
+            raise UnsupportedBackboneError(
+                f"Method prompt: a {backbone.family} model cannot carry prompts at its input: {backbone.no_input_prompts}. "
+                "LoRA and adapters fit every family."
+            )
         vectors = PromptVectors(self.num_prompts, backbone.width)
         tuned.add("prompt", LatePart(parameters=dict(vectors.named_parameters()), module=vectors))
         keep = torch.ones((1, self.num_prompts + 1), dtype=torch.bool)

@@ -23,6 +23,7 @@ from sherl.backbones import FAMILIES
 from sherl.errors import UnsupportedBackboneError
 from sherl.methods import METHODS
 from sherl.spec import TrainingConfig
+from tests.autotune.memory.test_scaling import workload as text_workload
 from tests.autotune.memory.test_trace import CLASSES, NUMBER, VARIANTS, _name
 from tests.sherl.tiny import tiny_config
 
@@ -183,6 +184,8 @@ def test_every_family_and_method_runs_only_operators_that_were_looked_at(
         assert result.reserved is not None
         assert result.reserved >= result.allocated
     trace(_workload({"name": "sherl"}, task=NUMBER, training=training), gpu)
+    for family in ("t5", "bart"):
+        trace(text_workload(family, {"name": "sherl"}, 6, precision), gpu)
     translated = {name for names in TRANSLATED for name in names.split(", ")}
     assert seen - translated - set(INSIDE) - ALIKE == {"promote_types"}, "a function of dtypes, no operator on tensors"
 
