@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ from sherl.tasks import TASKS
 from sherl.training import rehearse
 
 Shape = tuple[int, int]
+
+# optimizer hooks and patched functions are the process's own: of two traces in two threads each would see the other's
+_TRACING = threading.Lock()
 
 # settings of training that change values and never memory; a key that is not named here is taken to change memory
 _WEIGHTLESS_SETTINGS = frozenset({"learning_rate", "epochs", "weight_decay", "warmup_fraction", "warmup_steps", "seed"})
@@ -156,7 +160,7 @@ def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool =
 
     settings = dict(workload.backbone_config)
     config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
-    with FakeTensorMode():
+    with _TRACING, FakeTensorMode():
         backbone = backbone_from_config(config, dtype=weights_dtype(workload.training.precision))
         model = build_model(backbone, method_from_dict(dict(workload.method)), workload.task, seed=0)
         train_batch = _batch(workload, workload.train_shape, workload.train_targets)
