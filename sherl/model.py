@@ -69,8 +69,9 @@ class TaskModel(nn.Module):
         if self._task.writes_text:
             if "labels" not in batch:
                 raise DataError("Text-to-text logits are of target tokens: give the batch 'labels', or call outputs().")
-            targets = {**batch, "decoder_input_ids": self.tuned.backbone.shift_right(batch["labels"])}
-            written: Tensor = self.head(self.tuned(targets))
+            backbone = self.tuned.backbone
+            states = backbone.target_states(self.tuned(backbone.teaching(batch)), batch["labels"])
+            written: Tensor = self.head(states)
             return written
         hidden = self.tuned(batch)
         logits: Tensor = self.head(self.tuned.pool(hidden, self.tuned.backbone.pooled_mask(batch)))

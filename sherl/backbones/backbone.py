@@ -16,7 +16,8 @@ from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.registry import Registry
 from sherl.shapes import Bool, Float, Int
 
-# input_ids and attention_mask int64 [batch, tokens]; perhaps token_type_ids, decoder_input_ids, labels
+# text: input_ids and attention_mask int64 [batch, tokens], perhaps token_type_ids, decoder_input_ids; images: pixel_values
+# float32 [batch, channels, height, width]; speech: input_features float32 [batch, bins, frames]; perhaps labels
 Batch: TypeAlias = Mapping[str, Tensor]
 
 
@@ -92,13 +93,24 @@ class Backbone(ABC):
         del hidden
         raise self.no_text()
 
-    def shift_right(self, labels: Int[Tensor, "batch targets"]) -> Int[Tensor, "batch targets"]:
-        """What the decoder reads to be taught these target tokens; -100 is padding.
+    def teaching(self, batch: Batch) -> Batch:
+        """What :meth:`encode` is given to be taught ``labels`` [batch, targets] (-100 is padding), each from those before it.
 
         Raises:
             UnsupportedBackboneError: the model writes no text.
         """
-        del labels
+        del batch
+        raise self.no_text()
+
+    def target_states(
+        self, hidden: Float[Tensor, "batch tokens width"], labels: Int[Tensor, "batch targets"]
+    ) -> Float[Tensor, "batch targets width"]:
+        """Of the last hidden state of a :meth:`teaching` batch those positions that predict the labels.
+
+        Raises:
+            UnsupportedBackboneError: the model writes no text.
+        """
+        del hidden, labels
         raise self.no_text()
 
     def generate(
@@ -140,6 +152,24 @@ class Backbone(ABC):
     def width(self) -> int:
         """D, the width of the hidden states."""
         return int(self.config.hidden_size)
+
+    def width_of(self, layer: int) -> int:
+        """Width of a block's input (0-based, over all stacks)."""
+        del layer
+        return self.width
+
+    def as_tokens(self, hidden: Tensor, like: Tensor) -> Float[Tensor, "batch tokens own_width"]:
+        """A block's input, of its own width, as one vector for each position of ``like``, another block's input.
+
+        Where all blocks have the same positions it is the hidden state itself; feature maps are brought to ``like``'s size.
+        """
+        del like
+        return hidden
+
+    def as_hidden(self, tokens: Float[Tensor, "batch tokens width"], like: Tensor) -> Tensor:
+        """Vectors for each position of ``like`` in the form of ``like``, a block's input."""
+        del like
+        return tokens
 
     @property
     def max_tokens(self) -> int | None:
@@ -198,10 +228,14 @@ class Backbone(ABC):
     ) -> Float[Tensor, "batch width"]:
         """One vector for each example."""
 
+    def keep(self, batch: Batch) -> Bool[Tensor, "batch tokens"]:
+        """Which positions of the first block's input count; the others are padding."""
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
+        return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
+
     def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
         """1 for what of the last hidden state :meth:`pool` is to take, 0 for padding."""
-        mask = batch.get("attention_mask")
-        return torch.ones_like(batch["input_ids"]) if mask is None else mask
+        return self.keep(batch).to(torch.int64)
 
     @abstractmethod
     def cut_prompts(self, hidden: Float[Tensor, "batch keys width"], count: int) -> Float[Tensor, "batch tokens width"]:

@@ -34,9 +34,7 @@ class EncoderBackbone(Backbone):
                 f"The input has {ids.shape[1]} tokens, {self.family} takes at most {self.max_tokens}: "
                 "tokenise with a smaller max_length."
             )
-        mask = batch.get("attention_mask")
-        keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
-        inputs = {"input_ids": ids, "attention_mask": self.layout.masks(self.config, keep, self.dtype)}
+        inputs = {"input_ids": ids, "attention_mask": self.layout.masks(self.config, self.keep(batch), self.dtype)}
         types = batch.get("token_type_ids")
         if types is not None and self._takes_token_types:
             inputs["token_type_ids"] = types

@@ -58,9 +58,7 @@ class EncoderDecoderBackbone(Backbone):
     def _read(self, batch: Batch) -> Source:
         ids = batch["input_ids"]
         self._check_length(ids.shape[1], "input", "tokenise with a smaller max_length")
-        given = batch.get("attention_mask")
-        keep = torch.ones_like(ids, dtype=torch.bool) if given is None else given.to(torch.bool)
-        mask = masks.additive(keep, self.dtype)
+        mask = masks.additive(self.keep(batch), self.dtype)
         encoder = self.model.get_encoder()
         return Source(encoder(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state, mask)
 
@@ -96,10 +94,18 @@ class EncoderDecoderBackbone(Backbone):
         """What the pretrained language head makes of the decoder's last hidden state."""
         return self.layout.logits(self.model, hidden)
 
-    def shift_right(self, labels: Int[Tensor, "batch targets"]) -> Int[Tensor, "batch targets"]:
-        """The start token, then all labels but the last; -100 becomes the padding token."""
+    def teaching(self, batch: Batch) -> Batch:
+        """The decoder reads its start token, then all labels but the last; -100 becomes the padding token."""
+        labels = batch["labels"]
         shifted = torch.cat([self._start(labels), labels[:, :-1]], dim=1)
-        return shifted.masked_fill_(shifted == PADDING, self._pad)
+        return {**batch, "decoder_input_ids": shifted.masked_fill_(shifted == PADDING, self._pad)}
+
+    def target_states(
+        self, hidden: Float[Tensor, "batch targets width"], labels: Int[Tensor, "batch targets"]
+    ) -> Float[Tensor, "batch targets width"]:
+        """All of them: the decoder reads nothing else."""
+        del labels
+        return hidden
 
     def generate(
         self,

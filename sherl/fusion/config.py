@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,12 +20,14 @@ class FusionShape:
     """Sizes that a part is built for.
 
     width: D, of the backbone's hidden states; inner_width: d, of the features between down- and up-projection;
-    num_features: n, how many features are fused, the guide (the last) included.
+    num_features: n, how many features are fused, the guide (the last) included; widths: of each of them, the guide's own
+    is D.
     """
 
     width: int
     inner_width: int
     num_features: int
+    widths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,18 @@ class FusionConfig:
             epsilon=1e-6,
         )
 
-    def shape(self, width: int, num_features: int) -> FusionShape:
-        """The sizes of a fusion of ``num_features`` features, ``width`` wide.
+    def shape(self, widths: Sequence[int]) -> FusionShape:
+        """The sizes of a fusion of features of these widths, of which the last is the guide's.
 
         Raises:
-            SpecError: the reduction factor is over the width, or there is no feature.
+            SpecError: the reduction factor is over the guide's width, a width is below 1, or there is no feature.
         """
         problems = []
-        if width < 1:
-            problems.append(f"the width must be at least 1, {width} was given")
-        elif self.reduction_factor > width:
+        num_features = len(widths)
+        width = widths[-1] if widths else 1
+        if min(widths, default=1) < 1:
+            problems.append(f"widths must be at least 1, {list(widths)} were given")
+        elif widths and self.reduction_factor > width:
             problems.append(
                 f"reduction_factor {self.reduction_factor} is over the width of the features: allowed are 1 to {width}"
             )
@@ -105,7 +110,7 @@ class FusionConfig:
             problems.append(f"a fusion needs at least one feature, the guide; {num_features} were given")
         if problems:
             raise SpecError("Fusion settings: " + "; ".join(problems) + ".")
-        return FusionShape(width, max(1, width // self.reduction_factor), num_features)
+        return FusionShape(width, max(1, width // self.reduction_factor), num_features, tuple(widths))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; ``FusionConfig(**plain)`` reads it back."""

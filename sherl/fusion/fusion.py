@@ -22,20 +22,22 @@ class Fusion(nn.Module):
     The last feature is the late layer's own input and guides the others; n = 1 works, it is then the guide alone.
     Everything is per token. The computation goes in the features' precision, whatever the parameters' is.
 
+    widths: of the features; the last one's is D, which the result has too.
+
     Raises:
-        SpecError: the reduction factor does not lie in 1 ... width, or num_features is below 1.
+        SpecError: the reduction factor does not lie in 1 ... D, or there is no feature.
     """
 
-    def __init__(self, width: int, num_features: int, config: FusionConfig | None = None) -> None:
+    def __init__(self, widths: Sequence[int], config: FusionConfig | None = None) -> None:
         super().__init__()
         self.config = FusionConfig() if config is None else config
-        self.shape = self.config.shape(width, num_features)
+        self.shape = self.config.shape(widths)
         self.projection: Projection = PROJECTIONS.get(self.config.projection)(self.shape, self.config)
         self.aggregation: Aggregation = AGGREGATIONS.get(self.config.aggregation)(self.shape, self.config)
         self.expansion: Expansion = EXPANSIONS.get(self.config.expansion)(self.shape, self.config)
         self.gate: Gate = GATES.get(self.config.gate)(self.shape, self.config)
 
-    def forward(self, features: Sequence[Float[Tensor, "batch tokens width"]]) -> Float[Tensor, "batch tokens width"]:
+    def forward(self, features: Sequence[Float[Tensor, "batch tokens _"]]) -> Float[Tensor, "batch tokens width"]:
         """What the late layer gets in place of ``features[-1]``.
 
         Raises:
@@ -52,12 +54,14 @@ class Fusion(nn.Module):
                 f"This fusion was built for {self.shape.num_features} features, {len(features)} were given: "
                 "build one for each late layer that features are fused for."
             )
-        shapes = {tuple(feature.shape) for feature in features}
-        own = tuple(features[-1].shape)
-        if len(shapes) > 1 or len(own) != 3 or own[-1] != self.shape.width:
+        lead = tuple(features[-1].shape[:-1])
+        wanted = [(*lead, width) for width in self.shape.widths]
+        shapes = [tuple(feature.shape) for feature in features]
+        if len(lead) != 2 or shapes != wanted:
+            widths = sorted(set(self.shape.widths))
             raise SpecError(
-                f"Features to be fused must all be [batch, tokens, {self.shape.width}]; "
-                f"their shapes are {[tuple(feature.shape) for feature in features]}."
+                f"Features to be fused must all be [batch, tokens, {widths[0] if len(widths) == 1 else 'width'}] of widths "
+                f"{list(self.shape.widths)}; their shapes are {shapes}."
             )
 
     def extra_repr(self) -> str:

@@ -15,10 +15,10 @@ from sherl.shapes import Float
 
 
 class Projection(nn.Module, ABC):
-    """Features h_0 ... h_{n-1}, D wide, to one stack F' of n features, d wide. Nothing mixes tokens."""
+    """Features h_0 ... h_{n-1}, each of its width, to one stack F' of n features, d wide. Nothing mixes tokens."""
 
     @abstractmethod
-    def forward(self, features: Sequence[Float[Tensor, "batch tokens width"]]) -> Float[Tensor, "n batch tokens inner"]:
+    def forward(self, features: Sequence[Float[Tensor, "batch tokens _"]]) -> Float[Tensor, "n batch tokens inner"]:
         """The stack of projected features, in the order given."""
 
 
@@ -28,10 +28,10 @@ class PlainProjection(Projection):
 
     def __init__(self, shape: FusionShape, config: FusionConfig) -> None:  # noqa: ARG002 - every part is built alike
         super().__init__()
-        layers = (AddedLinear(shape.width, shape.inner_width) for _ in range(shape.num_features))
+        layers = (AddedLinear(width, shape.inner_width) for width in shape.widths)
         self.down = nn.ModuleList(layers)
 
-    def forward(self, features: Sequence[Float[Tensor, "batch tokens width"]]) -> Float[Tensor, "n batch tokens inner"]:
+    def forward(self, features: Sequence[Float[Tensor, "batch tokens _"]]) -> Float[Tensor, "n batch tokens inner"]:
         # The stack is rectified in place: backward keeps one narrow copy, and none of the single projections.
         return torch.stack([down(feature) for down, feature in zip(self.down, features, strict=True)]).relu_()
 
@@ -45,7 +45,7 @@ class RefinedProjection(PlainProjection):
         self.scale = StackedLinear(shape.num_features, shape.inner_width, shape.inner_width)  # W
         self.refine = StackedLinear(shape.num_features, shape.inner_width, shape.inner_width)  # W'
 
-    def forward(self, features: Sequence[Float[Tensor, "batch tokens width"]]) -> Float[Tensor, "n batch tokens inner"]:
+    def forward(self, features: Sequence[Float[Tensor, "batch tokens _"]]) -> Float[Tensor, "n batch tokens inner"]:
         projected: Tensor = super().forward(features)
         rows = projected.flatten(1, 2)
         refined: Tensor = self.scale(rows).sigmoid_() * self.refine(rows).add_(rows)

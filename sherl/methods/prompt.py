@@ -69,15 +69,13 @@ class PromptRoute(Route):
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
         vectors = self.prompts.vectors
-        ids = batch["input_ids"]
-        mask = batch.get("attention_mask")
-        tokens = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
-        keep = torch.cat([tokens.new_ones((len(ids), len(vectors))), tokens], dim=1)
+        tokens = self.backbone.keep(batch)
+        keep = torch.cat([tokens.new_ones((len(tokens), len(vectors))), tokens], dim=1)
         arguments: list[dict[str, Any]] = []
 
         def on_call(layer: int, call: BlockCall) -> None:
             if layer == 0:
-                prompts = vectors.to(call.hidden.dtype)[None].expand(len(ids), -1, -1)
+                prompts = vectors.to(call.hidden.dtype)[None].expand(len(tokens), -1, -1)
                 call.hidden = torch.cat([prompts, call.hidden], dim=1)
                 arguments[:] = self.backbone.prompt_arguments(keep, call.hidden)
             for name, value in arguments[layer].items():

@@ -40,10 +40,8 @@ class PromptedPass:
     def __init__(self, prompting: Prompting, batch: Batch) -> None:
         self._prompting = prompting
         self._count = len(prompting.vectors)
-        ids = batch["input_ids"]
-        mask = batch.get("attention_mask")
-        tokens = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
-        self.keep = torch.cat([tokens.new_ones((len(ids), self._count)), tokens], dim=1)
+        tokens = prompting.backbone.keep(batch)
+        self.keep = torch.cat([tokens.new_ones((len(tokens), self._count)), tokens], dim=1)
         self._arguments: list[dict[str, Any]] | None = None
 
     def split(self, layer: int, hidden: Tensor) -> tuple[Tensor | None, Tensor]:

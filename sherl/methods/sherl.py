@@ -142,7 +142,7 @@ class SherlConfig(MethodConfig):
         selection = Selection(stack, start, self.kept_layers)
         fusions = nn.ModuleDict(
             {
-                str(layer - stack.start): Fusion(backbone.width, selection.count(layer), self.fusion_config())
+                str(layer - stack.start): Fusion(selection.widths(backbone, layer), self.fusion_config())
                 for layer in (late if self.insertion == "multi" else late[:1])
             }
         )
@@ -153,7 +153,7 @@ class SherlConfig(MethodConfig):
             read = Selection(
                 range(stack.start + 1), stack.start, self.kept_layers
             )  # the guide is the last one's output
-            fusions["encoder"] = Fusion(backbone.width, read.count(stack.start), self.fusion_config())
+            fusions["encoder"] = Fusion(read.widths(backbone, stack.start), self.fusion_config())
             norm = norms.get("encoder") or backbone.final_norm_of(backbone.stack_of(0))
             source = SourceFusion(backbone, read, fusions["encoder"], norm)
         tuned.add("fusion", LatePart(parameters=dict(fusions.named_parameters()), module=fusions))

@@ -35,9 +35,9 @@ class Selection:
     def __contains__(self, layer: int) -> bool:
         return layer in self._selected
 
-    def count(self, layer: int) -> int:
-        """How many features there are in front of a block, its own input included."""
-        return sum(one <= layer for one in self._selected)
+    def widths(self, backbone: Backbone, layer: int) -> list[int]:
+        """Of the features that there are in front of a block, in their order; its own input's is the last."""
+        return [backbone.width_of(one) for one in sorted(self._selected) if one <= layer]
 
 
 class FinalNorm(nn.Module):
@@ -137,6 +137,7 @@ class SherlRoute(Route):
         norm: nn.Module | None = None,
         prompting: Prompting | None = None,
     ) -> None:
+        self.backbone = backbone
         self.fusions = fusions
         self.selection = selection
         self.source = source
@@ -153,7 +154,7 @@ class SherlRoute(Route):
 
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
-        features: list[Tensor] = []
+        backbone, features = self.backbone, list[Tensor]()
         prompted = None if self.prompting is None else self.prompting.begin(batch)
 
         def on_call(layer: int, call: BlockCall) -> None:
@@ -163,7 +164,8 @@ class SherlRoute(Route):
             if layer <= self.last_fused and layer in self.selection:
                 features.append(hidden)
             if layer in self.fusions:
-                hidden = self.fusions[layer](features)
+                fused = self.fusions[layer]([backbone.as_tokens(feature, hidden) for feature in features])
+                hidden = backbone.as_hidden(fused, hidden)
             if layer == self.last_fused:
                 features.clear()  # what backward needs, the graph holds; the rest can go before the block runs
             if self.source is not None and layer >= self.first_late:

@@ -18,7 +18,7 @@ def make_features(count: int, width: int, *, batch: int = 2, tokens: int = 3, se
 def make_fusion(config: FusionConfig, *, width: int = 12, count: int = 4, alpha: float = 0.07, seed: int = 1) -> Fusion:
     """A float64 fusion with weights large enough that every term of the equations shows in the result."""
     torch.manual_seed(seed)
-    fusion = Fusion(width, count, config).double()
+    fusion = Fusion([width] * count, config).double()
     with torch.no_grad():
         for parameter in fusion.parameters():
             parameter.normal_(std=0.5)

@@ -21,8 +21,8 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def with_targets(backbone: Any) -> dict[str, Tensor]:
-    batch = text_batch()
-    return {**batch, "decoder_input_ids": backbone.shift_right(batch["labels"])}
+    targets: dict[str, Tensor] = backbone.teaching(text_batch())
+    return targets
 
 
 @every_model
@@ -75,7 +75,7 @@ def test_a_target_longer_than_the_position_table_is_refused() -> None:
     backbone = text_backbone("bart")
     batch = text_batch(targets=41)
     with pytest.raises(SpecError, match="target has 41 tokens, bart takes at most 40: take shorter targets"):
-        backbone.encode({**batch, "decoder_input_ids": backbone.shift_right(batch["labels"])})
+        backbone.encode(backbone.teaching(batch))
     with pytest.raises(SpecError, match="input has 50 tokens"):
         backbone.encode(text_batch(tokens=50))
 

@@ -20,12 +20,12 @@ def test_a_reduction_factor_is_a_whole_number(factor: object) -> None:
 
 def test_a_reduction_factor_over_the_width_is_refused_with_the_range() -> None:
     with pytest.raises(SpecError, match=r"reduction_factor 17 .* allowed are 1 to 16"):
-        Fusion(16, 3, FusionConfig(17))
+        Fusion([16] * 3, FusionConfig(17))
 
 
 def test_a_fusion_needs_a_feature() -> None:
     with pytest.raises(SpecError, match="at least one feature"):
-        Fusion(16, 0)
+        Fusion([])
 
 
 def test_all_problems_at_once_with_the_nearest_names() -> None:
@@ -47,7 +47,7 @@ def test_settings_survive_json() -> None:
 
 
 def test_a_fusion_says_what_features_it_wants() -> None:
-    fusion = Fusion(16, 3, FusionConfig(4))
+    fusion = Fusion([16] * 3, FusionConfig(4))
     good = torch.randn(2, 3, 16)
     with pytest.raises(SpecError, match="built for 3 features, 2 were given"):
         fusion([good, good])
@@ -68,7 +68,7 @@ def test_outsiders_can_add_a_part() -> None:
             return stack.mean(dim=0)
 
     try:
-        fusion = Fusion(16, 3, FusionConfig(4, aggregation="mean-of-test"))
+        fusion = Fusion([16] * 3, FusionConfig(4, aggregation="mean-of-test"))
         assert fusion.aggregation.sizes == (3, 4)
         assert fusion([torch.randn(2, 3, 16)] * 3).shape == (2, 3, 16)
     finally:

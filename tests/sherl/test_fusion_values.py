@@ -66,20 +66,20 @@ def test_a_repeated_feature_does_not_gain_weight(similarity: str) -> None:
 
 
 def test_at_the_start_the_preserving_gate_changes_nothing() -> None:
-    fusion = Fusion(16, 3, FusionConfig(4))
+    fusion = Fusion([16] * 3, FusionConfig(4))
     features = [feature.float() for feature in make_features(3, 16)]
     assert torch.equal(fusion(features), features[-1])
 
 
 def test_at_the_start_the_released_gate_hides_the_own_input() -> None:
-    fusion = Fusion(16, 1, FusionConfig(4, gate="released"))
+    fusion = Fusion([16], FusionConfig(4, gate="released"))
     own = torch.randn(2, 3, 16)
     assert fusion([own]).abs().max() < 0.1 * own.abs().max()
 
 
 def test_initial_values() -> None:
     torch.manual_seed(0)
-    fusion = Fusion(256, 4, FusionConfig(2, "learned"))
+    fusion = Fusion([256] * 4, FusionConfig(2, "learned"))
     for name, parameter in fusion.named_parameters():
         if name.endswith("weight"):
             assert parameter.std().item() == pytest.approx(0.01, rel=0.2), name
@@ -135,6 +135,6 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
     """n (D d + d) down, 2 n (d d + d) refine, d D + D up, alpha; the learned similarity adds d + 1."""
     n, width, inner = 9, 96, 12
     expected = n * (width * inner + inner) + 2 * n * (inner * inner + inner) + inner * width + width + 1
-    count = sum(p.numel() for p in Fusion(width, n, FusionConfig(8)).parameters())
+    count = sum(p.numel() for p in Fusion([width] * n, FusionConfig(8)).parameters())
     assert count == expected
-    assert sum(p.numel() for p in Fusion(width, n, FusionConfig.released(8)).parameters()) == expected + inner + 1
+    assert sum(p.numel() for p in Fusion([width] * n, FusionConfig.released(8)).parameters()) == expected + inner + 1
