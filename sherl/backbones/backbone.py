@@ -158,6 +158,11 @@ class Backbone(ABC):
         del layer
         return self.width
 
+    def is_causal(self, layer: int) -> bool:
+        """Whether a position of this block (0-based, over all stacks) sees none that comes later."""
+        del layer
+        return False
+
     def as_tokens(self, hidden: Tensor, like: Tensor) -> Float[Tensor, "batch tokens own_width"]:
         """A block's input, of its own width, as one vector for each position of ``like``, another block's input.
 

@@ -83,6 +83,10 @@ class EncoderDecoderBackbone(Backbone):
         if self.max_tokens is not None and tokens > self.max_tokens:
             raise SpecError(f"The {what} has {tokens} tokens, {self.family} takes at most {self.max_tokens}: {advice}.")
 
+    def is_causal(self, layer: int) -> bool:
+        """Whether a position of this block sees none that comes later: of the decoder's blocks."""
+        return layer in self.last_stack
+
     # ---------------------------------------------------------------- text
 
     @property
