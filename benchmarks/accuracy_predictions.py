@@ -12,6 +12,7 @@ from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
 from autotune.memory.scaling import NotEvenError
 from autotune.outcome import MemoryFigures
+from sherl.forms import BatchForm, TensorForm, text_form
 
 LEAST_ROWS, MOST_ROWS = 2, 4096
 
@@ -47,15 +48,19 @@ class Predicted:
 
 def predictor_for(case: Case, setting: Setting) -> Predictor:
     """The predictor of a study on this case's model and shapes."""
-    model = case.backbone
+    model, written = case.backbone, case.backbone.task.target_length
+
+    def form(rows: int) -> BatchForm:
+        labels = TensorForm((rows, written) if written else (rows,))
+        return text_form(rows, case.tokens, labels, token_types=model.has_token_types)
+
     return Predictor(
         model.config(case.size),
         model.task,
-        train_shape=lambda rows: (rows, case.tokens),
-        eval_shape=lambda rows: (rows, case.tokens),
+        train_batch=form,
+        eval_batch=form,
         baseline_bytes=0,  # of a CPU only tensor bytes are graded here
         device=setting.device,
-        has_token_types=model.has_token_types,
         context_bytes=setting.context_bytes,
         device_name=setting.device_name,
         gpu=setting.gpu,

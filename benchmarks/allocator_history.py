@@ -26,6 +26,7 @@ from autotune.memory.gpu import GpuKind
 from autotune.memory.history import compare, history_from_trace
 from autotune.memory.trace import Workload, trace
 from sherl.backbones import DEFAULT_BACKBONE, backbone_from_config, load_config
+from sherl.forms import TensorForm, text_form
 from sherl.methods import method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
@@ -40,6 +41,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "LoRA, all layers": ({"name": "lora", "rank": 8}, {}),
 }
 ROWS, TOKENS = 32, 64
+FORM = text_form(ROWS, TOKENS, TensorForm((ROWS,)), token_types=True)
 MAX_ENTRIES = 100_000
 KEPT_KEYS = ("action", "addr", "size", "stream")
 
@@ -79,8 +81,8 @@ def workload(name: str) -> Workload:
         method=method,
         task=TASK,
         training=TrainingConfig(learning_rate=1e-3, batch_size=ROWS, **changes),
-        train_shape=(ROWS, TOKENS),
-        eval_shape=(ROWS, TOKENS),
+        train_batch=FORM,
+        eval_batch=FORM,
     )
 
 

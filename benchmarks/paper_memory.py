@@ -41,6 +41,7 @@ from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.replay import replay
 from autotune.memory.trace import Workload, trace_events
+from sherl.forms import TensorForm, text_form
 from sherl.methods import MethodConfig, method_from_dict
 from sherl.methods.adapter import AdapterConfig
 from sherl.methods.added_biases import add_biases
@@ -247,17 +248,15 @@ def _marked_evaluation() -> Iterator[None]:
 
 def _workload(row: Row) -> Workload:
     config = T5Config(vocab_size=32128, decoder_start_token_id=0, **SIZES[row.size])
+    form = text_form(BATCH, SOURCE, TensorForm((BATCH, TARGET)))
     method_from_dict(dict(row.method))  # a mistake shows here, not in a trace
     return Workload(
         backbone_config=config.to_dict(),
         method=row.method,
         task=RTE,
         training=TrainingConfig(learning_rate=3e-4, batch_size=BATCH),
-        train_shape=(BATCH, SOURCE),
-        eval_shape=(BATCH, SOURCE),
-        has_token_types=False,
-        train_targets=TARGET,
-        eval_targets=TARGET,
+        train_batch=form,
+        eval_batch=form,
     )
 
 

@@ -76,11 +76,10 @@ def _measure(folder: Path, server: ForkServer, options: argparse.Namespace) -> l
             predictor = Predictor(
                 load_config(DEFAULT_BACKBONE).to_dict(),
                 data.task,
-                train_shape=data.part("train").largest_shape,
-                eval_shape=data.part("valid").largest_shape,
+                train_batch=data.part("train").largest_form,
+                eval_batch=data.part("valid").largest_form,
                 baseline_bytes=baseline,
                 cap_bytes=None if heap == "fast" else 1,
-                has_token_types=data.has_token_types,
             )
             began = time.perf_counter()
             predicted = predictor.predict(candidate)

@@ -16,8 +16,9 @@ from autotune.memory.gpu import GpuKind
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import MarginKind, margin_bytes, score
 from autotune.memory.scaling import LEAST_ROWS, ByRows
-from autotune.memory.trace import Shape, TraceResult, Workload, trace, trace_events
+from autotune.memory.trace import TraceResult, Workload, trace, trace_events
 from autotune.outcome import Candidate, MemoryFigures
+from sherl.forms import BatchForm
 from sherl.spec import TaskSpec, TrainingConfig
 from sherl.training import micro_batch_rows
 
@@ -48,12 +49,11 @@ class Predictor:
     Args:
         backbone_config: ``config.to_dict()`` of the pretrained model.
         task: what is learnt.
-        train_shape: rows and tokens of the largest training batch, given the batch size.
-        eval_shape: the same for evaluation, given the rows of a micro-batch.
+        train_batch: shapes and types of the largest training batch, labels included, given the batch size.
+        eval_batch: the same for evaluation, given the rows of a micro-batch.
         baseline_bytes: private bytes of a trial's process after its imports, before it loads anything.
         cap_bytes: chooses the heap plan; None takes the fast one always.
         device: what the trials run on.
-        has_token_types: whether batches hold ``token_type_ids``.
         context_bytes: of a CUDA context (:func:`autotune.memory.context.context_bytes`).
         cache_path: a file of JSON lines, read at the start and appended to; lines that are damaged or of other code are passed over.
         device_name: the GPU's name; what finished trials teach is kept for each.
@@ -66,12 +66,11 @@ class Predictor:
         backbone_config: Mapping[str, Any],
         task: TaskSpec,
         *,
-        train_shape: Callable[[int], Shape],
-        eval_shape: Callable[[int], Shape],
+        train_batch: Callable[[int], BatchForm],
+        eval_batch: Callable[[int], BatchForm],
         baseline_bytes: int,
         cap_bytes: int | None = None,
         device: Literal["cpu", "cuda"] = "cpu",
-        has_token_types: bool = True,
         context_bytes: int = DEFAULT_CONTEXT_BYTES,
         cache_path: Path | None = None,
         device_name: str = "",
@@ -79,9 +78,9 @@ class Predictor:
         expandable_segments: bool = False,
     ) -> None:
         self._config, self._task = dict(backbone_config), task
-        self._train_shape, self._eval_shape = train_shape, eval_shape
+        self._train_batch, self._eval_batch = train_batch, eval_batch
         self._baseline_bytes, self._cap_bytes, self._device = baseline_bytes, cap_bytes, device
-        self._has_token_types, self._context_bytes = has_token_types, context_bytes
+        self._context_bytes = context_bytes
         self._gpu = None if device == "cpu" else gpu or GpuKind.of()
         self._device_name, self._expandable = device_name, expandable_segments
         self._store = _Store(cache_path)
@@ -99,11 +98,8 @@ class Predictor:
             method=candidate.method,
             task=self._task,
             training=dataclasses.replace(training, learning_rate=1e-3),
-            train_shape=self._train_shape(training.batch_size),
-            eval_shape=self._eval_shape(micro_batch_rows(training)),
-            has_token_types=self._has_token_types,
-            train_targets=self._task.target_length,
-            eval_targets=self._task.target_length,
+            train_batch=self._train_batch(training.batch_size),
+            eval_batch=self._eval_batch(micro_batch_rows(training)),
         )
 
     def trace(self, candidate: Candidate) -> TraceResult:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sherl
@@ -31,15 +30,12 @@ from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.rehearsal import followed, measure_rehearsal
 from autotune.memory.replay import replay
-from sherl.evaluation import Batch
+from sherl.forms import BatchForm, blank_batch
 from sherl.methods import MethodConfig, method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
 from sherl.spec import TaskSpec, TrainingConfig
-from sherl.tasks import TASKS
 from sherl.training import rehearse
-
-Shape = tuple[int, int]
 
 # optimizer hooks and patched functions are the process's own: of two traces in two threads each would see the other's
 _TRACING = threading.Lock()
@@ -55,39 +51,17 @@ class Workload:
     """All that decides how many tensor bytes a trial takes.
 
     backbone_config: ``config.to_dict()`` of the pretrained model. method: as for :func:`sherl.methods.method_from_dict`.
-    train_shape, eval_shape: rows and tokens of the largest batch of training (before accumulation cuts it) and of
-    evaluation. has_token_types: whether batches hold ``token_type_ids``. train_targets, eval_targets: tokens of the longest
-    target in these batches, where the task is to write text; how many are written in evaluation stands in the task.
-
-    Raises:
-        ValueError: a shape has no rows or no tokens, or the task writes text and the targets have no tokens.
+    train_batch, eval_batch: shapes and types of the largest batch of training (before accumulation cuts it) and of
+    evaluation, labels included. How many tokens are written in evaluation, where the task is to write text, stands in the
+    task.
     """
 
     backbone_config: Mapping[str, Any]
     method: Mapping[str, Any]
     task: TaskSpec
     training: TrainingConfig
-    train_shape: Shape
-    eval_shape: Shape
-    has_token_types: bool = True
-    train_targets: int = 0
-    eval_targets: int = 0
-
-    def __post_init__(self) -> None:
-        if self.writes_text and min(self.train_targets, self.eval_targets) < 1:
-            raise ValueError(
-                f"A task that writes text needs train_targets and eval_targets of at least 1 token; {self.train_targets!r} "
-                f"and {self.eval_targets!r} were given."
-            )
-        for key in ("train_shape", "eval_shape"):
-            shape = getattr(self, key)
-            if len(shape) != 2 or min(shape) < 1:
-                raise ValueError(f"{key} must be rows and tokens, both at least 1; {shape!r} was given.")
-
-    @property
-    def writes_text(self) -> bool:
-        """Whether labels are target tokens."""
-        return TASKS.get(self.task.kind).writes_text
+    train_batch: BatchForm
+    eval_batch: BatchForm
 
     @property
     def key(self) -> str:
@@ -103,9 +77,11 @@ class Workload:
             "method": method.to_dict(),
             "task": [self.task.kind, self.task.num_outputs],
             "training": training,
-            "shapes": [list(self.train_shape), list(self.eval_shape)],
-            "token_types": self.has_token_types,
-            "targets": [self.train_targets, self.eval_targets, self.task.target_length],
+            "batches": [
+                sorted((name, one.shape, one.dtype) for name, one in form.items())
+                for form in (self.train_batch, self.eval_batch)
+            ],
+            "written": self.task.target_length,
             "code": _code_version(type(method)),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -163,8 +139,7 @@ def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool =
     with _TRACING, FakeTensorMode():
         backbone = backbone_from_config(config, dtype=weights_dtype(workload.training.precision))
         model = build_model(backbone, method_from_dict(dict(workload.method)), workload.task, seed=0)
-        train_batch = _batch(workload, workload.train_shape, workload.train_targets)
-        eval_batch = _batch(workload, workload.eval_shape, workload.eval_targets)
+        train_batch, eval_batch = blank_batch(workload.train_batch), blank_batch(workload.eval_batch)
         if gpu is None:
             return measure_rehearsal(
                 model, train_batch, eval_batch, workload.training, restore="none", record_events=record_events
@@ -173,17 +148,6 @@ def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool =
         with CudaPricing(gpu) as pricing, followed(pricing.memory, model):
             rehearse(model, train_batch, eval_batch, workload.training, restore="none")
         return pricing.memory
-
-
-def _batch(workload: Workload, shape: Shape, targets: int) -> Batch:
-    """A batch of this shape as :mod:`sherl.data` makes them; its values do not matter."""
-    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if workload.has_token_types else [])
-    batch = {name: torch.zeros(shape, dtype=torch.int64) for name in names}
-    if workload.writes_text:
-        batch["labels"] = torch.zeros((shape[0], targets), dtype=torch.int64)
-    else:
-        batch["labels"] = torch.zeros(shape[0], dtype=torch.int64 if workload.task.class_names else torch.float32)
-    return batch
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.study.plan import PlanSummary
+    from autotune.study.fit_check import PlanSummary
     from autotune.study.run import resume_study, run_study
     from autotune.study.view import StudyResult, export_from_study, report_study, select_from_study
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from autotune.outcome import Candidate, EpochReport, MemoryFigures, TrialRecord
 
 if TYPE_CHECKING:
-    from autotune.study.plan import PlanSummary
+    from autotune.study.fit_check import PlanSummary
 
 
 class StudyListener(Protocol):

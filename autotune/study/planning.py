@@ -22,6 +22,7 @@ from autotune.units import format_bytes, parse_bytes
 from sherl.backbones import backbone_from_config, load_config
 from sherl.errors import SpecError
 from sherl.spec import TaskSpec
+from sherl.tasks import task_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Plan:
     job: PricingJob
     candidates: tuple[Candidate, ...]
     batch_size: int
+    max_length: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -43,7 +45,7 @@ class Plan:
     def headline(self) -> str:
         """In words, what the figures are for."""
         return (
-            f"{self.model} on {self.job.device_name}: batches of {self.batch_size} rows of {self.job.max_length} tokens, "
+            f"{self.model} on {self.job.device_name}: batches of {self.batch_size} rows of {self.max_length} tokens, "
             f"at most {format_bytes(self.cap)} of the device"
         )
 
@@ -58,7 +60,7 @@ class Plan:
             "device": self.job.device_name,
             "memory_cap_bytes": self.cap,
             "batch_size": self.batch_size,
-            "max_length": self.job.max_length,
+            "max_length": self.max_length,
             "context_bytes": self.job.context_bytes if self.job.device == "cuda" else None,
             "notes": list(self.notes),
             "configurations": [{**price.to_dict(), "fits": price.fits(self.cap)} for price in prices],
@@ -118,7 +120,10 @@ def plan_for(
     job = PricingJob(
         backbone_config=config.to_dict(),
         task=task,
-        max_length=max_length,
+        row={
+            **backbone.inputs_form(1, max_length),
+            "labels": task_for(task).labels_form(1, max_length, target_length),
+        },
         cap=cap,
         device="cpu" if on_cpu else "cuda",
         device_name=settled.name,
@@ -128,12 +133,12 @@ def plan_for(
         ),
         # by the threads that a study would give each trial here
         baseline_bytes=baseline_bytes(preload=PRELOAD, driver=Ancestor.of()) if on_cpu else 0,
-        has_token_types=getattr(backbone.layout, "token_types", False),
     )
     return Plan(
         model=model,
         job=job,
         candidates=tuple(shapes_at(loaded, batch_size)),
         batch_size=batch_size,
+        max_length=max_length,
         notes=tuple(notes),
     )

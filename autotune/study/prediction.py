@@ -16,6 +16,7 @@ from autotune.trial.ancestry import Ancestor
 from autotune.trial.baseline import baseline_bytes
 from autotune.trial.fork_server import PRELOAD
 from sherl.data import PreparedData
+from sherl.forms import widest
 
 
 def predictor_for(
@@ -43,21 +44,16 @@ def predictor_for(
         record.set_attribute(key, baseline)
     train, valid, test = (data.part(name) for name in ("train", "valid", "test"))
 
-    def largest_evaluated(rows: int) -> tuple[int, int]:
-        shapes = (valid.largest_shape(rows), test.largest_shape(rows))
-        return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
-
     return Predictor(
         backbone_config.to_dict(),
         data.task,
-        train_shape=train.largest_shape,
-        eval_shape=largest_evaluated,
+        train_batch=train.largest_form,
+        eval_batch=lambda rows: widest(valid.largest_form(rows), test.largest_form(rows)),
         baseline_bytes=int(baseline),
         cap_bytes=config.memory_cap,
         device=device.kind,
         device_name=device.name,
         gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
         context_bytes=context_bytes(metadata.version("torch"), device.name, device.driver),
-        has_token_types=data.has_token_types,
         cache_path=folder.predictions_file,
     )

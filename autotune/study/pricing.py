@@ -15,6 +15,7 @@ from autotune.memory.scaling import NotEvenError
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.space import SearchSpace, shape_key
 from sherl.errors import SherlError
+from sherl.forms import BatchForm
 from sherl.spec import TaskSpec
 
 MOST_ROWS = 2**16  # a batch of more is not looked for
@@ -25,20 +26,19 @@ FEW = 8  # so many configurations are priced faster by one process than two can 
 class PricingJob:
     """What is priced, as plain data that travels to other processes.
 
-    backbone_config: ``config.to_dict()``. max_length: tokens of every row. cap: bytes of the device. capability: compute
+    backbone_config: ``config.to_dict()``. row: shapes and types of a batch of one row, labels included. cap: bytes of the device. capability: compute
     capability of the GPU, None where it is not known. baseline_bytes: of a CPU trial's process after its imports.
     """
 
     backbone_config: Mapping[str, Any]
     task: TaskSpec
-    max_length: int
+    row: BatchForm
     cap: int
     device: Literal["cpu", "cuda"]
     device_name: str = ""
     capability: tuple[int, int] | None = None
     context_bytes: int = DEFAULT_CONTEXT_BYTES
     baseline_bytes: int = 0
-    has_token_types: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +91,17 @@ class Pricer:
     def __init__(self, job: PricingJob) -> None:
         self._cap = job.cap
 
-        def shape(rows: int) -> tuple[int, int]:
-            return rows, job.max_length
+        def batch(rows: int) -> BatchForm:
+            return {name: replace(one, shape=(rows, *one.shape[1:])) for name, one in job.row.items()}
 
         self._predictor = Predictor(
             job.backbone_config,
             job.task,
-            train_shape=shape,
-            eval_shape=shape,
+            train_batch=batch,
+            eval_batch=batch,
             baseline_bytes=job.baseline_bytes,
             cap_bytes=job.cap,
             device=job.device,
-            has_token_types=job.has_token_types,
             context_bytes=job.context_bytes,
             device_name=job.device_name,
             gpu=GpuKind.of(job.capability) if job.device == "cuda" else None,

@@ -18,9 +18,9 @@ from autotune.runner.shares import usable_cores
 from autotune.search import EarlyStopping, Proposer, StudyRecord
 from autotune.space import SearchSpace
 from autotune.study.allowance import allowance_for, require_gpu
+from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
 from autotune.study.listener import StudyListener
-from autotune.study.plan import FitCheck
 from autotune.study.prediction import predictor_for
 from autotune.study.scoring import score_front
 from autotune.study.source import RunnerListener, StudySource, TrialSettings

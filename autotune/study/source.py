@@ -12,9 +12,9 @@ from autotune.runner import DONE, Listener
 from autotune.runner.shares import usable_cores
 from autotune.runner.source import Done
 from autotune.search import EarlyStopping, Proposer, StudyRecord
+from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder
 from autotune.study.listener import StudyListener
-from autotune.study.plan import FitCheck
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.request import TrialRequest

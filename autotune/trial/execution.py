@@ -236,8 +236,11 @@ def _seed(seed: int) -> None:
 
 
 def _shape(batch: Batch) -> str:
-    rows, tokens = batch["input_ids"].shape
-    return f"{rows} x {tokens} tokens"
+    if "input_ids" in batch:
+        rows, tokens = batch["input_ids"].shape
+        return f"{rows} x {tokens} tokens"
+    name, tensor = next((name, tensor) for name, tensor in batch.items() if name != "labels")
+    return f"{' x '.join(map(str, tensor.shape))}, {name}"
 
 
 def _first_line(error: BaseException) -> str:

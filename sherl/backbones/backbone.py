@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sherl.backbones import fingerprint as fingerprints
 from sherl.backbones.families import Family, Stack
 from sherl.errors import SpecError, UnsupportedBackboneError
+from sherl.forms import TensorForm
 from sherl.registry import Registry
 from sherl.shapes import Bool, Float, Int
 
@@ -237,6 +238,16 @@ class Backbone(ABC):
         """Which positions of the first block's input count; the others are padding."""
         ids, mask = batch["input_ids"], batch.get("attention_mask")
         return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
+
+    def inputs_form(self, rows: int, tokens: int) -> dict[str, TensorForm]:
+        """Shapes and types of what :meth:`encode` reads, for rows of this many tokens where it reads texts."""
+        names = ["input_ids", "attention_mask"] + (["token_type_ids"] if self.takes_token_types else [])
+        return {name: TensorForm((rows, tokens)) for name in names}
+
+    @property
+    def takes_token_types(self) -> bool:
+        """Whether it reads ``token_type_ids``."""
+        return False
 
     def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
         """1 for what of the last hidden state :meth:`pool` is to take, 0 for padding."""

@@ -36,7 +36,7 @@ class EncoderBackbone(Backbone):
             )
         inputs = {"input_ids": ids, "attention_mask": self.layout.masks(self.config, self.keep(batch), self.dtype)}
         types = batch.get("token_type_ids")
-        if types is not None and self._takes_token_types:
+        if types is not None and self.takes_token_types:
             inputs["token_type_ids"] = types
         if self.layout.hidden is not None:
             return self.layout.hidden(self.model, inputs)
@@ -82,5 +82,6 @@ class EncoderBackbone(Backbone):
         return self.no_late_prompts
 
     @property
-    def _takes_token_types(self) -> bool:
+    def takes_token_types(self) -> bool:
+        """Whether the family has token types, and this model more than one."""
         return self.layout.token_types and getattr(self.config, "type_vocab_size", 0) > 1

@@ -23,6 +23,7 @@ from sherl.data.batching import (
     training_plan,
 )
 from sherl.errors import DataError
+from sherl.forms import TensorForm, form_of
 
 Batch: TypeAlias = dict[str, Tensor]
 Text: TypeAlias = str | tuple[str, str]
@@ -113,6 +114,14 @@ class EncodedPart:
             SpecError: the batch size is below 1.
         """
         return largest_shape(self.lengths, batch_size)
+
+    def largest_form(self, batch_size: int) -> dict[str, TensorForm]:
+        """Shapes and types that no batch of this size exceeds, in training or evaluation.
+
+        Raises:
+            SpecError: the batch size is below 1.
+        """
+        return form_of(self.largest_batch(batch_size))
 
     def largest_batch(self, batch_size: int) -> Batch:
         """A batch of that shape: the longest rows.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sherl.errors import DataError
+from sherl.forms import TensorForm
 from sherl.metrics import DEFAULT_METRICS, Targets, Vector, metric_for, metric_names
 from sherl.registry import Registry
 from sherl.shapes import Float
@@ -48,6 +49,16 @@ class Task(ABC):
     @abstractmethod
     def loss(self, logits: Float[Tensor, "batch outputs"], labels: Tensor) -> Float[Tensor, ""]:
         """Mean loss of a batch, a float32 scalar whatever the logits' dtype."""
+
+    def labels_form(self, rows: int, tokens: int, targets: int) -> TensorForm:
+        """Shape and type of a batch's labels: one a row here. tokens: of the longest row; targets: of the longest text
+        that is to be written.
+
+        Raises:
+            ValueError: a number that counts here is below 1.
+        """
+        del tokens, targets
+        return TensorForm((rows,), "float32" if self.targets == "values" else "int64")
 
     def loss_weight(self, labels: Tensor) -> float | Tensor:
         """How much a micro-batch counts beside others of its batch: by what :meth:`loss` is a mean over."""

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from sherl.backbones.encoder_decoder import NOT_FINITE, PADDING
 from sherl.errors import DataError, SpecError
+from sherl.forms import TensorForm
 from sherl.metrics import Targets, Vector, metric_for
 from sherl.shapes import Float, Int
 from sherl.spec import TaskSpec
@@ -52,6 +53,11 @@ class TextToText(Task):
             problems.append(f"a class name of {len(long[0])} tokens is longer than target_length {spec.target_length}")
         if problems:
             raise SpecError("Text-to-text: " + "; ".join(problems) + ".")
+
+    def labels_form(self, rows: int, tokens: int, targets: int) -> TensorForm:
+        """int64 [rows, targets]."""
+        del tokens
+        return TensorForm((rows, targets))
 
     def loss(self, logits: Float[Tensor, "batch targets words"], labels: Int[Tensor, "batch targets"]) -> Tensor:
         """Mean cross entropy of all target tokens; logits of any float dtype are taken to float32 first."""

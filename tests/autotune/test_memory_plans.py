@@ -12,7 +12,7 @@ from autotune.outcome import Candidate, MemoryFigures, Outcome, Status
 from autotune.search import Proposer, StudyRecord
 from autotune.search.rows import identity
 from autotune.space import SearchSpace, shape_key
-from autotune.study.plan import FitCheck
+from autotune.study.fit_check import FitCheck
 from sherl.methods import method_from_dict
 
 BYTES_A_ROW = 100

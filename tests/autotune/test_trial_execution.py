@@ -133,9 +133,8 @@ def test_the_measured_tensor_bytes_are_what_the_predictor_traces(
         method=SHERL,
         task=prepared.task,
         training=TrainingConfig.from_dict(TRAINING),
-        train_shape=prepared.part("train").largest_shape(8),
-        eval_shape=prepared.part("valid").largest_shape(8),
-        has_token_types=prepared.has_token_types,
+        train_batch=prepared.part("train").largest_form(8),
+        eval_batch=prepared.part("valid").largest_form(8),
     )
     outcome = outcome_of(run(request_for(training={**TRAINING, "epochs": 1})))
     assert outcome.peak is not None

@@ -21,6 +21,7 @@ from autotune.memory.replay import replay
 from autotune.memory.trace import Workload, trace, trace_events
 from sherl.backbones import FAMILIES
 from sherl.errors import UnsupportedBackboneError
+from sherl.forms import TensorForm, text_form
 from sherl.methods import METHODS
 from sherl.spec import TrainingConfig
 from tests.autotune.memory.test_scaling import workload as text_workload
@@ -38,8 +39,8 @@ def _workload(method: dict[str, Any], family: str = "bert", **changes: Any) -> W
         "method": method,
         "task": CLASSES,
         "training": TRAINING,
-        "train_shape": (6, 11),
-        "eval_shape": (6, 9),
+        "train_batch": text_form(6, 11, TensorForm((6,)), token_types=True),
+        "eval_batch": text_form(6, 9, TensorForm((6,)), token_types=True),
     }
     return Workload(**{**settings, **changes})
 
@@ -151,8 +152,11 @@ def test_weights_come_first_and_batches_are_copied_by_each_step() -> None:
 
 def test_blocks_that_run_again_in_backward_are_priced_alike() -> None:
     """Where they were not, checkpointing would see other tensors kept than in the first run, and raise."""
-    plain = trace(_workload({"name": "full"}, train_shape=(6, 40)), AMPERE)
-    saved = trace(_workload({"name": "full", "activation_checkpointing": True}, train_shape=(6, 40)), AMPERE)
+    plain = trace(_workload({"name": "full"}, train_batch=text_form(6, 40, TensorForm((6,)))), AMPERE)
+    saved = trace(
+        _workload({"name": "full", "activation_checkpointing": True}, train_batch=text_form(6, 40, TensorForm((6,)))),
+        AMPERE,
+    )
     assert saved.allocated < plain.allocated
 
 

@@ -17,6 +17,7 @@ from autotune.memory.predict import Predictor, heap_plan_of
 from autotune.memory.trace import TraceResult, Workload
 from autotune.outcome import Candidate, MemoryFigures
 from sherl.errors import SpecError
+from sherl.forms import TensorForm, text_form
 from sherl.spec import TaskSpec
 from tests.sherl.tiny import tiny_config
 
@@ -35,8 +36,8 @@ def _candidate(method: str = "sherl", batch_size: int = 4, **training: Any) -> C
 
 def _predictor(**changes: Any) -> Predictor:
     settings: dict[str, Any] = {
-        "train_shape": lambda rows: (rows, 11),
-        "eval_shape": lambda rows: (rows, 9),
+        "train_batch": lambda rows: text_form(rows, 11, TensorForm((rows,))),
+        "eval_batch": lambda rows: text_form(rows, 9, TensorForm((rows,))),
         "baseline_bytes": BASELINE,
     }
     return Predictor(tiny_config("bert").to_dict(), TASK, **{**settings, **changes})
@@ -50,7 +51,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
 
     def answer(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
         seen.append(workload)
-        rows = workload.train_shape[0]
+        rows = workload.train_batch["labels"].shape[0]
         reserved = {} if gpu is None else {"reserved": rows * 120 * MB, "reserved_expandable": rows * 110 * MB}
         return TraceResult(allocated=rows * 100 * MB, parts={"weights": 1}, **reserved)
 
@@ -95,11 +96,10 @@ def test_a_shape_is_traced_once(traced: list[Workload]) -> None:
 
 
 def test_shapes_come_from_the_data(traced: list[Workload]) -> None:
-    _predictor(has_token_types=False).predict(_candidate(batch_size=10, accumulation=3))
+    _predictor().predict(_candidate(batch_size=10, accumulation=3))
     (workload,) = traced
-    assert workload.train_shape == (10, 11)
-    assert workload.eval_shape == (4, 9), "evaluation takes the rows of the largest micro-batch"
-    assert not workload.has_token_types
+    assert workload.train_batch["input_ids"].shape == (10, 11)
+    assert workload.eval_batch["input_ids"].shape == (4, 9), "evaluation takes the rows of the largest micro-batch"
 
 
 def test_the_file_is_read_again_and_damage_is_passed_over(traced: list[Workload], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from autotune.memory.margin import rule_bytes
 from autotune.memory.predict import Predictor, heap_plan_of
 from autotune.memory.trace import Workload
 from autotune.outcome import MemoryFigures
-from autotune.study.plan import FitCheck
+from autotune.study.fit_check import FitCheck
 from tests.autotune.memory.test_predict import BASELINE, MB, _candidate, _predictor, traced
 
 __all__ = ["traced"]  # a fixture

@@ -11,6 +11,7 @@ from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.scaling import ByRows, NotEvenError
 from autotune.memory.trace import TraceResult, Workload, trace, trace_events
+from sherl.forms import TensorForm, text_form
 from sherl.spec import TaskSpec, TrainingConfig
 from tests.sherl.tiny import tiny_config
 
@@ -21,16 +22,14 @@ HOPPER = GpuKind(capability=(9, 0))
 
 def workload(family: str, method: dict[str, Any], rows: int, precision: str = "fp32") -> Workload:
     writes = family in ("t5", "bart")
+    form = text_form(rows, 12, TensorForm((rows, 3) if writes else (rows,)))
     return Workload(
         backbone_config=tiny_config(family).to_dict(),
         method=method,
         task=WRITING if writes else CLASSES,
         training=TrainingConfig(learning_rate=1e-3, batch_size=rows, precision=precision),  # type: ignore[arg-type]
-        train_shape=(rows, 12),
-        eval_shape=(rows, 12),
-        has_token_types=False,
-        train_targets=3 if writes else 0,
-        eval_targets=3 if writes else 0,
+        train_batch=form,
+        eval_batch=form,
     )
 
 

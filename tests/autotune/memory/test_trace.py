@@ -12,6 +12,7 @@ from autotune.memory.rehearsal import measure_rehearsal
 from autotune.memory.trace import Workload, trace
 from sherl.backbones import DEFAULT_BACKBONE, FAMILIES, Backbone, load_backbone, load_config
 from sherl.errors import SherlError, SpecError, UnsupportedBackboneError
+from sherl.forms import TensorForm, text_form
 from sherl.methods import METHODS, method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
@@ -53,6 +54,10 @@ def _name(value: object) -> str:
     return str(value)
 
 
+def _form(rows: int, tokens: int, *, values: bool = False, token_types: bool = True) -> dict[str, TensorForm]:
+    return text_form(rows, tokens, TensorForm((rows,), "float32" if values else "int64"), token_types=token_types)
+
+
 def _both(
     backbone: Backbone,
     method: dict[str, Any],
@@ -68,8 +73,8 @@ def _both(
         method=method,
         task=task,
         training=training,
-        train_shape=train,
-        eval_shape=evaluation,
+        train_batch=_form(*train, values=task.kind == "regression"),
+        eval_batch=_form(*evaluation, values=task.kind == "regression"),
     )
     traced = trace(workload)
     model = build_model(backbone, method_from_dict(method), task, seed=0)
@@ -149,8 +154,8 @@ def _workload(**changes: Any) -> Workload:
         "method": {"name": "sherl"},
         "task": CLASSES,
         "training": TRAINING,
-        "train_shape": (6, 11),
-        "eval_shape": (6, 9),
+        "train_batch": _form(6, 11),
+        "eval_batch": _form(6, 9),
     }
     return Workload(**{**settings, **changes})
 
@@ -164,7 +169,7 @@ def test_tracing_leaves_the_random_state_alone() -> None:
 
 
 def test_more_rows_take_more() -> None:
-    sizes = [trace(_workload(train_shape=(rows, 11))).allocated for rows in (2, 6, 12)]
+    sizes = [trace(_workload(train_batch=_form(rows, 11))).allocated for rows in (2, 6, 12)]
     assert sizes == sorted(set(sizes))
 
 
@@ -187,9 +192,9 @@ def test_the_key_names_what_decides_memory_and_nothing_else() -> None:
         {"method": {"name": "sherl", "reduction_factor": 4}},
         {"task": TaskSpec(kind="classification", metric="f1", class_names=("x", "y", "z"))},
         {"backbone_config": tiny_config("bert", depth=4).to_dict()},
-        {"train_shape": (6, 12)},
-        {"eval_shape": (7, 9)},
-        {"has_token_types": False},
+        {"train_batch": _form(6, 12)},
+        {"eval_batch": _form(7, 9)},
+        {"train_batch": _form(6, 11, token_types=False)},
     ]
     assert all(_workload(**changes).key == key for changes in same)
     keys = [_workload(**changes).key for changes in other]
@@ -198,11 +203,11 @@ def test_the_key_names_what_decides_memory_and_nothing_else() -> None:
 
 def test_bad_workloads_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        _workload(train_shape=(0, 5))
+        _workload(train_batch=_form(0, 5))
     with pytest.raises(SpecError, match="start_layer"):
         trace(_workload(method={"name": "sherl", "start_layer": 7}))
     with pytest.raises(SherlError, match="tokens"):
-        trace(_workload(train_shape=(2, 500)))
+        trace(_workload(train_batch=_form(2, 500)))
 
 
 @pytest.mark.slow
@@ -211,7 +216,9 @@ def test_the_packaged_model_is_exact_and_quick(method: dict[str, Any]) -> None:
     traced, parts, real, real_parts = _both(load_backbone(DEFAULT_BACKBONE), method, train=(4, 16), evaluation=(6, 20))
     assert traced == real
     assert parts == real_parts
-    workload = _workload(backbone_config=load_config(DEFAULT_BACKBONE).to_dict(), method=method, train_shape=(4, 16))
+    workload = _workload(
+        backbone_config=load_config(DEFAULT_BACKBONE).to_dict(), method=method, train_batch=_form(4, 16)
+    )
     began = time.process_time()  # processor time: a busy machine is no slower by it
     trace(workload)
     assert time.process_time() - began < 3.0, "the goal is 1 s; the rest is room for slow machines"

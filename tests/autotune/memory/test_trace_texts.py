@@ -10,6 +10,7 @@ import torch
 from autotune.memory.rehearsal import measure_rehearsal
 from autotune.memory.trace import Workload, trace
 from sherl.errors import UnsupportedBackboneError
+from sherl.forms import TensorForm, text_form
 from sherl.methods import METHODS, method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
@@ -28,6 +29,10 @@ VARIANTS += [
 ]
 
 
+def _form(rows: int, tokens: int, targets: int) -> dict[str, TensorForm]:
+    return text_form(rows, tokens, TensorForm((rows, targets)))
+
+
 def _name(method: dict[str, Any]) -> str:
     return "-".join(str(value["name"] if isinstance(value, dict) else value) for value in method.values())
 
@@ -38,12 +43,13 @@ def both(name: str, method: dict[str, Any], *, training: TrainingConfig = TRAINI
     if method.get("final_norm") == "new" and name == "bart":
         pytest.skip("bart ends without a norm")
     backbone = text_backbone(name, dtype=weights_dtype(training.precision))
-    shapes: dict[str, Any] = {
-        "train_shape": (6, 11), "eval_shape": (5, 9), "train_targets": 4, "eval_targets": 3, **changes,
-    }  # fmt: skip
+    sizes = [
+        changes.get("train", (6, 11, 4)),
+        changes.get("evaluated", (5, 9, 3)),
+    ]  # rows, tokens, tokens of the target
     workload = Workload(
-        backbone_config=backbone.config.to_dict(), method=method, task=task, training=training, has_token_types=False,
-        **shapes,
+        backbone_config=backbone.config.to_dict(), method=method, task=task, training=training,
+        train_batch=_form(*sizes[0]), eval_batch=_form(*sizes[1]),
     )  # fmt: skip
     try:
         model = build_model(backbone, method_from_dict(method), task, seed=0)
@@ -52,12 +58,7 @@ def both(name: str, method: dict[str, Any], *, training: TrainingConfig = TRAINI
             trace(workload)
         pytest.skip("refused")
     traced = trace(workload)
-    batches = [
-        text_batch(rows=rows, tokens=tokens, targets=targets)
-        for (rows, tokens), targets in (
-            (shapes["train_shape"], shapes["train_targets"]), (shapes["eval_shape"], shapes["eval_targets"]),
-        )
-    ]  # fmt: skip
+    batches = [text_batch(rows=rows, tokens=tokens, targets=targets) for rows, tokens, targets in sizes]
     real = measure_rehearsal(model, *batches, training, restore="none")
     return (traced.allocated, traced.parts), (real.peak_bytes, {str(k): v for k, v in real.peak_parts.items()})
 
@@ -91,7 +92,7 @@ def test_every_plan_is_exact(name: str, method: str, training: TrainingConfig) -
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_an_evaluation_that_writes_much_is_exact_and_counts(name: str) -> None:
-    settings: dict[str, Any] = {"train_shape": (1, 2), "train_targets": 1, "eval_shape": (12, 9)}
+    settings: dict[str, Any] = {"train": (1, 2, 1), "evaluated": (12, 9, 3)}
     figures = []
     for length in (3, 30):
         task = type(WRITTEN)(**{**WRITTEN.to_dict(), "class_names": (), "label_tokens": (), "target_length": length})
@@ -104,7 +105,7 @@ def test_an_evaluation_that_writes_much_is_exact_and_counts(name: str) -> None:
 def test_named_answers_and_longer_targets() -> None:
     one = both("t5", {"name": "sherl"}, task=NAMED)
     assert one[0] == one[1]
-    longer, real = both("t5", {"name": "sherl"}, train_targets=12)
+    longer, real = both("t5", {"name": "sherl"}, train=(6, 11, 12))
     assert longer == real
     assert longer[0] > one[0][0]
 
@@ -112,15 +113,12 @@ def test_named_answers_and_longer_targets() -> None:
 def test_the_key_names_targets() -> None:
     settings: dict[str, Any] = {
         "backbone_config": text_backbone().config.to_dict(), "method": {"name": "sherl"}, "training": TRAINING,
-        "train_shape": (6, 11), "eval_shape": (6, 9),
     }  # fmt: skip
     keys = {
-        Workload(**settings, task=task, train_targets=train, eval_targets=evaluated).key
+        Workload(**settings, task=task, train_batch=_form(6, 11, train), eval_batch=_form(6, 9, evaluated)).key
         for task, train, evaluated in ((WRITTEN, 4, 3), (WRITTEN, 5, 3), (WRITTEN, 4, 4), (NAMED, 4, 3))
     }
     assert len(keys) == 4
-    with pytest.raises(ValueError, match=r"train_targets and eval_targets.*0 and 3 were given"):
-        Workload(**settings, task=WRITTEN, eval_targets=3)
 
 
 @pytest.mark.slow
@@ -131,8 +129,8 @@ def test_t5_base_is_traced_from_its_configuration_alone() -> None:
     figures = {
         name: trace(
             Workload(
-                backbone_config=config, method={"name": name}, task=WRITTEN, training=TRAINING, train_shape=(100, 128),
-                eval_shape=(100, 128), has_token_types=False, train_targets=3, eval_targets=3,
+                backbone_config=config, method={"name": name}, task=WRITTEN, training=TRAINING,
+                train_batch=_form(100, 128, 3), eval_batch=_form(100, 128, 3),
             )
         ).allocated
         for name in ("sherl", "lora", "full")

@@ -1,0 +1,75 @@
+"""What a batch looks like without its values: the shapes and types that decide how much memory a step takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorForm:
+    """A tensor's shape, its rows first, and its type's name, e.g. ``int64``.
+
+    Raises:
+        ValueError: a dimension is below 1, or torch has no such type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "int64"
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"Each dimension of a batch's tensor must be at least 1; {list(self.shape)} was given.")
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"torch has no type {self.dtype!r}; int64 and float32 are what batches hold.")
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorForm:
+        """The form of a tensor."""
+        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    def blank(self) -> Tensor:
+        """Zeros of this form."""
+        return torch.zeros(self.shape, dtype=getattr(torch, self.dtype))
+
+
+BatchForm: TypeAlias = Mapping[str, TensorForm]
+
+
+def form_of(batch: Mapping[str, Tensor]) -> dict[str, TensorForm]:
+    """The form of a batch."""
+    return {name: TensorForm.of(tensor) for name, tensor in batch.items()}
+
+
+def blank_batch(form: BatchForm) -> dict[str, Tensor]:
+    """A batch of zeros of this form."""
+    return {name: one.blank() for name, one in form.items()}
+
+
+def widest(*forms: BatchForm) -> dict[str, TensorForm]:
+    """A form that holds each of these: of every tensor the largest size in each dimension.
+
+    Raises:
+        ValueError: the forms do not name the same tensors, with as many dimensions and of the same type.
+    """
+    first, *others = forms
+    for other in others:
+        if first.keys() != other.keys():
+            raise ValueError(f"Forms must name the same tensors; {sorted(first)} and {sorted(other)} were given.")
+    made = {}
+    for name, one in first.items():
+        same = [form[name] for form in forms]
+        if len({(len(each.shape), each.dtype) for each in same}) > 1:
+            raise ValueError(f"Forms of {name!r} differ in more than their sizes: {same}.")
+        made[name] = TensorForm(tuple(map(max, zip(*(each.shape for each in same), strict=True))), one.dtype)
+    return made
+
+
+def text_form(rows: int, tokens: int, labels: TensorForm, *, token_types: bool = False) -> dict[str, TensorForm]:
+    """A batch of texts as :mod:`sherl.data` makes it: ids and mask [rows, tokens], perhaps token types, labels."""
+    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if token_types else [])
+    return {**{name: TensorForm((rows, tokens)) for name in names}, "labels": labels}

@@ -1,0 +1,50 @@
+"""Forms of batches: what a step's memory depends on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sherl.forms import TensorForm, blank_batch, form_of, text_form, widest
+from sherl.tasks import task_for
+from tests.sherl.tiny import CLASSIFICATION, tiny_backbone, tiny_batch
+
+
+def test_a_form_is_what_a_batch_looks_like() -> None:
+    batch = {**tiny_batch(rows=3, tokens=5), "pixel_values": torch.rand(3, 3, 8, 6)}
+    form = form_of(batch)
+    assert form["pixel_values"] == TensorForm((3, 3, 8, 6), "float32")
+    made = blank_batch(form)
+    assert {name: (t.shape, t.dtype) for name, t in made.items()} == {
+        name: (t.shape, t.dtype) for name, t in batch.items()
+    }
+    assert not any(bool(tensor.any()) for tensor in made.values())
+
+
+def test_the_widest_of_forms_holds_each() -> None:
+    one, other = text_form(4, 9, TensorForm((4, 2))), text_form(3, 12, TensorForm((3, 5)))
+    assert widest(one, other) == text_form(4, 12, TensorForm((4, 5)))
+
+
+def test_forms_that_do_not_match_are_refused() -> None:
+    one = text_form(4, 9, TensorForm((4,)))
+    with pytest.raises(ValueError, match="must name the same tensors"):
+        widest(one, text_form(4, 9, TensorForm((4,)), token_types=True))
+    with pytest.raises(ValueError, match="'labels' differ"):
+        widest(one, text_form(4, 9, TensorForm((4,), "float32")))
+    with pytest.raises(ValueError, match=r"at least 1; \[0, 5\]"):
+        TensorForm((0, 5))
+    with pytest.raises(ValueError, match="no type 'int65'"):
+        TensorForm((2, 5), "int65")
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "t5"])
+def test_a_backbone_reads_what_it_says(family: str) -> None:
+    backbone = tiny_backbone(family)
+    form = backbone.inputs_form(2, 7)
+    assert ("token_type_ids" in form) == (family == "bert")
+    assert backbone.encode(blank_batch(form)).shape[0] == 2
+
+
+def test_a_task_says_what_its_labels_look_like() -> None:
+    assert task_for(CLASSIFICATION).labels_form(4, 9, 0) == TensorForm((4,))
