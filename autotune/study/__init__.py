@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PlanSummary": "plan",
+    "PlanSummary": "fit_check",
     "StudyResult": "view",
     "export_from_study": "view",
     "report_study": "view",
