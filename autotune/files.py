@@ -24,3 +24,18 @@ def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text whole."""
     with beside(target) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def append_line(target: Path, line: str) -> None:
+    """Append a line in one write, which the system does whole. It begins with a line break, in case a crash cut the last
+    line; so readers pass over empty lines.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, b"\n" + line.encode() + b"\n")
+    finally:
+        os.close(descriptor)

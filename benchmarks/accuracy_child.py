@@ -31,7 +31,7 @@ from sherl.model import TaskModel, build_model
 from sherl.optimizer import make_optimizer
 from sherl.precision import weights_dtype
 from sherl.spec import TrainingConfig
-from sherl.training import micro_batch_rows, rehearse, train_step
+from sherl.training import evaluation_rows, rehearse, train_step
 
 STEPS = 12  # of training after the rehearsal, on batches of changing lengths
 EVALUATE_EVERY = 4
@@ -51,7 +51,7 @@ def loaded(case: Case) -> TaskModel:
 def largest_batches(case: Case) -> tuple[Batch, Batch]:
     """The largest batches of training and of evaluation."""
     training = TrainingConfig.from_dict(case.training)
-    rows = micro_batch_rows(training)
+    rows = evaluation_rows(training)
     return batch_of(case, training.batch_size, case.tokens), batch_of(case, rows, case.tokens, seed=1)
 
 
@@ -70,7 +70,7 @@ def train_on(model: TaskModel, case: Case) -> None:
         tokens = draws.randint(max(1, case.tokens // 8), case.tokens)
         train_step(model, batch_of(case, training.batch_size, tokens, seed=step), optimizer, scheduler, training)
         if step % EVALUATE_EVERY == EVALUATE_EVERY - 1:
-            eval_step(model, batch_of(case, micro_batch_rows(training), tokens, seed=step), whole_length=True)
+            eval_step(model, batch_of(case, evaluation_rows(training), tokens, seed=step), whole_length=True)
 
 
 def on_gpu(model: TaskModel, case: Case, cap_bytes: int, outside_bytes: int) -> dict[str, Any]:

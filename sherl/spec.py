@@ -55,7 +55,8 @@ class TrainingConfig:
     """How a model is trained: AdamW with linear warm-up and linear decay.
 
     batch_size: rows in one optimizer step; accumulation: into how many micro-batches a step is cut (it changes
-    memory, not results). warmup_steps: absolute number of steps; None takes ``warmup_fraction`` of all steps.
+    memory, not results). eval_batch_size: rows that evaluation goes through at once; None takes those of a micro-batch.
+    warmup_steps: absolute number of steps; None takes ``warmup_fraction`` of all steps.
     seed: of weights that are drawn, of dropout and of the order of batches.
     """
 
@@ -68,14 +69,17 @@ class TrainingConfig:
     max_grad_norm: float | None = 1.0
     precision: Precision = "fp32"
     accumulation: int = 1
+    eval_batch_size: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         problems = []
         if not self.learning_rate > 0:
             problems.append(f"learning_rate must be above 0, {self.learning_rate!r} was given")
-        for key in ("batch_size", "epochs", "accumulation"):
+        for key in ("batch_size", "epochs", "accumulation", "eval_batch_size"):
             value = getattr(self, key)
+            if key == "eval_batch_size" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 problems.append(f"{key} must be a whole number of at least 1, {value!r} was given")
         if not 0 <= self.warmup_fraction <= 1:

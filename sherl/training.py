@@ -109,8 +109,13 @@ def train_step(
 
 
 def micro_batch_rows(training: TrainingConfig) -> int:
-    """Rows of the largest micro-batch; validation during a run takes batches of this many rows too."""
+    """Rows of the largest micro-batch."""
     return math.ceil(training.batch_size / training.accumulation)
+
+
+def evaluation_rows(training: TrainingConfig) -> int:
+    """Rows of the batches that validation goes through during a run."""
+    return training.eval_batch_size or micro_batch_rows(training)
 
 
 def fit(
@@ -144,7 +149,7 @@ def fit(
                 loss = train_step(model, batch, optimizer, scheduler, training)
                 losses.add(loss, rows=len(batch["labels"]))
             losses.check()
-            metrics = evaluate(model, valid, micro_batch_rows(training))
+            metrics = evaluate(model, valid, evaluation_rows(training))
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise Diverged(f"validation {name}", value, epoch=epoch, step=epoch * steps)

@@ -2,34 +2,94 @@
 
 The context, torch's kernels once they are loaded and the libraries' own memory stand outside the allocator and count in
 the device's figure. How much that is depends on torch (how many kernels it brings), on the device and on the driver.
-A measurement is the device figure of a trial less its reserved bytes, after its rehearsal.
+A measurement is the device figure of a trial less its reserved bytes, after its rehearsal; ``autotune doctor`` makes one
+too. They are kept for this user in a file of JSON lines.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.files import append_line
+from sherl.data.cache import cache_directory
+
 # A CUDA context with torch's kernels loaded takes 300 to 600 MB; the upper end, where none was measured.
 DEFAULT_CONTEXT_BYTES = 600_000_000
 
-# (torch's major and minor version, device, driver's major version): bytes. None has been measured yet. An empty string
-# stands for any.
+PLAUSIBLE = (200_000_000, 2_000_000_000)
+"""Bytes that a context may take; anything else was something else."""
+
+# (torch's major and minor version, device, driver's major version): bytes, for everybody. None has been measured yet. An
+# empty string stands for any.
 MEASURED: dict[tuple[str, str, str], int] = {}
 
 
-def context_bytes(torch_version: str = "", device_name: str = "", driver: str = "") -> int:
-    """Bytes outside the allocator: of the most telling entry that fits, else :data:`DEFAULT_CONTEXT_BYTES`.
+@dataclass(frozen=True)
+class Surroundings:
+    """What a context's size depends on. torch_version, driver: as they call themselves (``2.13.0+cu130``, ``580.65.06``),
+    of which the leading numbers count; device_name: as NVML shows it. What is left empty is not known."""
 
-    torch_version, driver: as they call themselves (``2.13.0+cu130``, ``580.65.06``); only the leading numbers count. device_name:
-    as NVML shows it. What is left empty is not known, and then only entries that hold for any fit.
+    torch_version: str = ""
+    device_name: str = ""
+    driver: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """torch's major and minor version, the device, the driver's major version."""
+        version = ".".join(self.torch_version.split("+")[0].split(".")[:2])
+        return version, self.device_name, self.driver.split(".")[0]
+
+
+def contexts_file() -> Path:
+    """Where this user's measurements are kept; it need not exist."""
+    return cache_directory() / "contexts.jsonl"
+
+
+def context_bytes(around: Surroundings, file: Path | None = None) -> int:
+    """Bytes outside the allocator: the most that was measured in the most alike surroundings, on this kind of device at
+    least; else :data:`DEFAULT_CONTEXT_BYTES`.
+
+    file: of the measurements; None is :func:`contexts_file`.
     """
-    version = ".".join(torch_version.split("+")[0].split(".")[:2])
-    major = driver.split(".")[0]
-    for wanted in (
-        (version, device_name, major),
-        (version, device_name, ""),
-        ("", device_name, major),
-        ("", device_name, ""),
-        (version, "", ""),
-    ):
+    version, name, major = around.key
+    alike = ((version, name, major), (version, name, ""), ("", name, major), ("", name, ""))
+    found = list(_measured(contexts_file() if file is None else file))
+    for wanted in alike if name else ():
+        most = max((count for key, count in found if _matches(key, wanted)), default=None)
+        if most is not None:
+            return most
+    for wanted in (*alike, (version, "", "")):
         if any(wanted) and wanted in MEASURED:
             return MEASURED[wanted]
     return DEFAULT_CONTEXT_BYTES
+
+
+def keep_context(around: Surroundings, measured: int, file: Path | None = None) -> None:
+    """Note what a context took here, where the figure can be one and says more than what is known.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    file = contexts_file() if file is None else file
+    if not around.device_name or not PLAUSIBLE[0] <= measured <= PLAUSIBLE[1]:
+        return
+    if any(key == around.key and count >= measured for key, count in _measured(file)):
+        return
+    append_line(file, json.dumps({"key": around.key, "bytes": measured}))
+
+
+def _matches(key: tuple[str, str, str], wanted: tuple[str, str, str]) -> bool:
+    return all(part in ("", own) for own, part in zip(key, wanted, strict=True))
+
+
+def _measured(file: Path) -> Iterator[tuple[tuple[str, str, str], int]]:
+    with contextlib.suppress(OSError):  # a file that is not there, or not to be read, tells nothing
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a crash cut short
+                plain = json.loads(line)
+                version, name, driver = map(str, plain["key"])
+                yield (version, name, driver), int(plain["bytes"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from autotune.files import append_line
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.gpu import GpuKind
 from autotune.memory.heap import HeapPlan
@@ -20,7 +20,7 @@ from autotune.memory.trace import TraceResult, Workload, trace, trace_events
 from autotune.outcome import Candidate, MemoryFigures
 from sherl.forms import BatchForm
 from sherl.spec import TaskSpec, TrainingConfig
-from sherl.training import micro_batch_rows
+from sherl.training import evaluation_rows
 
 _METERS: dict[MarginKind, str] = {
     "fast": "prediction (fast heap)",
@@ -50,7 +50,7 @@ class Predictor:
         backbone_config: ``config.to_dict()`` of the pretrained model.
         task: what is learnt.
         train_batch: shapes and types of the largest training batch, labels included, given the batch size.
-        eval_batch: the same for evaluation, given the rows of a micro-batch.
+        eval_batch: the same for evaluation, given how many rows it goes through at once.
         baseline_bytes: private bytes of a trial's process after its imports, before it loads anything.
         cap_bytes: chooses the heap plan; None takes the fast one always.
         device: what the trials run on.
@@ -83,7 +83,8 @@ class Predictor:
         self._context_bytes = context_bytes
         self._gpu = None if device == "cpu" else gpu or GpuKind.of()
         self._device_name, self._expandable = device_name, expandable_segments
-        self._store = _Store(cache_path)
+        # what GPU trials teach is told beside the context's bytes that were reckoned with
+        self._store = _Store(cache_path, context_bytes=context_bytes)
         self._lock = threading.Lock()
 
     def workload(self, candidate: Candidate) -> Workload:
@@ -99,7 +100,7 @@ class Predictor:
             task=self._task,
             training=dataclasses.replace(training, learning_rate=1e-3),
             train_batch=self._train_batch(training.batch_size),
-            eval_batch=self._eval_batch(micro_batch_rows(training)),
+            eval_batch=self._eval_batch(evaluation_rows(training)),
         )
 
     def trace(self, candidate: Candidate) -> TraceResult:
@@ -224,7 +225,8 @@ class Predictor:
 class _Store:
     """Traces' figures, scores and breaches in memory, and in a file of JSON lines where a path is given."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, context_bytes: int) -> None:
+        self._context_bytes = context_bytes
         self.traces: dict[str, TraceResult] = {}
         self.scores: dict[tuple[MarginKind, str], list[float]] = {}  # by kind and GPU
         self.breaches: dict[str, int] = {}  # of each shape, the most that a trial held which memory ended
@@ -242,7 +244,8 @@ class _Store:
 
     def add_score(self, kind: MarginKind, device: str, value: float) -> None:
         self.scores.setdefault((kind, device), []).append(value)
-        self._append({"score": value, "kind": kind, "base": _BASES[kind], "device": device})
+        line = {"score": value, "kind": kind, "base": _BASES[kind], "device": device}
+        self._append({**line, "context": self._context_bytes} if kind == "cuda" else line)
 
     def add_breach(self, key: str, held: int, predicted: int) -> None:
         self.breaches[key] = held
@@ -256,16 +259,15 @@ class _Store:
         elif "breach" in line:
             key = str(line["breach"])
             self.breaches[key] = max(int(line["held"]), self.breaches.get(key, 0))
-        elif "score" in line and line["kind"] in _METERS and line.get("base", "allocated") == _BASES[line["kind"]]:
+        elif "score" in line and self._tells(line):
             self.scores.setdefault((line["kind"], str(line.get("device", ""))), []).append(float(line["score"]))
 
+    def _tells(self, line: dict[str, Any]) -> bool:
+        """Whether a score is of a known kind and on the base, and beside the context, that are reckoned with now."""
+        kind = line["kind"]
+        same_context = kind != "cuda" or line.get("context") == self._context_bytes
+        return kind in _METERS and line.get("base", "allocated") == _BASES[kind] and same_context
+
     def _append(self, line: dict[str, Any]) -> None:
-        """One line in one write, which the system does whole. It begins with a line break, in case a crash cut the last line."""
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, b"\n" + json.dumps(line).encode() + b"\n")
-        finally:
-            os.close(descriptor)
+        if self._path is not None:
+            append_line(self._path, json.dumps(line))

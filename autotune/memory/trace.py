@@ -41,7 +41,9 @@ from sherl.training import rehearse
 _TRACING = threading.Lock()
 
 # settings of training that change values and never memory; a key that is not named here is taken to change memory
-_WEIGHTLESS_SETTINGS = frozenset({"learning_rate", "epochs", "weight_decay", "warmup_fraction", "warmup_steps", "seed"})
+_WEIGHTLESS_SETTINGS = frozenset(
+    {"learning_rate", "epochs", "weight_decay", "warmup_fraction", "warmup_steps", "seed", "eval_batch_size"}
+)
 # keys of a backbone's configuration that say where it came from
 _ORIGIN_KEYS = frozenset({"_name_or_path", "_commit_hash", "transformers_version", "architectures"})
 

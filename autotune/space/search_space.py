@@ -32,14 +32,14 @@ from sherl.registry import nearest
 from sherl.spec import TrainingConfig
 
 MOST_SHAPES = 20_000
-_SHAPE_OF_TRAINING = ("batch_size", "precision", "accumulation")
+_SHAPE_OF_TRAINING = ("batch_size", "precision", "accumulation", "eval_batch_size")
 
 
 def shape_key(candidate: Candidate) -> str:
     """Canonical JSON of what decides how much memory a configuration needs; equal keys need equal memory.
 
     That is the method without its real numbers and without ``alpha`` (they scale values, not tensors), the batch size,
-    the precision and the accumulation.
+    the precision, the accumulation and the rows of an evaluation batch.
     """
     shape = {"method": _without_reals(candidate.method)}
     shape |= {key: candidate.training[key] for key in _SHAPE_OF_TRAINING if key in candidate.training}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -10,13 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.memory.context import Surroundings, keep_context
 from autotune.memory.device import DeviceInfo, cpu_device, gpus_device
 from autotune.probing import Facts, ask
 from autotune.study import checks
 from autotune.study.checks import Check
 
-#: What each question may take. NVML answers in milliseconds; imports from a cold disk take longer.
-NVML_SECONDS, IMPORT_SECONDS, CONTEXT_SECONDS, STORE_SECONDS = 5.0, 30.0, 30.0, 10.0
+#: What each question may take. NVML answers in milliseconds, once a process has started, which a busy machine delays;
+#: imports from a cold disk take longer.
+NVML_SECONDS, IMPORT_SECONDS, CONTEXT_SECONDS, STORE_SECONDS = 15.0, 30.0, 30.0, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,8 @@ def diagnose(
     ray_address: str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Diagnosis:
-    """Looks at everything; takes seconds, and a broken driver cannot make it hang.
+    """Looks at everything; takes seconds, and a broken driver cannot make it hang. What a CUDA context took is kept for later
+    predictions; nothing else is changed.
 
     study_dir: where studies are to be written. mlflow_uri, ray_address: as ``autotune run`` takes them.
     """
@@ -77,6 +81,13 @@ def diagnose(
         else None
     )
     found = findings(facts, context, study_dir, environment)
+    if context is not None and "error" not in context:
+        held = max(context["listed_bytes"] or 0, context["growth_bytes"]) - context["reserved_bytes"]
+        around = Surroundings(
+            str(facts["torch"]["version"]), str(facts["nvml"]["gpus"][0]["name"]), facts["nvml"]["driver"]
+        )
+        with contextlib.suppress(OSError):  # the disk's own check says what is wrong with it
+            keep_context(around, held)
     return Diagnosis(checks=tuple(found), seconds=round(time.monotonic() - began, 3))
 
 

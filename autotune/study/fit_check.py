@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from autotune.memory.plans import plans_for
 from autotune.outcome import Candidate, MemoryFigures, Refusal
@@ -24,6 +24,10 @@ class Predicts(Protocol):
 
     def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool = True) -> None:
         """A trial ended for want of memory; the next prediction of its shape is more than it held."""
+        ...
+
+    def calibrate(self, predicted: MemoryFigures, measured: MemoryFigures) -> None:
+        """A trial finished with these figures."""
         ...
 
 
@@ -56,14 +60,16 @@ class FitCheck:
     """Whether a configuration fits the cap by its prediction, and with which memory plan; keeps predictions by shape.
 
     Called with a candidate it gives None where the configuration fits with one of its plans, else the refusal. What
-    the backbone cannot carry (prompts on a family that has no place for them, say) is refused too.
+    the backbone cannot carry (prompts on a family that has no place for them, say) is refused too. writes_text: whether
+    the task does (:func:`autotune.memory.plans.plans_for`).
     """
 
-    def __init__(self, predictor: Predicts, cap: int) -> None:
+    def __init__(self, predictor: Predicts, cap: int, *, writes_text: bool = False) -> None:
         self._predictor = predictor
         self.cap = cap
+        self._writes_text = writes_text
         self._figures: dict[str, MemoryFigures] = {}
-        self._plans: dict[str, Candidate] = {}
+        self._plans: dict[str, dict[str, Any]] = {}
         self._refused: dict[str, RefusedCandidate] = {}
 
     @property
@@ -83,11 +89,11 @@ class FitCheck:
         """The candidate with the fastest memory plan that fits; as it is where none does."""
         if self(candidate) is not None:
             return candidate
-        return replace(candidate, plan=self._plans[shape_key(candidate)].plan)
+        return replace(candidate, plan=self._plans[shape_key(candidate)])
 
     def cheaper(self, candidate: Candidate) -> Candidate | None:
         """The candidate with the next memory plan after its own that takes fewer tensor bytes and fits; None without one."""
-        plans = list(plans_for(candidate))
+        plans = list(plans_for(candidate, writes_text=self._writes_text))
         now = self.figures(candidate).allocated
         place = next((index for index, other in enumerate(plans) if other.plan == candidate.plan), len(plans))
         later = (other for other in plans[place + 1 :] if self.figures(other).allocated < now)
@@ -96,6 +102,15 @@ class FitCheck:
     def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool) -> None:
         """A trial of this candidate ended for want of memory (see the predictor's); predictions are made anew after it."""
         self._predictor.learn_breach(candidate.realised, held_bytes, refused_by_cap=refused_by_cap)
+        self._forget()
+
+    def calibrate(self, predicted: MemoryFigures, measured: MemoryFigures) -> None:
+        """A trial finished: margins learn (see the predictor's), and predictions are made anew after it."""
+        self._predictor.calibrate(predicted, measured)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was refused stays so: the record says it, and a margin that narrows later must not contradict it."""
         self._figures.clear()
         self._plans.clear()
 
@@ -110,13 +125,13 @@ class FitCheck:
         except SherlError as error:
             return self._refuse(candidate, Refusal(reason=str(error)))
         if plan is not None:
-            self._plans[key] = plan
+            self._plans[key] = plan.plan
             return None
         return self._refuse(candidate, Refusal(reason=self._reason(figures), predicted=figures))
 
     def _fastest(self, candidate: Candidate) -> tuple[MemoryFigures, Candidate | None]:
         """The fastest plan that fits and its figures; without one the figures of the plan that takes least."""
-        plans = list(plans_for(candidate))
+        plans = list(plans_for(candidate, writes_text=self._writes_text))
         if self._fits(plans[0]):
             return self.figures(plans[0]), plans[0]
         if not self._fits(plans[-1]):  # asked second: where this does not fit, the others need no trace

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autotune.memory.context import context_bytes
+from autotune.memory.context import Surroundings, context_bytes
 from autotune.memory.device import DeviceInfo, available_device, cpu_device
 from autotune.memory.gpus import KnownGpu, find_gpu
 from autotune.outcome import Candidate
@@ -129,7 +129,7 @@ def plan_for(
         device_name=settled.name,
         capability=settled.capability,
         context_bytes=context_bytes(
-            torch.__version__, settled.name, settled.driver if isinstance(settled, DeviceInfo) else ""
+            Surroundings(torch.__version__, settled.name, settled.driver if isinstance(settled, DeviceInfo) else "")
         ),
         # by the threads that a study would give each trial here
         baseline_bytes=baseline_bytes(preload=PRELOAD, driver=Ancestor.of()) if on_cpu else 0,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 from autotune.config import StudyConfig
-from autotune.memory.context import context_bytes
+from autotune.memory.context import Surroundings, context_bytes, contexts_file, keep_context
 from autotune.memory.device import DeviceInfo
 from autotune.memory.gpu import GpuKind
+from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS
 from autotune.memory.predict import Predictor
+from autotune.outcome import MemoryFigures
 from autotune.search import StudyRecord
 from autotune.study.folder import StudyFolder
 from autotune.trial.ancestry import Ancestor
@@ -17,6 +20,21 @@ from autotune.trial.baseline import baseline_bytes
 from autotune.trial.fork_server import PRELOAD
 from sherl.data import PreparedData
 from sherl.forms import widest
+
+
+def surroundings_of(device: DeviceInfo) -> Surroundings:
+    """What the size of a CUDA context depends on, of the device of a study."""
+    return Surroundings(metadata.version("torch"), device.name, device.driver)
+
+
+def learn_context(device: DeviceInfo, peak: MemoryFigures, warn: Callable[[str], None]) -> None:
+    """Keep what a trial held of a GPU outside its allocator, where that was measured; ``warn`` says why it could not be."""
+    if peak.reserved is None or peak.meter not in (SOURCE_PROCESS, SOURCE_GROWTH):
+        return
+    try:
+        keep_context(surroundings_of(device), peak.device - peak.reserved)
+    except OSError as error:
+        warn(f"what a CUDA context takes here could not be kept in {contexts_file()} ({error})")
 
 
 def predictor_for(
@@ -54,6 +72,6 @@ def predictor_for(
         device=device.kind,
         device_name=device.name,
         gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
-        context_bytes=context_bytes(metadata.version("torch"), device.name, device.driver),
+        context_bytes=context_bytes(surroundings_of(device)),
         cache_path=folder.predictions_file,
     )

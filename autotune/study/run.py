@@ -21,7 +21,7 @@ from autotune.study.allowance import allowance_for, require_gpu
 from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
 from autotune.study.listener import StudyListener
-from autotune.study.prediction import predictor_for
+from autotune.study.prediction import learn_context, predictor_for
 from autotune.study.scoring import score_front
 from autotune.study.source import RunnerListener, StudySource, TrialSettings
 from autotune.study.view import StudyResult, has_trials, summarise
@@ -31,6 +31,7 @@ from autotune.trial.fork_server import PRELOAD
 from autotune.units import format_bytes, parse_duration
 from sherl.backbones import backbone_from_config, load_config
 from sherl.data import DataSpec, PreparedData, prepare
+from sherl.tasks import task_for
 
 SURVEY_SECONDS = 8.0
 """How long the plan may predict before the first trial starts; what is left is predicted when it is drawn."""
@@ -118,7 +119,7 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
             for candidate in record.interrupt_running():
                 listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
             predictor = predictor_for(config, folder, backbone.config, data, device, record, threads=machine.threads)
-            fits = FitCheck(predictor, cap)
+            fits = FitCheck(predictor, cap, writes_text=task_for(data.task).writes_text)
             listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
             plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
             record.refuse_all(fits.refused)
@@ -137,9 +138,8 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
                 driver=driver,
                 plugins=config.plugins,
             )
-            ended = _search(
-                record, space, fits, predictor.calibrate, config, settings, machine, tracker, listener, deadline
-            )
+            learn = partial(learn_context, device, warn=listener.warning)
+            ended = _search(record, space, fits, learn, config, settings, machine, tracker, listener, deadline)
             if ended is not Ended.INTERRUPTED:
                 score_front(record, settings, listener)
             return _close(folder, record, tracker, listener, ended)
@@ -201,7 +201,7 @@ def _search(
     record: StudyRecord,
     space: SearchSpace,
     fits: FitCheck,
-    learn: Callable[[MemoryFigures, MemoryFigures], None],
+    learn: Callable[[MemoryFigures], None],
     config: StudyConfig,
     settings: TrialSettings,
     machine: Machine,
@@ -229,7 +229,7 @@ def _search(
         settings=settings,
         tracker=tracker,
         listener=listener,
-        learn=learn,
+        learn_context=learn,
         still_there=partial(require_gpu, settings.folder.path) if settings.device == "cuda" else lambda: None,
     )
     done = config.trials - proposer.remaining

@@ -74,8 +74,8 @@ class TrialSettings:
 class StudySource:
     """The runner's source of trials: proposes, notes every epoch and outcome, tells the display and MLflow.
 
-    ``learn`` is given what was predicted and what was measured of each trial that completed. ``still_there`` is called
-    before each trial and raises when the device is gone: every further trial would only fail.
+    ``still_there`` is called before each trial and raises when the device is gone: every further trial would only fail.
+    ``learn_context`` is given the measured figures of each trial that completed.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class StudySource:
         settings: TrialSettings,
         tracker: Tracker,
         listener: StudyListener,
-        learn: Callable[[MemoryFigures, MemoryFigures], None],
         still_there: Callable[[], None] = lambda: None,
+        learn_context: Callable[[MemoryFigures], None] = lambda _peak: None,
     ) -> None:
         self._still_there = still_there
-        self._learn = learn
+        self._learn_context = learn_context
         self._record = record
         self._proposer = proposer
         self._fits = fits
@@ -141,7 +141,8 @@ class StudySource:
         """Enters an outcome in the record, then tells MLflow and the display."""
         self._record.finish(number, outcome)
         if outcome.status is Status.COMPLETE and outcome.peak is not None:
-            self._learn(self._predicted[number], outcome.peak)
+            self._fits.calibrate(self._predicted[number], outcome.peak)
+            self._learn_context(outcome.peak)
         if outcome.status in (Status.OVER_CAP, Status.OUT_OF_MEMORY):
             self._mispredicted(number, outcome)
         trials = self._record.trials()

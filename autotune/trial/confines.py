@@ -12,10 +12,11 @@ import torch
 
 from autotune.errors import DeviceError
 from autotune.memory.allocated import TensorMemory
-from autotune.memory.context import DEFAULT_CONTEXT_BYTES
+from autotune.memory.context import PLAUSIBLE, Surroundings, context_bytes
 from autotune.memory.device import cpu_device
 from autotune.memory.heap import configure_heap, make_resident
 from autotune.memory.limit import limit_process
+from autotune.memory.nvml import driver_version
 from autotune.memory.nvml_meter import (
     RELEASE_SLACK_BYTES,
     SOURCE_ASSUMED,
@@ -34,8 +35,6 @@ from sherl.evaluation import Batch
 from sherl.model import TaskModel
 
 SAMPLE_SECONDS = 0.003
-#: What a CUDA context may take; a growth of the device outside of this says something else.
-CONTEXT_RANGE = (200_000_000, 2_000_000_000)
 
 
 class OverCap(Exception):
@@ -157,7 +156,8 @@ class CudaConfines:
         self.device = torch.device("cuda", 0)  # Ray and CUDA_VISIBLE_DEVICES decide which GPU that is
         torch.cuda.set_device(self.device)
         self._total = int(torch.cuda.get_device_properties(self.device).total_memory)
-        self._outside, self._source = DEFAULT_CONTEXT_BYTES, SOURCE_ASSUMED
+        around = Surroundings(torch.__version__, self._meter.device.name(), driver_version())
+        self._outside, self._source = context_bytes(around), SOURCE_ASSUMED
         self._bound()
 
     def settle(self, model: TaskModel) -> None:
@@ -212,7 +212,7 @@ class CudaConfines:
             grown = self._meter.growth_bytes() - reserved
             if held is not None and held > reserved:
                 self._outside, self._source = held - reserved, SOURCE_PROCESS
-            elif CONTEXT_RANGE[0] <= grown <= CONTEXT_RANGE[1] and self._source != SOURCE_PROCESS:
+            elif PLAUSIBLE[0] <= grown <= PLAUSIBLE[1] and self._source != SOURCE_PROCESS:
                 known = self._outside if self._source == SOURCE_GROWTH else 0
                 self._outside, self._source = max(known, grown), SOURCE_GROWTH
         self._bound()

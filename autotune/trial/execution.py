@@ -28,7 +28,7 @@ from sherl.methods import method_from_dict
 from sherl.model import TaskModel, build_model
 from sherl.precision import weights_dtype
 from sherl.spec import TrainingConfig
-from sherl.training import Diverged, FitProgress, fit, micro_batch_rows, rehearse
+from sherl.training import Diverged, FitProgress, evaluation_rows, fit, rehearse
 
 Send = Callable[[Message], None]
 TRACEBACK_CHARACTERS = 4000
@@ -112,7 +112,7 @@ class _Trial:
         model.to(self._confines.device)
         self._confines.settle(model)
         self._doing = f"scoring the {request.part} part"
-        rows = micro_batch_rows(TrainingConfig.from_dict(request.training))  # as in training, so what fitted fits
+        rows = evaluation_rows(TrainingConfig.from_dict(request.training))  # as in training, so what fitted fits
         part = data.part(request.part)
         largest = part.largest_batch(rows)
         with self._confines.measured(model, largest):  # following every operation is slow, so only the peak's batch
@@ -173,7 +173,7 @@ class _Trial:
         assert self._confines is not None
         began = time.perf_counter()
         train_batch = data.part("train").largest_batch(training.batch_size)
-        eval_batch = data.part("valid").largest_batch(micro_batch_rows(training))
+        eval_batch = data.part("valid").largest_batch(evaluation_rows(training))
         self._doing = f"rehearsing its largest batch ({_shape(train_batch)})"
         with self._confines.measured(model, train_batch, eval_batch):
             rehearse(model, train_batch, eval_batch, training)

@@ -112,7 +112,6 @@ def test_no_trial_is_drawn_when_the_device_is_gone() -> None:
         settings=nothing,
         tracker=nothing,
         listener=nothing,
-        learn=nothing,
         still_there=gone,
     )
     with pytest.raises(DeviceError, match="gone"):

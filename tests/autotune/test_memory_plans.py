@@ -26,17 +26,24 @@ def candidate(method: str = "full", batch_size: int = 8, **others: object) -> Ca
 
 
 class ByRows:
-    """Predicts 100 bytes a row of a micro-batch, half of that with checkpointing, and counts its calls."""
+    """Predicts 100 bytes a row of a micro-batch, half of that with checkpointing, and for a row of evaluation as much as
+    ``written`` says; counts its calls. A finished trial that took more than predicted makes all dearer by as much."""
 
-    def __init__(self) -> None:
+    def __init__(self, written: int = 0) -> None:
         self.calls = 0
+        self.written = written
+        self.margin = 50
 
     def predict(self, asked: Candidate) -> MemoryFigures:
         assert asked.plan == {}, "the predictor is asked for what is trained"
         self.calls += 1
         rows = asked.training["batch_size"] // asked.training.get("accumulation", 1)
         held = rows * BYTES_A_ROW // (2 if asked.method.get("activation_checkpointing") else 1)
-        return MemoryFigures(allocated=held, device=held + 50, meter="prediction")
+        held = max(held, (asked.training.get("eval_batch_size") or rows) * self.written)
+        return MemoryFigures(allocated=held, device=held + self.margin, meter="prediction")
+
+    def calibrate(self, predicted: MemoryFigures, measured: MemoryFigures) -> None:
+        self.margin += measured.device - predicted.device
 
     def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool = True) -> None:
         raise AssertionError("no trial runs here")
@@ -67,6 +74,44 @@ def test_what_the_space_varies_or_the_method_lacks_is_left_alone() -> None:
 def test_an_accumulation_that_was_asked_for_is_where_plans_begin() -> None:
     plans = [one.plan for one in plans_for(candidate("linear_probe", batch_size=16, accumulation=4))]
     assert plans == [{}, {"accumulation": 8}, {"accumulation": 16}]
+
+
+def test_where_text_is_written_smaller_evaluations_come_first() -> None:
+    asked = candidate("linear_probe", batch_size=32)
+    plans = [one.plan for one in plans_for(asked, writes_text=True)]
+    assert plans[:5] == [
+        {}, {"eval_batch_size": 8}, {"eval_batch_size": 2}, {"accumulation": 2}, {"accumulation": 2, "eval_batch_size": 4},
+    ]  # fmt: skip
+    assert plans[-1] == {"accumulation": 32}, "a single row has no smaller part"
+    given = candidate("linear_probe", batch_size=2, eval_batch_size=64)
+    assert [one.plan for one in plans_for(given, writes_text=True)] == [{}, {"accumulation": 2}], "as it was asked for"
+
+
+@pytest.mark.parametrize(
+    ("cap", "plan"),
+    [
+        (3250, {}),
+        (3249, {"eval_batch_size": 2}),
+        (849, {"activation_checkpointing": True, "eval_batch_size": 1}),
+    ],
+)
+def test_an_evaluation_that_sets_the_peak_is_cut_before_training_is(cap: int, plan: dict[str, object]) -> None:
+    fits = FitCheck(ByRows(written=400), cap, writes_text=True)
+    asked = candidate()
+    assert fits(asked) is None
+    planned = fits.planned(asked)
+    assert planned.plan == plan
+    assert fits.figures(planned).device <= cap
+
+
+def test_a_finished_trial_reaches_the_predictions_that_follow() -> None:
+    fits = FitCheck(ByRows(), 900)
+    predicted = fits.figures(fits.planned(candidate()))
+    assert predicted.device == 850
+    fits.calibrate(predicted, MemoryFigures(allocated=800, device=920, meter="measured"))
+    planned = fits.planned(candidate())
+    assert planned.plan == {"activation_checkpointing": True}
+    assert fits.figures(planned).device == 520
 
 
 def test_a_plan_keeps_identity_shape_and_batch_size() -> None:
