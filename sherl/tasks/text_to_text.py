@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sherl.backbones.encoder_decoder import NOT_FINITE, PADDING
+from sherl.backbones.writing import NOT_FINITE, PADDING
 from sherl.errors import DataError, SpecError
 from sherl.metrics import Targets, Vector, metric_for
 from sherl.shapes import Float, Int
