@@ -15,7 +15,7 @@ from sherl.errors import DataError, SpecError
 from sherl.metrics import Targets, Vector, metric_for
 from sherl.shapes import Float, Int
 from sherl.spec import TaskSpec
-from sherl.tasks.base import TASKS, Task
+from sherl.tasks.base import TASKS, Predicts, Task
 
 NO_CLASS = -1
 """Stands for an answer that is none of the class names."""
@@ -31,7 +31,7 @@ class TextToText(Task):
     as a string); an answer that is none of them is wrong. Without, ``exact_match`` of the tokens is the metric.
     """
 
-    writes_text: ClassVar[bool] = True
+    predicts: ClassVar[Predicts] = "target_text"
 
     def __init__(self, spec: TaskSpec) -> None:
         self.targets: Targets = "classes" if spec.class_names else "texts"
