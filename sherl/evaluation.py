@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sherl.backbones.encoder_decoder import PADDING
+from sherl.backbones.writing import PADDING
 from sherl.errors import DataError
 from sherl.model import TaskModel
 from sherl.tasks import task_for

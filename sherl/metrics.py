@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from sherl.errors import DataError, SpecError
 from sherl.registry import Registry
 
-Targets: TypeAlias = Literal["classes", "values", "texts"]
-"""What the labels of a task are: indices of classes, numbers, or texts (equal texts have equal numbers)."""
+Targets: TypeAlias = Literal["classes", "values", "texts", "tokens"]
+"""What the labels of a task are: indices of classes, numbers, texts (equal texts have equal numbers), or all tokens of a row."""
 
 Vector: TypeAlias = NDArray[Any]
 
@@ -34,7 +34,9 @@ class Metric:
     """A named score: ``compute(truth, predicted, num_outputs)`` of two vectors of equal length.
 
     The vectors hold class indices (int64) for ``targets="classes"``, float64 values for ``targets="values"``, and for
-    ``targets="texts"`` int64 numbers that are equal where the texts are.
+    ``targets="texts"`` int64 numbers that are equal where the texts are. For ``targets="tokens"`` they hold float64 sums
+    over each row: how many tokens were to be predicted, and the nats of these together (or, where a metric counts hits, how
+    many were right).
     """
 
     name: str
@@ -62,7 +64,12 @@ class Metric:
 METRICS: Registry[Metric] = Registry("metric")
 """All metrics by name; a further one is a registered :class:`Metric`."""
 
-DEFAULT_METRICS: dict[Targets, str] = {"classes": "accuracy", "values": "spearman", "texts": "exact_match"}
+DEFAULT_METRICS: dict[Targets, str] = {
+    "classes": "accuracy",
+    "values": "spearman",
+    "texts": "exact_match",
+    "tokens": "neg_perplexity",
+}
 
 
 def metric_names(targets: Targets) -> tuple[str, ...]:
@@ -146,6 +153,27 @@ def accuracy_f1(truth: Vector, predicted: Vector, num_outputs: int) -> float:
 def exact_match(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
     """Share of rows whose text is the target's, token by token."""
     return float((truth == predicted).mean())
+
+
+@_register("neg_loss", "tokens")
+def neg_loss(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
+    """Minus the mean nats a token, over the tokens of all rows together."""
+    return -float(predicted.sum() / truth.sum())
+
+
+@_register("neg_perplexity", "tokens")
+def neg_perplexity(truth: Vector, predicted: Vector, num_outputs: int) -> float:
+    """Minus the perplexity, e to the mean nats a token; minus infinity where that is over what a float holds."""
+    try:
+        return -math.exp(-neg_loss(truth, predicted, num_outputs))
+    except OverflowError:
+        return -math.inf
+
+
+@_register("next_token_accuracy", "tokens")
+def next_token_accuracy(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
+    """Share of tokens that were the likeliest of all words; ``predicted`` counts them, row by row."""
+    return float(predicted.sum() / truth.sum())
 
 
 @_register("pearson", "values")

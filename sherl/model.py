@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import Backbone, Batch
+from sherl.backbones.writing import PADDING
 from sherl.errors import DataError, UnsupportedBackboneError
 from sherl.methods.base import MethodConfig, seeded
 from sherl.methods.tuned import Tuned, copy_state
 from sherl.shapes import Float, Int
 from sherl.spec import TaskSpec
 from sherl.tasks import task_for
+from sherl.tasks.language_modelling import LanguageModelling
 
 HEAD_DROPOUT = 0.1
 HEAD_INIT_STD = 0.02
@@ -46,7 +48,7 @@ class LanguageHead(nn.Module):
 class TaskModel(nn.Module):
     """Encodes a batch, pools it and computes logits; knows the loss of its task.
 
-    Where the task is to write text, nothing is pooled: logits are over the vocabulary, for each target token.
+    Where the task is about text, nothing is pooled: logits are over the vocabulary, for each token that is predicted.
     """
 
     def __init__(self, tuned: Tuned, task: TaskSpec, head: Head | LanguageHead) -> None:
@@ -60,7 +62,8 @@ class TaskModel(nn.Module):
         """Logits, float32 [batch, outputs]; ``labels`` in the batch are not looked at.
 
         Text-to-text: logits of the vocabulary [batch, targets, words] in the backbone's precision, for ``labels``
-        [batch, targets], of which each is predicted from those before it (teacher forcing).
+        [batch, targets], of which each is predicted from those before it (teacher forcing). Language modelling: logits
+        [batch, tokens - 1, words], for each position but the last.
 
         Raises:
             SpecError: the input is longer than the backbone takes, or the method has been removed.
@@ -73,21 +76,36 @@ class TaskModel(nn.Module):
             states = backbone.target_states(self.tuned(backbone.teaching(batch)), batch["labels"])
             written: Tensor = self.head(states)
             return written
+        if self._task.predicts == "next_tokens":
+            following: Tensor = self.head(self.tuned(batch)[:, :-1])
+            return following
         hidden = self.tuned(batch)
         logits: Tensor = self.head(self.tuned.pool(hidden, self.tuned.backbone.pooled_mask(batch)))
         return logits
 
     def outputs(self, batch: Batch, *, whole_length: bool = False) -> Tensor:
         """What a batch is answered with: logits [batch, outputs], or the int64 tokens [batch, target_length] that are
-        written (see :meth:`sherl.methods.tuned.Tuned.generate`, also for ``whole_length``).
+        written (see :meth:`sherl.methods.tuned.Tuned.generate`, also for ``whole_length``). Language modelling: sums over
+        each row's tokens, float32 [batch, 3] (:mod:`sherl.tasks.language_modelling`), of ``labels`` or, without, of the
+        input itself; of the logits those of one row are held at a time.
 
         Raises:
             SpecError: as :meth:`forward`.
         """
         if self._task.writes_text:
             return self.tuned.generate(batch, self.task.target_length, whole_length=whole_length)
+        if isinstance(self._task, LanguageModelling):
+            hidden = self.tuned(batch)[:, :-1]
+            following = self._own_labels(batch)[:, 1:]
+            each = [slice(row, row + 1) for row in range(len(hidden))]
+            return torch.cat([self._task.summed(self.head(hidden[row]), following[row]) for row in each])
         logits: Tensor = self(batch)
         return logits
+
+    def _own_labels(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
+        if "labels" in batch:
+            return batch["labels"]
+        return batch["input_ids"].masked_fill(~self.tuned.backbone.keep(batch), PADDING)
 
     def loss_weight(self, labels: Tensor) -> float | Tensor:
         """How much a micro-batch with these labels counts beside others of its batch."""
@@ -133,20 +151,22 @@ def build_model(backbone: Backbone, method: MethodConfig, task: TaskSpec, *, see
         UnsupportedBackboneError: the family cannot carry the method, or writes no text where the task is to write.
         UnknownNameError: no task of this kind is known.
     """
-    writes_text = task_for(task).writes_text  # an unknown kind shows before the backbone is touched
-    if writes_text and not backbone.writes_text:
+    predicts = task_for(task).predicts  # an unknown kind shows before the backbone is touched
+    if predicts == "target_text" and not backbone.writes_text:
         raise backbone.no_text()
+    if predicts == "next_tokens" and not backbone.continues_text:
+        raise backbone.no_continuation()
     head: Head | LanguageHead
-    if writes_text:
+    if predicts != "label":
         head = LanguageHead(backbone)
     else:
         with seeded(seed, backbone.device), backbone.device:
             head = Head(backbone.width, task.num_outputs)
     tuned = method.apply(backbone, seed=seed)
-    if writes_text and not tuned.trainable():
+    if predicts != "label" and not tuned.trainable():
         tuned.remove()
         raise UnsupportedBackboneError(
-            f"Method {method.name} trains a new head alone, and text-to-text writes with the pretrained one: nothing would "
+            f"Method {method.name} trains a new head alone, and {task.kind} predicts with the pretrained one: nothing would "
             "train. Take another method, or make the task classification."
         )
     return TaskModel(tuned, task, head).train(False)

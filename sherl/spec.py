@@ -14,8 +14,9 @@ Precision = Literal["fp32", "bf16"]
 class TaskSpec:
     """What is to be learnt.
 
-    kind: the name of a registered task (``classification``, ``regression``, ``text-to-text``; see :mod:`sherl.tasks`).
-    class_names: the label strings in the order of their indices; empty for regression and for free text.
+    kind: the name of a registered task (``classification``, ``regression``, ``text-to-text``,
+    ``language-modelling``; see :mod:`sherl.tasks`).
+    class_names: the label strings in the order of their indices; empty where there are none.
     metric: the metric that the task is judged by; higher is better for every metric of this library.
     pair: whether an example is a pair of texts.
     target_mean, target_std: of the training part's targets, in the data's own units (regression); the head learns

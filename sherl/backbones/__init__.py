@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.decoder import DecoderBackbone
 from sherl.backbones.encoder import EncoderBackbone
 from sherl.backbones.encoder_decoder import EncoderDecoderBackbone
-from sherl.backbones.families import FAMILIES, EncoderDecoderFamily, EncoderFamily, Family, Stack
+from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, EncoderFamily, Family, Stack
 from sherl.backbones.loading import (
     DEFAULT_BACKBONE,
     backbone_from_config,
@@ -21,6 +22,8 @@ __all__ = [
     "KINDS",
     "Backbone",
     "Batch",
+    "DecoderBackbone",
+    "DecoderFamily",
     "EncoderBackbone",
     "EncoderDecoderBackbone",
     "EncoderDecoderFamily",

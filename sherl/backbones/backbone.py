@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +16,7 @@ from sherl.backbones import fingerprint as fingerprints
 from sherl.backbones.families import Family, Stack
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.forms import TensorForm
+from sherl.insertion import BlockCall, block_calls
 from sherl.registry import Registry
 from sherl.shapes import Bool, Float, Int
 
@@ -23,7 +26,7 @@ Batch: TypeAlias = Mapping[str, Tensor]
 
 
 class Backbone(ABC):
-    """A pretrained model as it is; kinds (encoder, encoder-decoder) are subclasses, registered in :data:`KINDS`.
+    """A pretrained model as it is; kinds (encoder, decoder, encoder-decoder) are subclasses, registered in :data:`KINDS`.
 
     It is in evaluation mode; a method is put on it with ``config.apply(backbone, seed=...)`` and taken off again with
     ``remove()`` of what that gives.
@@ -70,7 +73,8 @@ class Backbone(ABC):
         """The norm behind a stack's last block; None where there is none."""
         if stack.final_norm is None:
             return None
-        norm: nn.Module = self.model.get_submodule(stack.final_norm)
+        # a configuration may leave it out: its place is None then
+        norm: nn.Module | None = attrgetter(stack.final_norm)(self.model)
         return norm
 
     @property
@@ -83,6 +87,11 @@ class Backbone(ABC):
     @property
     def writes_text(self) -> bool:
         """Whether the model has a language head, so that it can :meth:`generate`."""
+        return False
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether each position of the input predicts the token behind it, so that texts themselves can be learnt."""
         return False
 
     def vocabulary_logits(self, hidden: Float[Tensor, "batch targets width"]) -> Float[Tensor, "batch targets words"]:
@@ -135,8 +144,15 @@ class Backbone(ABC):
     def no_text(self) -> UnsupportedBackboneError:
         """The error that says that this model writes no text, and what to do."""
         return UnsupportedBackboneError(
-            f"A {self.family} model writes no text. Take an encoder-decoder (t5, mt5, bart, pegasus) for text-to-text, "
-            "or make the task classification or regression."
+            f"A {self.family} model writes no text. Take a decoder (gpt2, llama, qwen3) or an encoder-decoder (t5, mt5, bart, "
+            "pegasus) for text-to-text, or make the task classification or regression."
+        )
+
+    def no_continuation(self) -> UnsupportedBackboneError:
+        """The error that says that this model is no language model, and what to do."""
+        return UnsupportedBackboneError(
+            f"A {self.family} model does not predict each next token of its input. Take a decoder (gpt2, llama, qwen3) for "
+            "language modelling, or make the task text-to-text or classification."
         )
 
     @property
@@ -252,6 +268,30 @@ class Backbone(ABC):
     def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
         """1 for what of the last hidden state :meth:`pool` is to take, 0 for padding."""
         return self.keep(batch).to(torch.int64)
+
+    @contextmanager
+    def prompted(self, batch: Batch, vectors: Float[Tensor, "prompts width"]) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Passes of this batch inside have these vectors in front of the first block's input, behind the embeddings.
+
+        Every block is given the masks and positions for both. Gives what cuts the vectors off the last hidden state.
+        """
+        tokens = self.keep(batch)
+        keep = torch.cat([tokens.new_ones((len(tokens), len(vectors))), tokens], dim=1)
+        arguments: list[dict[str, Any]] = []
+
+        def on_call(layer: int, call: BlockCall) -> None:
+            if layer == 0:
+                prompts = vectors.to(call.hidden.dtype)[None].expand(len(tokens), -1, -1)
+                call.hidden = torch.cat([prompts, call.hidden], dim=1)
+                arguments[:] = self.prompt_arguments(keep, call.hidden)
+            for name, value in arguments[layer].items():
+                call.set(name, value)
+
+        try:
+            with block_calls(dict(enumerate(self.blocks)), on_call):
+                yield lambda hidden: self.cut_prompts(hidden, len(vectors))
+        finally:
+            arguments.clear()
 
     @abstractmethod
     def cut_prompts(self, hidden: Float[Tensor, "batch keys width"], count: int) -> Float[Tensor, "batch tokens width"]:

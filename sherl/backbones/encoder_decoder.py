@@ -13,13 +13,9 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from sherl.backbones import masks
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import EncoderDecoderFamily
+from sherl.backbones.writing import PADDING, pad_token_of, write_greedily
 from sherl.errors import SpecError
 from sherl.shapes import Bool, Float, Int
-
-PADDING = -100
-"""Stands in targets and in generated tokens behind the end."""
-NOT_FINITE = -1
-"""Stands in generated tokens where the logits were not finite."""
 
 
 @dataclass(frozen=True)
@@ -127,35 +123,18 @@ class EncoderDecoderBackbone(Backbone):
         """
         source = self._read(batch)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if use_cache else None
-        token = self._start(batch["input_ids"])
-        ended = torch.zeros_like(token, dtype=torch.bool)
-        written = torch.full((len(token), max_new_tokens), PADDING, dtype=torch.int64, device=token.device)
-        prefix = token
-        for place in range(max_new_tokens):
-            hidden = self._write(token if use_cache else prefix, source, cache)
-            best = self._best(self.vocabulary_logits(finish(hidden[:, -1:])))
-            written[:, place : place + 1] = best.masked_fill(ended, PADDING)
-            token = best.clamp(min=0)
-            ended = ended | self._is_end(best)
-            if not use_cache:
-                prefix = torch.cat([prefix, token], dim=1)
-            if not whole_length and bool(ended.all()):
-                break
-        return written
 
-    @staticmethod
-    def _best(logits: Float[Tensor, "batch 1 words"]) -> Int[Tensor, "batch 1"]:
-        # a sum is finite where all are, but for an overflow that no head comes near; it costs no mask of the logits' size
-        finite = torch.isfinite(logits.sum(dim=-1, dtype=torch.float32))
-        return logits.argmax(dim=-1).masked_fill(~finite, NOT_FINITE)
+        def score(ids: Tensor) -> Tensor:
+            return self.vocabulary_logits(finish(self._write(ids, source, cache)[:, -1:]))
 
-    def _is_end(self, token: Int[Tensor, "batch 1"]) -> Bool[Tensor, "batch 1"]:
-        ends = self.config.eos_token_id
-        ended = token == NOT_FINITE
-        for end in ends if isinstance(ends, list) else [ends]:
-            if end is not None:
-                ended = ended | (token == end)
-        return ended
+        return write_greedily(
+            self._start(batch["input_ids"]),
+            score,
+            max_new_tokens=max_new_tokens,
+            ends=self.config.eos_token_id,
+            whole_length=whole_length,
+            use_cache=use_cache,
+        )
 
     def _start(self, like: Int[Tensor, "batch _"]) -> Int[Tensor, "batch 1"]:
         start = getattr(self.config, "decoder_start_token_id", None)
@@ -163,8 +142,7 @@ class EncoderDecoderBackbone(Backbone):
 
     @property
     def _pad(self) -> int:
-        pad = self.config.pad_token_id
-        return 0 if pad is None else int(pad)
+        return pad_token_of(self.config)
 
     # ---------------------------------------------------------------- what methods need
 

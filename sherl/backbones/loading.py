@@ -18,7 +18,7 @@ from transformers import initialization
 from transformers.utils import logging as transformers_logging
 
 from sherl.backbones.backbone import KINDS, Backbone
-from sherl.backbones.families import FAMILIES, EncoderDecoderFamily, EncoderFamily, Family
+from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, EncoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
 from sherl.errors import SpecError, UnsupportedBackboneError
 
@@ -148,10 +148,10 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
     real = has_bytes(torch.empty(0))
     with _quiet(), nullcontext() if real else initialization.no_init_weights():
         model = _auto_class(family).from_config(_prepared(config), dtype=dtype, **_class_options(family))
-        if isinstance(family, EncoderDecoderFamily):
+        if isinstance(family, DecoderFamily | EncoderDecoderFamily):
             model.tie_weights()  # without initial values transformers leaves that out
-            if family.untied_head(config):
-                _untie_head(model)
+        if isinstance(family, EncoderDecoderFamily) and family.untied_head(config):
+            _untie_head(model)
     return KINDS.get(family.kind)(model.eval(), family)
 
 
@@ -184,31 +184,55 @@ def _no_tokenizer(source: str, cause: str) -> SpecError:
 def _family_of(config: Any, source: str) -> Family:
     kind = str(getattr(config, "model_type", ""))
     if kind not in FAMILIES:
+        inner = str(getattr(getattr(config, "text_config", None), "model_type", ""))
+        advice = f"Its text model is a {inner!r}, which is known: load that alone. " if inner in FAMILIES else ""
         raise UnsupportedBackboneError(
-            f"{source!r} is a {kind or 'nameless'!r} model, which sherl has no row for. Known are: {_known()}. "
+            f"{source!r} is a {kind or 'nameless'!r} model, which sherl has no row for. {advice}Known are: {_known()}. "
             "A row says where the blocks are, which linear layers LoRA and adapters take, and how masks are made: "
             "see sherl.backbones.families."
         )
-    if getattr(config, "is_decoder", False):
+    family = FAMILIES.get(kind)
+    if isinstance(family, DecoderFamily):
+        if problem := _no_plain_decoder(config):
+            raise UnsupportedBackboneError(
+                f"{source!r} is a {kind} model {problem}: a decoder must see earlier tokens, and nothing else."
+            )
+    elif getattr(config, "is_decoder", False):
         raise UnsupportedBackboneError(
             f"{source!r} is a {kind} model set up as a decoder (is_decoder in its configuration): only encoders and "
-            "encoder-decoders are covered."
+            "encoder-decoders are covered there. Decoders that are: gpt2, opt, llama and others."
         )
-    return FAMILIES.get(kind)
+    return family
+
+
+def _no_plain_decoder(config: Any) -> str | None:
+    """What makes a decoder's configuration another sort of model; None where nothing does."""
+    if getattr(config, "add_cross_attention", False):
+        return "with cross-attention (add_cross_attention in its configuration)"
+    if getattr(config, "use_bidirectional_attention", None) or not getattr(config, "is_causal", True):
+        return "that sees later tokens (use_bidirectional_attention or is_causal in its configuration)"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "dynamic" in (
+        rope.get("rope_type"),
+        *(part.get("rope_type") for part in rope.values() if isinstance(part, dict)),
+    ):
+        return "whose rotary angles change with the longest row of a batch (rope_type 'dynamic' in its configuration)"
+    return None
 
 
 def _prepared(config: Any) -> Any:
     config = copy.deepcopy(config)
     config.use_cache = False  # a cache that nobody reads would be kept for backward
-    for key in ("encoder_layerdrop", "decoder_layerdrop"):
+    for key in ("encoder_layerdrop", "decoder_layerdrop", "layerdrop"):
         if getattr(config, key, 0):  # blocks left out by chance would make memory a matter of chance
             setattr(config, key, 0.0)
     return config
 
 
 def _auto_class(family: Family) -> Any:
-    has_language_head = isinstance(family, EncoderDecoderFamily)
-    return transformers.AutoModelForSeq2SeqLM if has_language_head else transformers.AutoModel
+    if isinstance(family, DecoderFamily):
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForSeq2SeqLM if isinstance(family, EncoderDecoderFamily) else transformers.AutoModel
 
 
 def _untie_head(model: Any) -> None:

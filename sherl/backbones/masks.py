@@ -7,7 +7,7 @@ an additive ``[batch, 1, 1, tokens]`` mask is broadcast by the attention kernels
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from sherl.shapes import Bool, Float, Int
 
 Mask: TypeAlias = Tensor | dict[str, Tensor]
+Windows: TypeAlias = Literal["none", "all", "by_type"]
 
 # Large enough that exp(MASKED) is exactly 0 beside any score, small enough to stay finite in bfloat16.
 MASKED = -1e30
@@ -61,3 +62,36 @@ def for_windows(config: Any, keep: Bool[Tensor, "batch tokens"], dtype: torch.dt
 def within_reach(positions: Int[Tensor, " tokens"], reach: int) -> Bool[Tensor, "tokens tokens"]:
     """Which pairs of tokens are at most ``reach`` positions apart."""
     return (positions[:, None] - positions[None, :]).abs() <= reach
+
+
+def for_streams(
+    config: Any, keep: Bool[Tensor, "batch keys"], queries: int, dtype: torch.dtype, windows: Windows
+) -> Mask:
+    """The masks of a decoder that reads the last ``queries`` of these keys: each sees what came before it, and itself.
+
+    ``[batch, 1, queries, keys]``, as padding may stand on either side; what is padding sees itself alone beside the tokens
+    before it, so no row is without a key. A window (``sliding_window`` of the configuration) reaches over so many tokens,
+    padding not counted. windows: ``none``; ``all`` blocks; ``by_type``: a mask for each type of block.
+    """
+    keys = keep.shape[1]
+    places = torch.arange(keys, device=keep.device)
+    own = places[-queries:, None]
+    blocked = (places > own) | (~keep[:, None, :] & (places != own))
+    full = _additive_of(blocked, dtype)
+    reach = None if windows == "none" else config.sliding_window
+    windowed = full
+    if reach is not None and keys > reach:  # else every token is within reach of every other
+        positions = positions_of(keep)
+        windowed = _additive_of(blocked | (positions[:, None, :] <= positions[:, -queries:, None] - int(reach)), dtype)
+    if windows == "by_type":
+        return {"full_attention": full, "sliding_attention": windowed}
+    return windowed
+
+
+def positions_of(keep: Bool[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
+    """Each token's place, counted from the first that is no padding; 0 for padding before it."""
+    return (keep.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _additive_of(blocked: Bool[Tensor, "batch queries keys"], dtype: torch.dtype) -> Tensor:
+    return torch.zeros(blocked.shape, dtype=dtype, device=blocked.device).masked_fill_(blocked, MASKED)[:, None]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
+from transformers.pytorch_utils import Conv1D
 
 from sherl.errors import UnsupportedBackboneError
 from sherl.fusion.linear import AddedLinear
@@ -62,7 +63,7 @@ def _as_added(layer: nn.Linear) -> AddedLinear:
 class InjectedLora:
     """LoRA on linear layers of a model, until :meth:`remove`."""
 
-    def __init__(self, model: nn.Module, layers: dict[str, nn.Linear], injected: dict[str, nn.Module]) -> None:
+    def __init__(self, model: nn.Module, layers: dict[str, nn.Module], injected: dict[str, nn.Module]) -> None:
         self._model = model
         self._originals = layers
         self._injected = injected
@@ -98,21 +99,22 @@ def inject_lora(model: nn.Module, names: Sequence[str], *, rank: int, alpha: flo
     injected: dict[str, nn.Module] = {}
     for name, layer in layers.items():
         parent, _, child = name.rpartition(".")
-        with torch.device(layer.weight.device):
+        with torch.device(layer.get_parameter("weight").device):
             injected[name] = _lora_layer(layer, rank=rank, alpha=alpha)
         injected[name].train(layer.training)
         setattr(model.get_submodule(parent), child, injected[name])
     return InjectedLora(model, layers, injected)
 
 
-def _lora_layer(layer: nn.Linear, *, rank: int, alpha: float) -> nn.Module:
+def _lora_layer(layer: nn.Module, *, rank: int, alpha: float) -> nn.Module:
     settings, _ = _peft()
-    config = settings(r=rank, lora_alpha=alpha, lora_dropout=0.0, init_lora_weights=True)
+    transposed = isinstance(layer, Conv1D)  # GPT-2's linear layers hold [inputs, outputs]
+    config = settings(r=rank, lora_alpha=alpha, lora_dropout=0.0, init_lora_weights=True, fan_in_fan_out=transposed)
     return _lora_linear_class()(layer, ADAPTER, config=config, r=rank, lora_alpha=alpha)
 
 
-def _linear_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Linear]:
-    layers: dict[str, nn.Linear] = {}
+def _linear_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    layers: dict[str, nn.Module] = {}
     problems = []
     for name in names:
         try:
@@ -120,7 +122,7 @@ def _linear_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Linea
         except AttributeError:
             problems.append(f"{name!r} is no module of it")
             continue
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | Conv1D):
             layers[name] = module
         else:
             problems.append(f"{name!r} is a {type(module).__name__}, not a linear layer")

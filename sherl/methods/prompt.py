@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sherl.backbones import Backbone, Batch
 from sherl.errors import UnsupportedBackboneError
-from sherl.insertion import BlockCall, block_calls
 from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.late import LatePart
 from sherl.methods.late.prompt import PromptVectors
@@ -25,8 +24,8 @@ from sherl.methods.tuned import Route, Tuned
 class PromptConfig(MethodConfig):
     """num_prompts learned vectors, N(0, 0.01), stand in front of the first block's input and run through all blocks.
 
-    Of an encoder-decoder that is the encoder's input, and the decoder attends to what becomes of them. Where it is the
-    last hidden state that counts (encoders), they are cut off there.
+    Of an encoder-decoder that is the encoder's input, and the decoder attends to what becomes of them. Of an encoder or
+    a decoder they are cut off the last hidden state.
     num_prompts: 100 in SHERL's table 1.
     activation_checkpointing: all blocks run again in backward instead of keeping their activations.
     """
@@ -59,30 +58,13 @@ class PromptConfig(MethodConfig):
 
 
 class PromptRoute(Route):
-    """Puts the vectors in front of the first block's input, and gives every block the masks and positions for both."""
+    """Puts the vectors in front of the first block's input."""
 
     def __init__(self, backbone: Backbone, prompts: PromptVectors) -> None:
         self.backbone = backbone
         self.prompts = prompts
-        self.blocks: dict[int, nn.Module] = dict(enumerate(backbone.blocks))
 
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
-        vectors = self.prompts.vectors
-        tokens = self.backbone.keep(batch)
-        keep = torch.cat([tokens.new_ones((len(tokens), len(vectors))), tokens], dim=1)
-        arguments: list[dict[str, Any]] = []
-
-        def on_call(layer: int, call: BlockCall) -> None:
-            if layer == 0:
-                prompts = vectors.to(call.hidden.dtype)[None].expand(len(tokens), -1, -1)
-                call.hidden = torch.cat([prompts, call.hidden], dim=1)
-                arguments[:] = self.backbone.prompt_arguments(keep, call.hidden)
-            for name, value in arguments[layer].items():
-                call.set(name, value)
-
-        try:
-            with block_calls(self.blocks, on_call):
-                yield lambda hidden: self.backbone.cut_prompts(hidden, len(vectors))
-        finally:
-            arguments.clear()
+        with self.backbone.prompted(batch, self.prompts.vectors) as finish:
+            yield finish

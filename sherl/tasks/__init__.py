@@ -6,7 +6,12 @@ does the same by being imported.
 
 from __future__ import annotations
 
-from sherl.tasks import classification, regression, text_to_text  # noqa: F401 - importing registers them
+from sherl.tasks import (  # noqa: F401 - importing registers them
+    classification,
+    language_modelling,
+    regression,
+    text_to_text,
+)
 from sherl.tasks.base import TASKS, Task, task_for
 
 __all__ = ["TASKS", "Task", "task_for"]

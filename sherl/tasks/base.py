@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,16 +17,26 @@ from sherl.registry import Registry
 from sherl.shapes import Float
 from sherl.spec import TaskSpec
 
+Predicts: TypeAlias = Literal["label", "target_text", "next_tokens"]
+
 
 class Task(ABC):
     """How logits ``[batch, outputs]`` become a loss, scores and answers. Holds no tensors and no state.
 
-    writes_text: whether answers are written by the backbone's own language head. Such a task has logits
-    ``[batch, targets, words]`` while it learns, and for outputs the tokens that were written, ``[batch, target_length]``.
+    predicts: ``label``: something about a row, with a new head. ``target_text``: a text that the backbone writes with its own
+        language head; logits are ``[batch, targets, words]`` while it learns, outputs the tokens that were written,
+        ``[batch, target_length]``. ``next_tokens``: each next token of the input, with the same head; logits are
+        ``[batch, tokens, words]``, outputs sums over each row.
+    writes_text: whether that is ``target_text``.
     """
 
     targets: Targets
+    predicts: ClassVar[Predicts] = "label"
     writes_text: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.writes_text = cls.predicts == "target_text"
 
     def __init__(self, spec: TaskSpec) -> None:
         """Raises:

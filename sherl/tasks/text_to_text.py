@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sherl.backbones.encoder_decoder import NOT_FINITE, PADDING
+from sherl.backbones.writing import NOT_FINITE, PADDING
 from sherl.errors import DataError, SpecError
 from sherl.forms import TensorForm
 from sherl.metrics import Targets, Vector, metric_for
 from sherl.shapes import Float, Int
 from sherl.spec import TaskSpec
-from sherl.tasks.base import TASKS, Task
+from sherl.tasks.base import TASKS, Predicts, Task
 
 NO_CLASS = -1
 """Stands for an answer that is none of the class names."""
@@ -32,7 +32,7 @@ class TextToText(Task):
     as a string); an answer that is none of them is wrong. Without, ``exact_match`` of the tokens is the metric.
     """
 
-    writes_text: ClassVar[bool] = True
+    predicts: ClassVar[Predicts] = "target_text"
 
     def __init__(self, spec: TaskSpec) -> None:
         self.targets: Targets = "classes" if spec.class_names else "texts"

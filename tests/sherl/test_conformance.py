@@ -43,6 +43,9 @@ for _route in LATE_ROUTES.names():
 CASES["sherl-released"] = {"name": "sherl", "gate": "released", "similarity": "learned", "reduction_factor": 4}
 
 every = pytest.mark.parametrize("family", FAMILIES.names())
+decoders = pytest.mark.parametrize(
+    "family", [name for name in FAMILIES.names() if FAMILIES.get(name).kind == "decoder"]
+)
 each_method = pytest.mark.parametrize("case", METHODS.names())
 each_case = pytest.mark.parametrize("case", list(CASES))
 
@@ -167,6 +170,34 @@ def test_padding_never_leaks(family: str, case: str) -> None:
     length = int(batch["attention_mask"][row].sum())
     alone = {name: t[row : row + 1] if t.ndim == 1 else t[row : row + 1, :length] for name, t in batch.items()}
     assert torch.allclose(eval_step(model, alone), logits[row : row + 1], atol=1e-5)
+
+
+@decoders
+@each_case
+def test_left_and_right_padding_give_the_same(family: str, case: str) -> None:
+    model, batch = model_of(family, case), learnable_batch()
+    train(model, 2)
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    left = {name: tensor.clone() for name, tensor in batch.items()}
+    for row, length in enumerate(lengths):
+        for name in ("input_ids", "attention_mask"):
+            left[name][row] = batch[name][row].roll(-length)
+    assert bool((left["attention_mask"][:, -1] == 1).all())
+    assert torch.allclose(eval_step(model, left), eval_step(model, batch), atol=1e-5)
+
+
+@decoders
+@each_case
+def test_no_position_sees_a_later_one(family: str, case: str) -> None:
+    model, batch = model_of(family, case), learnable_batch()
+    train(model, 2)
+    model.eval()
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][:, 4] = 8
+    with torch.no_grad():
+        before, after = model.tuned(batch), model.tuned(changed)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4], after[:, 4], atol=1e-3)
 
 
 @every

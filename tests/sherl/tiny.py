@@ -83,6 +83,42 @@ def _bart_like(config: type) -> Callable[[int], Any]:
     )  # fmt: skip
 
 
+def _gpt2(depth: int) -> Any:
+    return transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_positions=40, n_embd=WIDTH, n_layer=depth, n_head=2, n_inner=24, resid_pdrop=0.2,
+        embd_pdrop=0.2, attn_pdrop=0.2, initializer_range=0.3, pad_token_id=PAD, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+
+
+def _opt(depth: int, **settings: Any) -> Any:
+    return transformers.OPTConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=depth, ffn_dim=24, num_attention_heads=2,
+        max_position_embeddings=40, dropout=0.2, attention_dropout=0.2, init_std=0.3, pad_token_id=PAD, bos_token_id=0,
+        eos_token_id=2, **{"word_embed_proj_dim": WIDTH, **settings},
+    )  # fmt: skip
+
+
+def _llama_like(config: type, **settings: Any) -> Callable[[int], Any]:
+    # two query heads share one pair of keys and values
+    usual = {
+        "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 24, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 40, "attention_dropout": 0.2, "initializer_range": 0.3,
+        "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2,
+    }  # fmt: skip
+    return lambda depth: config(**usual, num_hidden_layers=depth, **settings)
+
+
+def _by_type(config: type, **settings: Any) -> Callable[[int], Any]:
+    # of three blocks the middle one sees everything, the others three tokens back
+    kinds = ("sliding_attention", "full_attention", "sliding_attention")
+    return lambda depth: _llama_like(
+        config, sliding_window=4, layer_types=[kinds[layer % 3] for layer in range(depth)], **settings
+    )(depth)
+
+
+OPT_350M = lambda depth: _opt(depth, word_embed_proj_dim=12, do_layer_norm_before=False)  # noqa: E731
+"""Word embeddings narrower than the blocks, norms behind the parts and none at the end, as in opt-350m."""
+
 CONFIGS: dict[str, Callable[[int], Any]] = {
     "bert": _bert_like(transformers.BertConfig),
     "roberta": _bert_like(transformers.RobertaConfig),
@@ -97,6 +133,23 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "mt5": _t5_like(transformers.MT5Config),
     "bart": _bart_like(transformers.BartConfig),
     "pegasus": _bart_like(transformers.PegasusConfig),
+    "gpt2": _gpt2,
+    "opt": _opt,
+    "llama": _llama_like(transformers.LlamaConfig),
+    "mistral": _llama_like(transformers.MistralConfig, sliding_window=4, head_dim=8),
+    "qwen2": _by_type(transformers.Qwen2Config, use_sliding_window=True),
+    "qwen3": _by_type(transformers.Qwen3Config, use_sliding_window=True, head_dim=8),
+    "gemma2": _by_type(
+        transformers.Gemma2Config,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+    ),
+    "gemma3_text": _by_type(transformers.Gemma3TextConfig, head_dim=8, query_pre_attn_scalar=8),
+    "smollm3": _by_type(transformers.SmolLM3Config, use_sliding_window=True, no_rope_layers=[1, 0, 1, 1, 0, 1]),
+    "phi": _llama_like(transformers.PhiConfig, resid_pdrop=0.2, embd_pdrop=0.2),
+    "phi3": _llama_like(transformers.Phi3Config, sliding_window=4, resid_pdrop=0.2, embd_pdrop=0.2),
 }
 
 FLAN = _t5_like(transformers.T5Config, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
@@ -154,4 +207,5 @@ CLASSIFICATION = TaskSpec(kind="classification", metric="accuracy", class_names=
 
 ALL_FAMILIES = FAMILIES.names()
 ENCODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder")
+DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "decoder")
 ENCODER_DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder-decoder")

@@ -122,4 +122,50 @@ class EncoderDecoderFamily(Family):
         return (self.encoder, self.decoder)
 
 
+def _plain_logits(model: Any, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.lm_head(hidden)
+    return logits
+
+
+def _plain_hidden(model: Any, inputs: dict[str, Any]) -> Tensor:
+    hidden: Tensor = model.base_model(**inputs).last_hidden_state
+    return hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderFamily(Family):
+    """A family of the decoder kind: one stack, each position of which sees itself and those before it.
+
+    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`; the final norm may be
+        None in a model whose configuration leaves it out.
+    windows: which blocks see no further back than ``sliding_window`` of the configuration, where that is set: none, all,
+        or by_type (``layer_types`` says it, and the model takes one mask for each type).
+    hidden: last hidden state, ``config.hidden_size`` wide, of the model and what its decoder is given.
+    logits: vocabulary logits of the model and such hidden states.
+    """
+
+    kind: ClassVar[str] = "decoder"
+
+    blocks: str
+    lora_targets: tuple[str, ...]
+    attention_outputs: tuple[str, ...]
+    feed_forward_output: str
+    final_norm: str
+    windows: masks.Windows = "none"
+    hidden: Callable[[Any, dict[str, Any]], Tensor] = _plain_hidden
+    logits: Callable[[Any, Tensor], Tensor] = _plain_logits
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (
+            Stack(
+                blocks=self.blocks,
+                lora_targets=self.lora_targets,
+                attention_outputs=self.attention_outputs,
+                feed_forward_output=self.feed_forward_output,
+                final_norm=self.final_norm,
+            ),
+        )
+
+
 FAMILIES: Registry[Family] = Registry("backbone family")
