@@ -190,7 +190,7 @@ def test_an_input_longer_than_the_position_table_is_refused() -> None:
         with pytest.raises(SpecError, match=rf"has 41 tokens, {name} takes at most 40: tokenise"):
             backbone.encode(tiny_batch(tokens=41))
         batch = tiny_batch(tokens=38)
-        with pytest.raises(SpecError, match="has 41 tokens.*3 of these are written"):
+        with pytest.raises(SpecError, match=r"has 41 tokens.*3 of these are written"):
             backbone.generate(batch, 4, finish=lambda hidden: hidden)
         assert backbone.generate(batch, 3, finish=lambda hidden: hidden).shape == (3, 3)
     assert tiny_backbone("llama").max_tokens is None
@@ -218,14 +218,14 @@ def test_what_is_no_plain_decoder_is_refused(config: Callable[[], Any], message:
 def test_a_norm_that_is_left_out_cannot_be_replaced() -> None:
     backbone = decoder("opt-350m")
     assert backbone.final_norm_of(backbone.stack_of(0)) is None
-    with pytest.raises(UnsupportedBackboneError, match="final_norm 'new'.*opt model has none"):
+    with pytest.raises(UnsupportedBackboneError, match=r"final_norm 'new'.*opt model has none"):
         SherlConfig(final_norm="new").apply(backbone, seed=0)
     assert tiny_backbone("opt").final_norm_of(tiny_backbone("opt").stack_of(0)) is not None
 
 
 def test_late_prompts_are_refused_and_prompts_at_the_input_are_not() -> None:
     backbone = tiny_backbone("llama")
-    with pytest.raises(UnsupportedBackboneError, match="cannot carry prompts in its late blocks.*token by token"):
+    with pytest.raises(UnsupportedBackboneError, match=r"cannot carry prompts in its late blocks.*token by token"):
         SherlConfig(late_route="prompt").apply(backbone, seed=0)  # type: ignore[arg-type]  # a name is read as a route
     tuned = method_from_dict({"name": "prompt", "num_prompts": 3}).apply(backbone, seed=0)
     assert tuned(tiny_batch()).shape == (3, 9, WIDTH)
