@@ -20,6 +20,7 @@ TRANSLATED: dict[str, str] = {
 # Take a buffer inside the kernel that depends on the GPU's number of processors or on a library's choice of algorithm. Not
 # priced; the margin has to hold them.
 INSIDE: dict[str, str] = {
+    "amax": "partial results over the positions of a row",
     "argmax": "partial results over the vocabulary, a few for each row",
     "convolution": "cuDNN's workspace (DeBERTa's convolution alone)",
     "convolution_backward": "cuDNN's workspace (DeBERTa's convolution alone)",
