@@ -37,7 +37,15 @@ class Selection:
 
     def widths(self, backbone: Backbone, layer: int) -> list[int]:
         """Of the features that there are in front of a block, in their order; its own input's is the last."""
-        return [backbone.width_of(one) for one in sorted(self._selected) if one <= layer]
+        return [
+            backbone.width_of(one) if one < backbone.depth else backbone.width
+            for one in sorted(self._selected)
+            if one <= layer
+        ]
+
+    def places(self) -> frozenset[int]:
+        """The numbers n of the h_n that are fused."""
+        return frozenset(layer - self.layers.start for layer in self._selected)
 
 
 class FinalNorm(nn.Module):

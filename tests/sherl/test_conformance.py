@@ -41,6 +41,8 @@ for _route in LATE_ROUTES.names():
         "name": "sherl", "insertion": "multi", "start_layer": -2, "reduction_factor": 4, "late_route": {"name": _route},
     }  # fmt: skip
 CASES["sherl-released"] = {"name": "sherl", "gate": "released", "similarity": "learned", "reduction_factor": 4}
+CASES["sherl-attention"] = {"name": "sherl", "aggregation": "attention", "reduction_factor": 4}
+CASES["sherl-shallow"] = {"name": "sherl", "regulate": False, "reduction_factor": 2}
 
 every = pytest.mark.parametrize("family", FAMILIES.names())
 each_method = pytest.mark.parametrize("case", METHODS.names())
