@@ -11,6 +11,7 @@ from sherl.methods.lora import LoraConfig
 from sherl.methods.prompt import PromptConfig
 from sherl.methods.sherl import SherlConfig
 from sherl.methods.tuned import Tuned
+from sherl.methods.unipt import UniptConfig
 
 __all__ = [
     "METHODS",
@@ -23,5 +24,6 @@ __all__ = [
     "PromptConfig",
     "SherlConfig",
     "Tuned",
+    "UniptConfig",
     "method_from_dict",
 ]
