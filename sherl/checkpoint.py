@@ -169,7 +169,8 @@ def load_checkpoint(directory: str | Path, *, backbone: Backbone | str | None = 
     try:
         method = method_from_dict(manifest.method)
         task = TaskSpec.from_dict(manifest.task)
-        model = build_model(backbone, method, task, seed=0)
+        model = build_model(backbone, method.loadable(), task, seed=0)
+        model.tuned.config = method
     except (SherlError, TypeError) as error:
         raise CheckpointError(
             f"{directory}: its method or task is not known here ({error}). "

@@ -6,6 +6,7 @@ from sherl.methods.adapter import AdapterConfig
 from sherl.methods.base import METHODS, MethodConfig, method_from_dict
 from sherl.methods.bitfit import BitFitConfig
 from sherl.methods.full import FullConfig
+from sherl.methods.ladder import LadderConfig
 from sherl.methods.linear_probe import LinearProbeConfig
 from sherl.methods.lora import LoraConfig
 from sherl.methods.prompt import PromptConfig
@@ -18,6 +19,7 @@ __all__ = [
     "AdapterConfig",
     "BitFitConfig",
     "FullConfig",
+    "LadderConfig",
     "LinearProbeConfig",
     "LoraConfig",
     "MethodConfig",

@@ -100,6 +100,10 @@ class MethodConfig(ABC):
                 tuned.remove()
         return tuned
 
+    def loadable(self) -> MethodConfig:
+        """The method for a state that is about to be loaded into it: without initial values that data would decide."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; :func:`method_from_dict` reads it back."""
         plain: dict[str, Any] = {"name": self.name}

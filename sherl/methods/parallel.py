@@ -12,17 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sherl.fusion.linear import AddedLinear
+from sherl.methods.side import SideLinear
 from sherl.shapes import Bool, Float
 
 SMALLEST = 1e-12
-
-
-class ParallelLinear(AddedLinear):
-    """A linear layer with torch's usual initial values, as the released code has; computed in its input's precision."""
-
-    def reset_parameters(self) -> None:
-        nn.Linear.reset_parameters(self)
 
 
 class AddedLayerNorm(nn.LayerNorm):
@@ -61,10 +54,10 @@ class ParallelNetwork(nn.Module):
         super().__init__()
         self.causal = causal
         self.with_context = with_context
-        self.down = nn.ModuleList(ParallelLinear(width, inner) for width in widths)
+        self.down = nn.ModuleList(SideLinear(width, inner) for width in widths)
         self.norm = nn.ModuleList(AddedLayerNorm(inner) for _ in widths)
-        self.confidence = ParallelLinear(inner, 1, bias=False)
-        self.projection = nn.Sequential(ParallelLinear(inner, inner), AddedLayerNorm(inner))
+        self.confidence = SideLinear(inner, 1, bias=False)
+        self.projection = nn.Sequential(SideLinear(inner, inner), AddedLayerNorm(inner))
 
     def forward(
         self,

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sherl.backbones import Backbone, Batch
+from sherl.fusion.linear import AddedLinear
 from sherl.shapes import Bool, Float
 
 OUTPUTS = ("replaced", "added")
+
+
+class SideLinear(AddedLinear):
+    """A linear layer with torch's usual initial values, as the released codes have; computed in its input's precision."""
+
+    def reset_parameters(self) -> None:
+        nn.Linear.reset_parameters(self)
 
 
 def output_problem(output: object) -> list[str]:

@@ -15,10 +15,10 @@ from sherl.errors import SpecError
 from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.kept_layers import KeptLayers, as_setting, kept_layers_problem, kept_of
 from sherl.methods.late import LatePart
-from sherl.methods.parallel import Context, ParallelLinear, ParallelNetwork
+from sherl.methods.parallel import Context, ParallelNetwork
 from sherl.methods.recording import OnState, hidden_states, stacks_of, width_at
 from sherl.methods.settings import whole_number
-from sherl.methods.side import counted_positions, joined, output_problem
+from sherl.methods.side import SideLinear, counted_positions, joined, output_problem
 from sherl.methods.tuned import Route, Tuned
 
 
@@ -88,7 +88,7 @@ class UniptConfig(MethodConfig):
             )
             for stack, read in zip(stacks, places, strict=True)
         ]
-        up = ParallelLinear(inner, backbone.width)
+        up = SideLinear(inner, backbone.width)
         names = ["encoder", "decoder"] if len(stacks) > 1 else ["stack"]
         module = nn.ModuleDict({**dict(zip(names, networks, strict=True)), "up": up})
         tuned.add("parallel", LatePart(parameters=dict(module.named_parameters()), module=module))
