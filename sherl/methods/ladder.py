@@ -18,7 +18,7 @@ from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.kept_layers import KeptLayers, as_setting, kept_layers_problem, kept_of
 from sherl.methods.late import LatePart
 from sherl.methods.pruning import magnitudes, prune_into
-from sherl.methods.recording import OnState, hidden_states, stacks_of, width_at
+from sherl.methods.recording import OnState, hidden_states, stack_names, stacks_of, width_at
 from sherl.methods.settings import whole_number
 from sherl.methods.side import SideLinear, joined, output_problem
 from sherl.methods.side_network import has_stages, side_batch, side_network, side_parameters
@@ -166,6 +166,13 @@ class LadderRoute(Route):
         self.rungs: list[Rungs] = [rung for rung in rungs if isinstance(rung, Rungs)]
         self.up = up
         self.output = output
+
+    def reads(self) -> dict[str, tuple[int, ...]]:
+        names = stack_names(self.backbone)
+        return {name: tuple(sorted(rungs.reads)) for name, rungs in zip(names, self.rungs, strict=True)}
+
+    def keeps(self) -> list[str]:
+        return [f"of the side network: the activations of its {self.side.depth} blocks, {self.side.width} wide"]
 
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:

@@ -66,6 +66,9 @@ class PromptRoute(Route):
         self.prompts = prompts
         self.blocks: dict[int, nn.Module] = dict(enumerate(backbone.blocks))
 
+    def keeps(self) -> list[str]:
+        return [f"of every block: {len(self.prompts.vectors)} positions more"]
+
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
         vectors = self.prompts.vectors

@@ -54,3 +54,8 @@ def stacks_of(backbone: Backbone) -> list[range]:
     """The blocks of each stack, counted over the whole backbone, in the order in which they run."""
     last = backbone.last_stack
     return [last] if last.start == 0 else [range(last.start), last]
+
+
+def stack_names(backbone: Backbone) -> list[str]:
+    """What its stacks are called, in the order of :func:`stacks_of`."""
+    return ["blocks"] if backbone.last_stack.start == 0 else ["encoder", "decoder"]

@@ -37,6 +37,15 @@ class Route(ABC):
     def run(self, batch: Batch) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         """Around one forward pass; gives what is to be done to the last hidden state."""
 
+    def reads(self) -> dict[str, tuple[int, ...]]:
+        """Which hidden states h_n it taps, by stack (``blocks``, or ``encoder`` and ``decoder``); n counts in the stack, h_0
+        is what its first block gets."""
+        return {}
+
+    def keeps(self) -> list[str]:
+        """What it keeps for backward beside tapped hidden states and the activations of late blocks, in words."""
+        return []
+
 
 class Tuned(nn.Module):
     """A backbone whose weights are frozen but for what a method trains.

@@ -16,7 +16,7 @@ from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.kept_layers import KeptLayers, as_setting, kept_layers_problem, kept_of
 from sherl.methods.late import LatePart
 from sherl.methods.parallel import Context, ParallelNetwork
-from sherl.methods.recording import OnState, hidden_states, stacks_of, width_at
+from sherl.methods.recording import OnState, hidden_states, stack_names, stacks_of, width_at
 from sherl.methods.settings import whole_number
 from sherl.methods.side import SideLinear, counted_positions, joined, output_problem
 from sherl.methods.tuned import Route, Tuned
@@ -117,6 +117,13 @@ class UniptRoute(Route):
         self.up = up
         self.places = places
         self.output = output
+
+    def reads(self) -> dict[str, tuple[int, ...]]:
+        return dict(zip(stack_names(self.backbone), map(tuple, self.places), strict=True))
+
+    def keeps(self) -> list[str]:
+        count = sum(len(places) - 1 for places in self.places)
+        return [f"of the parallel network: {count} figures of tokens x tokens, and features of the inner width"]
 
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sherl.backbones import Backbone, Batch
 from sherl.insertion import other_forward
-from sherl.methods.recording import hidden_states
+from sherl.methods.recording import hidden_states, stack_names
 from sherl.methods.tuned import Route
 
 
@@ -30,6 +30,12 @@ class UnregulatedRoute(Route):
         self.kept = kept
         own_norm = backbone.final_norm_of(backbone.stack_of(backbone.depth - 1))
         self._norms = None if norm is None or own_norm is None else (own_norm, norm)
+
+    def reads(self) -> dict[str, tuple[int, ...]]:
+        return {stack_names(self.backbone)[-1]: tuple(sorted(self.kept))}
+
+    def keeps(self) -> list[str]:
+        return ["of the fusion: features of the inner width, one for each hidden state read"]
 
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
