@@ -35,6 +35,7 @@ class Backbone(ABC):
     config: its configuration. layout: its family's row.
     source: the folder or hub id that it was loaded from; None if it was made from a configuration.
     blocks: those of all stacks, in the order in which they run.
+    importances: of weights, by their names in the model, where somebody measured them (:mod:`sherl.fisher`).
     """
 
     def __init__(self, model: Any, layout: Family, *, source: str | None = None, folder: Path | None = None) -> None:
@@ -43,6 +44,7 @@ class Backbone(ABC):
         self.layout: Family = layout
         self.source = source
         self.method_name: str | None = None  # of the method that is on it now
+        self.importances: Mapping[str, Tensor] | None = None
         self._places = self._find_blocks()
         self.blocks: tuple[nn.Module, ...] = tuple(block for _, _, block in self._places)
         self._folder = folder

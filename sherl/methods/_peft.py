@@ -7,12 +7,14 @@ its exact name, with the one step left out that moves new weights; they are made
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.pytorch_utils import Conv1D
 
@@ -132,3 +134,20 @@ def _linear_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Modul
             "The names of a family's attention layers stand in its row in sherl.backbones."
         )
     return layers
+
+
+def write_adapter(
+    directory: Path, parameters: Mapping[str, Tensor], *, rank: int, alpha: float, base: str | None
+) -> None:
+    """Write LoRA as peft does: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    parameters: by the names of :attr:`InjectedLora.parameters`. base: where the pretrained model lies, if it is known.
+    """
+    settings, _ = _peft()
+    layers = sorted({name.rpartition(".")[0] for name in parameters})
+    config = settings(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=layers, base_model_name_or_path=base, inference_mode=True
+    )  # fmt: skip
+    state = {f"base_model.model.{name}.weight": tensor.detach().contiguous() for name, tensor in parameters.items()}
+    config.save_pretrained(directory)
+    save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})

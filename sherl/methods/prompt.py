@@ -64,6 +64,9 @@ class PromptRoute(Route):
         self.backbone = backbone
         self.prompts = prompts
 
+    def keeps(self) -> list[str]:
+        return [f"of every block: {len(self.prompts.vectors)} positions more"]
+
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
         with self.backbone.prompted(batch, self.prompts.vectors) as finish:

@@ -26,13 +26,25 @@ class Route(ABC):
 
     forms_graph: whether the pass that runs next keeps what backward needs; said before each :meth:`run`, inside which
     gradients are off at first where early blocks are frozen.
+    works_with_cache: whether what it adds is right when a key/value cache shows it the newest tokens alone. Where it is
+    not, text is written without one: everything is computed anew for each token, and the tokens are the same.
     """
 
     forms_graph: bool = True
+    works_with_cache: bool = True
 
     @abstractmethod
     def run(self, batch: Batch) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         """Around one forward pass; gives what is to be done to the last hidden state."""
+
+    def reads(self) -> dict[str, tuple[int, ...]]:
+        """Which hidden states h_n it taps, by stack (``blocks``, or ``encoder`` and ``decoder``); n counts in the stack, h_0
+        is what its first block gets."""
+        return {}
+
+    def keeps(self) -> list[str]:
+        """What it keeps for backward beside tapped hidden states and the activations of late blocks, in words."""
+        return []
 
 
 class Tuned(nn.Module):
@@ -113,13 +125,14 @@ class Tuned(nn.Module):
             batch: ``input_ids`` [batch, tokens] and ``attention_mask``.
             max_new_tokens: how many are written at most, the end token included; the width of the result.
             whole_length: go on until then when all rows have ended: the time and memory do not depend on values.
-            use_cache: keep keys and values of what has been written; without, everything is computed anew for each
-                token. The tokens are the same.
+            use_cache: keep keys and values of what has been written; without, and with a method whose additions need
+                all tokens (:class:`Route`), everything is computed anew for each token. The tokens are the same.
 
         Raises:
             UnsupportedBackboneError: the backbone writes no text.
             SpecError: the method has been removed, or input or output are longer than the backbone takes.
         """
+        use_cache = use_cache and (self.route is None or self.route.works_with_cache)
         with torch.no_grad(), self._passing(batch) as finish:
             return self.backbone.generate(
                 batch, max_new_tokens, finish=finish, whole_length=whole_length, use_cache=use_cache

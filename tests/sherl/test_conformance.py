@@ -35,12 +35,15 @@ STEPS = 30
 CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in METHODS.names()}
 # of the default's two inner units (width 16) a ReLU may shut both for the one token, alike in all rows, that a decoder reads
 CASES["sherl"] = {"name": "sherl", "reduction_factor": 2}
+CASES["ladder"] = {"name": "ladder", "reduction_factor": 2}  # two channels behind a norm would be +1 and -1
 CASES["prompt"] = {"name": "prompt", "num_prompts": 3}  # the default of 100 would drown rows of 8 tokens
 for _route in LATE_ROUTES.names():
     CASES[f"sherl-multi-{_route}"] = {
         "name": "sherl", "insertion": "multi", "start_layer": -2, "reduction_factor": 4, "late_route": {"name": _route},
     }  # fmt: skip
 CASES["sherl-released"] = {"name": "sherl", "gate": "released", "similarity": "learned", "reduction_factor": 4}
+CASES["sherl-attention"] = {"name": "sherl", "aggregation": "attention", "reduction_factor": 4}
+CASES["sherl-shallow"] = {"name": "sherl", "regulate": False, "reduction_factor": 2}
 
 every = pytest.mark.parametrize("family", FAMILIES.names())
 decoders = pytest.mark.parametrize(

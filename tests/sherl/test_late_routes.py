@@ -309,7 +309,7 @@ def test_defaults_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("value", "parts"),
     [
-        ("lorra", ["'lorra'", "Did you mean 'lora'", "adapter, bitfit, lora, none, prompt"]),
+        ("lorra", ["'lorra'", "Did you mean 'lora'", "adapter, bitfit, full, lora, none, prompt"]),
         ({"rank": 3}, ["has no name"]),
         ({"name": ["lora"]}, ["unknown name ['lora']"]),
         ({"name": "lora", "rnk": 3}, ["unknown setting 'rnk'", "Did you mean 'rank'"]),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -44,6 +44,9 @@ class Family(ABC):
         token's.
     attention: attention implementation asked of transformers.
     fixed: paths of parameters that are computed by a rule and never learnt (a table of sinusoids).
+    beside_blocks: paths of modules outside the blocks that blocks are computed with (tables of relative positions): a
+        ladder's side network trains its own. side_settings: what such a network's configuration has otherwise than the
+        backbone's, beside its divided widths.
     """
 
     kind: ClassVar[str]
@@ -54,6 +57,8 @@ class Family(ABC):
     position_offset: int = 0
     attention: Literal["sdpa", "eager"] = "sdpa"
     fixed: tuple[str, ...] = ()
+    beside_blocks: tuple[str, ...] = ()
+    side_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     @abstractmethod

@@ -66,7 +66,7 @@ def adapters_on(
         UnsupportedBackboneError: the family's row does not say where attentions end.
     """
     adapters = nn.ModuleDict()
-    part = LatePart(module=adapters)
+    part = LatePart(module=adapters, layers=tuple(layers))
     for layer in layers:
         stack = backbone.stack_of(layer)
         if behind_attention and not stack.attention_outputs:
