@@ -11,7 +11,7 @@ from sherl.data.encoded import EncodedPart
 from sherl.errors import DataError, SpecError
 from sherl.spec import TaskSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 META = "meta.json"
 
 
