@@ -26,7 +26,7 @@ class TaskSpec:
     label_tokens: of text-to-text with ``class_names``, the token ids of each of these, the end token included.
     template: how a text (and its pair) becomes the input; empty where it is the input as it is.
     image_size: height and width in pixels; empty where examples are texts. image_mean, image_std: by which channels in
-    [0, 1] are normalised.
+    [0, 1] are normalised. image_resample: the filter that images are resized with, by Pillow's number (2 is bilinear).
     """
 
     kind: str
@@ -41,6 +41,7 @@ class TaskSpec:
     image_size: tuple[int, ...] = ()
     image_mean: tuple[float, ...] = ()
     image_std: tuple[float, ...] = ()
+    image_resample: int = 2
 
     @property
     def num_outputs(self) -> int:

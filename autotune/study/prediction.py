@@ -43,14 +43,16 @@ def predictor_for(
         record.set_attribute(key, baseline)
     train, valid, test = (data.part(name) for name in ("train", "valid", "test"))
 
-    def largest_evaluated(rows: int) -> tuple[int, int]:
-        shapes = (valid.largest_shape(rows), test.largest_shape(rows))
-        return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+    def largest_trained(rows: int) -> Any:  # rows and tokens; of images rows, height and width
+        return train.largest_shape(rows)
+
+    def largest_evaluated(rows: int) -> Any:
+        return tuple(map(max, valid.largest_shape(rows), test.largest_shape(rows)))
 
     return Predictor(
         backbone_config.to_dict(),
         data.task,
-        train_shape=train.largest_shape,
+        train_shape=largest_trained,
         eval_shape=largest_evaluated,
         baseline_bytes=int(baseline),
         cap_bytes=config.memory_cap,

@@ -8,6 +8,9 @@ from typing import Any
 
 from sherl.backbones import FAMILIES, load_config, load_tokenizer
 from sherl.data.encoding import effective_max_length, save_part, tokenizer_fingerprint
+from sherl.data.image_settings import image_settings
+from sherl.data.image_sources import wants_images
+from sherl.data.images import prepare_images
 from sherl.data.prepared import PreparedData
 from sherl.data.rows import Encoding, TaskRows, target_rows, text_rows
 from sherl.data.settings import DataSpec
@@ -19,7 +22,7 @@ from sherl.data.writing import check_key, existing, key_of, write_meta, write_wh
 def prepare(
     spec: DataSpec, *, backbone_source: str, directory: Path | str, max_length: int | None = 128
 ) -> PreparedData:
-    """Reads, checks, splits and tokenises data into ``directory``, or opens what an equal call left there.
+    """Reads, checks, splits and tokenises (of images: decodes) data into ``directory``, or opens what an equal call left there.
 
     The content depends on nothing but the settings, the source's rows and the tokenizer, to the byte. The folder appears
     whole or not at all; a half-written one is replaced.
@@ -32,6 +35,9 @@ def prepare(
             other settings or something else.
         SpecError: max_length is not what the backbone takes, or the metric does not fit the task.
     """
+    if wants_images(spec):
+        settings = image_settings(backbone_source, spec.image_size)
+        return prepare_images(spec, settings, directory=directory, backbone_name=backbone_source)
     tokenizer = load_tokenizer(backbone_source)
     family, max_tokens = _limits(backbone_source)
     return prepare_with(

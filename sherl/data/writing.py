@@ -64,7 +64,8 @@ def check_key(existing: PreparedData, key: dict[str, Any]) -> None:
     found = existing.key
     before, now = found.get("data", {}), key["data"]
     differing = [name for name in now if now[name] != before.get(name)]
-    differing += [name for name in ("content", "tokenizer", "max_length") if found.get(name) != key[name]]
+    others = dict.fromkeys([*key, *found])
+    differing += [name for name in others if name != "data" and found.get(name) != key.get(name)]
     if differing:
         raise DataError(
             f"{existing.directory} holds data that was prepared otherwise: {', '.join(differing)} differ(s) now. "
