@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.cnn import ConvolutionalBackbone
 from sherl.backbones.encoder import EncoderBackbone
 from sherl.backbones.encoder_decoder import EncoderDecoderBackbone
-from sherl.backbones.families import FAMILIES, EncoderDecoderFamily, EncoderFamily, Family, Stack
+from sherl.backbones.families import (
+    FAMILIES,
+    ConvolutionalFamily,
+    EncoderDecoderFamily,
+    EncoderFamily,
+    Family,
+    Stack,
+    VisionFamily,
+)
 from sherl.backbones.loading import (
     DEFAULT_BACKBONE,
     backbone_from_config,
@@ -14,6 +23,7 @@ from sherl.backbones.loading import (
     load_tokenizer,
     resolve_source,
 )
+from sherl.backbones.vision import VisionBackbone
 
 __all__ = [
     "DEFAULT_BACKBONE",
@@ -21,12 +31,16 @@ __all__ = [
     "KINDS",
     "Backbone",
     "Batch",
+    "ConvolutionalBackbone",
+    "ConvolutionalFamily",
     "EncoderBackbone",
     "EncoderDecoderBackbone",
     "EncoderDecoderFamily",
     "EncoderFamily",
     "Family",
     "Stack",
+    "VisionBackbone",
+    "VisionFamily",
     "backbone_from_config",
     "load_backbone",
     "load_config",

@@ -18,7 +18,7 @@ from transformers import initialization
 from transformers.utils import logging as transformers_logging
 
 from sherl.backbones.backbone import KINDS, Backbone
-from sherl.backbones.families import FAMILIES, EncoderDecoderFamily, EncoderFamily, Family
+from sherl.backbones.families import FAMILIES, EncoderDecoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
 from sherl.errors import SpecError, UnsupportedBackboneError
 
@@ -114,7 +114,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
         with _quiet():
             model, report = _auto_class(family).from_pretrained(
                 where,
-                config=_prepared(config),
+                config=_prepared(config, family),
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are told of below, all at once
@@ -147,7 +147,7 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))
     with _quiet(), nullcontext() if real else initialization.no_init_weights():
-        model = _auto_class(family).from_config(_prepared(config), dtype=dtype, **_class_options(family))
+        model = _maker(family)(_prepared(config, family), dtype=dtype, **_class_options(family))
         if isinstance(family, EncoderDecoderFamily):
             model.tie_weights()  # without initial values transformers leaves that out
             if family.untied_head(config):
@@ -197,8 +197,10 @@ def _family_of(config: Any, source: str) -> Family:
     return FAMILIES.get(kind)
 
 
-def _prepared(config: Any) -> Any:
+def _prepared(config: Any, family: Family) -> Any:
     config = copy.deepcopy(config)
+    for key, value in family.settings.items():
+        setattr(config, key, value)
     config.use_cache = False  # a cache that nobody reads would be kept for backward
     for key in ("encoder_layerdrop", "decoder_layerdrop"):
         if getattr(config, key, 0):  # blocks left out by chance would make memory a matter of chance
@@ -207,8 +209,16 @@ def _prepared(config: Any) -> Any:
 
 
 def _auto_class(family: Family) -> Any:
+    if family.model_class is not None:
+        return getattr(transformers, family.model_class)
     has_language_head = isinstance(family, EncoderDecoderFamily)
     return transformers.AutoModelForSeq2SeqLM if has_language_head else transformers.AutoModel
+
+
+def _maker(family: Family) -> Any:
+    """What makes a model of a configuration."""
+    cls = _auto_class(family)
+    return cls._from_config if family.model_class is not None else cls.from_config
 
 
 def _untie_head(model: Any) -> None:
@@ -224,8 +234,10 @@ def _untie_head(model: Any) -> None:
 
 
 def _class_options(family: Family) -> dict[str, Any]:
-    options: dict[str, Any] = {"attn_implementation": family.attention}
-    if isinstance(family, EncoderFamily) and family.pooler:
+    options: dict[str, Any] = {}
+    if family.attention is not None:
+        options["attn_implementation"] = family.attention
+    if family.pooler:
         options["add_pooling_layer"] = False
     return options
 

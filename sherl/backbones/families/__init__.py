@@ -11,7 +11,23 @@ To add one, write a row and register it under the ``model_type`` of its configur
 
 from __future__ import annotations
 
-from sherl.backbones.families import encoder_decoders, encoders  # noqa: F401 - importing registers them
-from sherl.backbones.families.rows import FAMILIES, EncoderDecoderFamily, EncoderFamily, Family, Stack
+from sherl.backbones.families import cnns, encoder_decoders, encoders, vision  # noqa: F401 - importing registers them
+from sherl.backbones.families.rows import (
+    FAMILIES,
+    ConvolutionalFamily,
+    EncoderDecoderFamily,
+    EncoderFamily,
+    Family,
+    Stack,
+    VisionFamily,
+)
 
-__all__ = ["FAMILIES", "EncoderDecoderFamily", "EncoderFamily", "Family", "Stack"]
+__all__ = [
+    "FAMILIES",
+    "ConvolutionalFamily",
+    "EncoderDecoderFamily",
+    "EncoderFamily",
+    "Family",
+    "Stack",
+    "VisionFamily",
+]
