@@ -14,6 +14,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import initialization
 from transformers.utils import logging as transformers_logging
 
@@ -147,7 +148,13 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))
     with _quiet(), nullcontext() if real else initialization.no_init_weights():
-        model = _maker(family)(_prepared(config, family), dtype=dtype, **_class_options(family))
+        options = {"dtype": dtype, **_class_options(family)}
+        if family.made_of_values and not real:
+            with _disable_current_modes(), torch.device("meta"):
+                model = _maker(family)(_prepared(config, family), **options)
+            _renew_tensors(model)
+        else:
+            model = _maker(family)(_prepared(config, family), **options)
         if isinstance(family, EncoderDecoderFamily):
             model.tie_weights()  # without initial values transformers leaves that out
             if family.untied_head(config):
@@ -219,6 +226,17 @@ def _maker(family: Family) -> Any:
     """What makes a model of a configuration."""
     cls = _auto_class(family)
     return cls._from_config if family.model_class is not None else cls.from_config
+
+
+def _renew_tensors(model: Any) -> None:
+    """Give a model tensors of the mode and device that are current, in place of its own."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = torch.nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _untie_head(model: Any) -> None:

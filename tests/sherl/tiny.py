@@ -290,6 +290,7 @@ def wider(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:
 CLASSIFICATION = TaskSpec(kind="classification", metric="accuracy", class_names=("no", "yes"))
 
 ALL_FAMILIES = FAMILIES.names()
+TEXTS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind in ("encoder", "encoder-decoder", "decoder"))
 ENCODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder")
 VISION = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "vision")
 CNNS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "cnn")

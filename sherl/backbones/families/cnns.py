@@ -58,6 +58,7 @@ CONVNEXT = _add(
         stem="embeddings",
         widths=_convnext_widths,
         pooled_norm="layernorm",
+        made_of_values=True,
     )
 )
 CONVNEXT_V2 = _add(replace(CONVNEXT, name="convnextv2"))

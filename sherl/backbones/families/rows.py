@@ -47,6 +47,7 @@ class Family(ABC):
     attention: attention implementation asked of transformers; None for models without a choice.
     model_class: name of the class in transformers; None for the one that belongs to the configuration.
     pooler: whether the class takes ``add_pooling_layer`` (the pooler is left out: nobody reads it).
+    made_of_values: whether the class looks at values of tensors while a model is made, which fake tensors do not have.
     settings: what the configuration is given before the model is made.
     fixed: paths of parameters that are computed by a rule and never learnt (a table of sinusoids).
     """
@@ -60,6 +61,7 @@ class Family(ABC):
     attention: Literal["sdpa", "eager"] | None = "sdpa"
     model_class: str | None = None
     pooler: bool = False
+    made_of_values: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
 
