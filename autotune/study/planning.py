@@ -121,7 +121,7 @@ def plan_for(
         backbone_config=config.to_dict(),
         task=task,
         row={
-            **backbone.inputs_form(1, max_length),
+            **backbone.inputs_form(1, tokens=max_length),
             "labels": task_for(task).labels_form(1, max_length, target_length),
         },
         cap=cap,

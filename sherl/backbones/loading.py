@@ -14,11 +14,12 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import initialization
 from transformers.utils import logging as transformers_logging
 
 from sherl.backbones.backbone import KINDS, Backbone
-from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, EncoderFamily, Family
+from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
 from sherl.errors import SpecError, UnsupportedBackboneError
 
@@ -114,7 +115,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
         with _quiet():
             model, report = _auto_class(family).from_pretrained(
                 where,
-                config=_prepared(config),
+                config=_prepared(config, family),
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are told of below, all at once
@@ -147,7 +148,13 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))
     with _quiet(), nullcontext() if real else initialization.no_init_weights():
-        model = _auto_class(family).from_config(_prepared(config), dtype=dtype, **_class_options(family))
+        options = {"dtype": dtype, **_class_options(family)}
+        if family.made_of_values and not real:
+            with _disable_current_modes(), torch.device("meta"):
+                model = _maker(family)(_prepared(config, family), **options)
+            _renew_tensors(model)
+        else:
+            model = _maker(family)(_prepared(config, family), **options)
         if isinstance(family, DecoderFamily | EncoderDecoderFamily):
             model.tie_weights()  # without initial values transformers leaves that out
         if isinstance(family, EncoderDecoderFamily) and family.untied_head(config):
@@ -220,8 +227,10 @@ def _no_plain_decoder(config: Any) -> str | None:
     return None
 
 
-def _prepared(config: Any) -> Any:
+def _prepared(config: Any, family: Family) -> Any:
     config = copy.deepcopy(config)
+    for key, value in family.settings.items():
+        setattr(config, key, value)
     config.use_cache = False  # a cache that nobody reads would be kept for backward
     for key in ("encoder_layerdrop", "decoder_layerdrop", "layerdrop"):
         if getattr(config, key, 0):  # blocks left out by chance would make memory a matter of chance
@@ -230,9 +239,28 @@ def _prepared(config: Any) -> Any:
 
 
 def _auto_class(family: Family) -> Any:
+    if family.model_class is not None:
+        return getattr(transformers, family.model_class)
     if isinstance(family, DecoderFamily):
         return transformers.AutoModelForCausalLM
     return transformers.AutoModelForSeq2SeqLM if isinstance(family, EncoderDecoderFamily) else transformers.AutoModel
+
+
+def _maker(family: Family) -> Any:
+    """What makes a model of a configuration."""
+    cls = _auto_class(family)
+    return cls._from_config if family.model_class is not None else cls.from_config
+
+
+def _renew_tensors(model: Any) -> None:
+    """Give a model tensors of the mode and device that are current, in place of its own."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = torch.nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _untie_head(model: Any) -> None:
@@ -248,8 +276,10 @@ def _untie_head(model: Any) -> None:
 
 
 def _class_options(family: Family) -> dict[str, Any]:
-    options: dict[str, Any] = {"attn_implementation": family.attention}
-    if isinstance(family, EncoderFamily) and family.pooler:
+    options: dict[str, Any] = {}
+    if family.attention is not None:
+        options["attn_implementation"] = family.attention
+    if family.pooler:
         options["add_pooling_layer"] = False
     return options
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sherl.backbones import Backbone, Batch
 from sherl.errors import CheckpointError, SpecError
@@ -54,7 +55,9 @@ class Tuned(nn.Module):
     pass, state-dict keys do not change (LoRA's linear layers apart, until :meth:`remove`).
 
     train(): blocks from ``first_trainable_layer`` on and added modules train (their dropout acts); everything before
-    stays in evaluation mode and runs under no_grad. With ``first_trainable_layer = 0`` the whole model trains.
+    stays in evaluation mode and runs under no_grad. With ``first_trainable_layer = 0`` the whole model trains. Batch norms of
+    the backbone are in evaluation mode under every method: they use the pretrained statistics and never change them, so
+    that what a row gives does not depend on the others of its batch; in full fine-tuning their scales and biases train.
 
     Raises:
         SpecError: a method is on the backbone already.
@@ -72,6 +75,7 @@ class Tuned(nn.Module):
         self.config = config
         self.first_trainable_layer = first_late_layer
         self.model: nn.Module = backbone.model
+        self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         self.added = nn.ModuleDict()
         self.route: Route | None = None
         self._parts: dict[str, LatePart] = {}
@@ -143,7 +147,7 @@ class Tuned(nn.Module):
         """Around one pass of the backbone; gives what the method does to the last hidden state."""
         if self._removed:
             raise SpecError(f"The method {self.config.name!r} has been removed from this backbone: apply it again.")
-        if self.first_trainable_layer > 0 and self.model.training:
+        if self.model.training and (self.first_trainable_layer > 0 or self._batch_norms):
             self.train(self.training)  # somebody called train() on the pretrained model itself
         if self.route is not None:
             self.route.forms_graph = torch.is_grad_enabled()
@@ -152,8 +156,8 @@ class Tuned(nn.Module):
             yield (lambda hidden: hidden) if self.route is None else stack.enter_context(self.route.run(batch))
 
     def pool(
-        self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch tokens"]
-    ) -> Float[Tensor, "batch width"]:
+        self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch _"]
+    ) -> Float[Tensor, "batch _"]:
         """One vector for each example (see :meth:`sherl.backbones.Backbone.pool`)."""
         return self.backbone.pool(hidden, attention_mask)
 
@@ -167,6 +171,8 @@ class Tuned(nn.Module):
             self.model.eval()
             for block in list(self.backbone.blocks)[self.first_trainable_layer :]:
                 block.train(mode)
+        for norm in self._batch_norms:
+            norm.eval()
         return self
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -12,9 +12,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autotune.memory.allocated import TensorMemory
 from sherl.backbones import FAMILIES, backbone_from_config
 from sherl.errors import SpecError, UnknownNameError, UnsupportedBackboneError
-from tests.sherl.tiny import ALL_FAMILIES, CONFIGS, ENCODERS, PAD, WIDTH, tiny_backbone, tiny_batch, tiny_config, wider
+from tests.sherl.tiny import (
+    ALL_FAMILIES,
+    CONFIGS,
+    ENCODERS,
+    PAD,
+    TEXTS,
+    WIDTH,
+    batch_for,
+    tiny_backbone,
+    tiny_batch,
+    tiny_config,
+    wider,
+)
 
 every_family = pytest.mark.parametrize("family", ALL_FAMILIES)
+every_text_family = pytest.mark.parametrize("family", TEXTS)
 every_encoder = pytest.mark.parametrize("family", ENCODERS)
 
 
@@ -26,7 +39,7 @@ def test_every_family_has_a_tiny_configuration() -> None:
     assert set(CONFIGS) == set(FAMILIES)
 
 
-@every_family
+@every_text_family
 def test_row_says_where_things_are(family: str) -> None:
     backbone = tiny_backbone(family, depth=4)
     assert (backbone.family, backbone.width) == (family, WIDTH)
@@ -64,7 +77,7 @@ def test_encoding_is_what_transformers_computes(family: str) -> None:
     torch.testing.assert_close(hidden[tokens], expected[tokens], atol=2e-6, rtol=1e-5)
 
 
-@every_family
+@every_text_family
 def test_padding_never_leaks(family: str) -> None:
     backbone = tiny_backbone(family)
     batch = tiny_batch()
@@ -79,9 +92,10 @@ def test_padding_never_leaks(family: str) -> None:
 @every_family
 def test_rows_of_a_batch_do_not_see_each_other(family: str) -> None:
     backbone = tiny_backbone(family)
-    batch = tiny_batch(padded=False)
-    changed = {**batch, "input_ids": batch["input_ids"].clone()}
-    changed["input_ids"][0] = 5
+    batch = tiny_batch(padded=False) if family in TEXTS else batch_for(family, rows=3)
+    changed = {name: tensor.clone() for name, tensor in batch.items()}
+    for name in {"input_ids", "pixel_values", "visual_embeds"} & set(batch):
+        changed[name][0] = 5
     with torch.no_grad():
         before, after = pooled(backbone, batch), pooled(backbone, changed)
     assert not torch.allclose(before[0], after[0], atol=1e-2)
@@ -102,7 +116,7 @@ def test_modernbert_blocks_see_a_window() -> None:
     assert (difference[7:] == 0).all()
 
 
-@every_family
+@every_text_family
 def test_token_types_reach_the_families_that_have_them(family: str) -> None:
     backbone = tiny_backbone(family)
     batch = tiny_batch()
@@ -156,7 +170,7 @@ def test_pooling_is_the_mean_of_tokens() -> None:
 def test_bfloat16(family: str) -> None:
     backbone = tiny_backbone(family, dtype=torch.bfloat16)
     assert backbone.dtype == torch.bfloat16
-    hidden = backbone.encode(tiny_batch())
+    hidden = backbone.encode(batch_for(family, rows=3))
     assert hidden.dtype == torch.bfloat16
     hidden.float().square().mean().backward()
     gradients = [p.grad for p in backbone.model.parameters() if p.grad is not None]
@@ -178,19 +192,27 @@ def test_memory_depends_on_shapes_alone(family: str) -> None:
             pooled(backbone, batch).sum().backward()
         return memory.peak_bytes
 
-    figures = [peak(tiny_backbone(family), tiny_batch(rows=4, tokens=24, padded=padded)) for padded in (True, False)]
+    batches = [batch_for(family, rows=4, tokens=24)]
+    if "attention_mask" in batches[0]:
+        full = torch.ones_like(batches[0]["attention_mask"])
+        batches.append({**batches[0], "attention_mask": full})
+    figures = [peak(tiny_backbone(family), batch) for batch in batches]
     with FakeTensorMode() as mode:
-        batch = {name: mode.from_tensor(tensor) for name, tensor in tiny_batch(rows=4, tokens=24).items()}
+        batch = {name: mode.from_tensor(tensor) for name, tensor in batches[0].items()}
         figures.append(peak(backbone_from_config(tiny_config(family)), batch))
     assert len(set(figures)) == 1, figures
 
 
 @every_family
 def test_made_without_values(family: str) -> None:
-    batch = {name: tensor.to("meta") for name, tensor in tiny_batch().items()}
+    real = batch_for(family, rows=3)
+    batch = {name: tensor.to("meta") for name, tensor in real.items()}
+    with torch.no_grad():
+        expected = tiny_backbone(family).encode(real).shape
     with torch.device("meta"):
         backbone = backbone_from_config(tiny_config(family), dtype=torch.bfloat16)
-    assert backbone.encode(batch).shape == (3, 9 if family in ENCODERS else 1, WIDTH)
+    assert backbone.encode(batch).shape == expected
+    assert backbone.keep(batch).shape == tiny_backbone(family).keep(real).shape
     assert not backbone.is_real
     with pytest.raises(SpecError, match="no weights"):
         _ = backbone.fingerprint

@@ -101,3 +101,33 @@ MODERNBERT = _add(
         pooler=False,
     )
 )
+CLIP_TEXT = _add(
+    EncoderFamily(
+        name="clip_text_model",
+        blocks="encoder.layers",
+        lora_targets=("self_attn.q_proj", "self_attn.v_proj"),
+        attention_outputs=("self_attn.out_proj",),
+        feed_forward_output="mlp.fc2",
+        final_norm="final_layer_norm",
+        masks=masks.for_causal,
+        prompts=prompts.behind_causal_mask,
+        causal=True,
+        pooling="end",
+        pooler=False,
+        model_class="CLIPTextModel",
+    )
+)
+# Its authors pad to 64 tokens without a mask and read the last position, whatever stands there. Without an attention_mask
+# that is what happens here too; with one, the last token that is no padding is read. Both go through the pretrained head.
+SIGLIP_TEXT = _add(
+    replace(
+        CLIP_TEXT,
+        name="siglip_text_model",
+        masks=masks.for_scores,
+        prompts=prompts.behind_mask,
+        causal=False,
+        pooling="last",
+        pooled_by="head",
+        model_class="SiglipTextModel",
+    )
+)
