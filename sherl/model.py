@@ -16,9 +16,12 @@ from sherl.tasks import task_for
 HEAD_DROPOUT = 0.1
 HEAD_INIT_STD = 0.02
 
+_TOKEN_KINDS = ("encoder", "decoder")
+"""Kinds whose last hidden states are those of the input's tokens."""
+
 
 class Head(nn.Module):
-    """Dropout and a linear layer on one vector an example; in float32 whatever the backbone's precision is."""
+    """Dropout and a linear layer on one vector an example (or a token); in float32 whatever the backbone's precision is."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
@@ -27,7 +30,7 @@ class Head(nn.Module):
         nn.init.normal_(self.linear.weight, std=HEAD_INIT_STD)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, pooled: Float[Tensor, "batch width"]) -> Float[Tensor, "batch outputs"]:
+    def forward(self, pooled: Float[Tensor, "batch *tokens width"]) -> Float[Tensor, "batch *tokens outputs"]:
         logits: Tensor = self.linear(self.dropout(pooled.float()))
         return logits
 
@@ -46,7 +49,8 @@ class LanguageHead(nn.Module):
 class TaskModel(nn.Module):
     """Encodes a batch, pools it and computes logits; knows the loss of its task.
 
-    Where the task is to write text, nothing is pooled: logits are over the vocabulary, for each target token.
+    Where the task is to write text, nothing is pooled: logits are over the vocabulary, for each target token. Nor where
+    each token is answered: logits are [batch, tokens, outputs].
     """
 
     def __init__(self, tuned: Tuned, task: TaskSpec, head: Head | LanguageHead) -> None:
@@ -74,20 +78,22 @@ class TaskModel(nn.Module):
             written: Tensor = self.head(states)
             return written
         hidden = self.tuned(batch)
+        if self._task.per_token:
+            each: Tensor = self.head(hidden)
+            return each
         logits: Tensor = self.head(self.tuned.pool(hidden, self.tuned.backbone.pooled_mask(batch)))
         return logits
 
     def outputs(self, batch: Batch, *, whole_length: bool = False) -> Tensor:
-        """What a batch is answered with: logits [batch, outputs], or the int64 tokens [batch, target_length] that are
-        written (see :meth:`sherl.methods.tuned.Tuned.generate`, also for ``whole_length``).
+        """What a batch is answered with: logits [batch, outputs], the int64 answer [batch, tokens] of each token, or the
+        int64 tokens [batch, target_length] that are written (see :meth:`sherl.methods.tuned.Tuned.generate`, also for ``whole_length``).
 
         Raises:
             SpecError: as :meth:`forward`.
         """
         if self._task.writes_text:
             return self.tuned.generate(batch, self.task.target_length, whole_length=whole_length)
-        logits: Tensor = self(batch)
-        return logits
+        return self._task.answers(self(batch))
 
     def loss_weight(self, labels: Tensor) -> float | Tensor:
         """How much a micro-batch with these labels counts beside others of its batch."""
@@ -133,7 +139,14 @@ def build_model(backbone: Backbone, method: MethodConfig, task: TaskSpec, *, see
         UnsupportedBackboneError: the family cannot carry the method, or writes no text where the task is to write.
         UnknownNameError: no task of this kind is known.
     """
-    writes_text = task_for(task).writes_text  # an unknown kind shows before the backbone is touched
+    asked = task_for(task)  # an unknown kind shows before the backbone is touched
+    writes_text = asked.writes_text
+    if asked.per_token and backbone.layout.kind not in _TOKEN_KINDS:
+        raise UnsupportedBackboneError(
+            f"The task {task.kind} answers every token of the input, but what a {backbone.family} model "
+            f"({backbone.layout.kind}) gives last is no hidden state of these. Take one of the kinds "
+            f"{', '.join(_TOKEN_KINDS)}, such as bert."
+        )
     if writes_text and not backbone.writes_text:
         raise backbone.no_text()
     head: Head | LanguageHead

@@ -6,7 +6,7 @@ does the same by being imported.
 
 from __future__ import annotations
 
-from sherl.tasks import classification, regression, text_to_text  # noqa: F401 - importing registers them
+from sherl.tasks import classification, regression, text_to_text, token_classification  # noqa: F401 - importing registers them
 from sherl.tasks.base import TASKS, Task, task_for
 
 __all__ = ["TASKS", "Task", "task_for"]

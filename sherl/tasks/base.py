@@ -22,10 +22,13 @@ class Task(ABC):
 
     writes_text: whether answers are written by the backbone's own language head. Such a task has logits
     ``[batch, targets, words]`` while it learns, and for outputs the tokens that were written, ``[batch, target_length]``.
+    per_token: whether every token of the input is answered. Such a task has logits ``[batch, tokens, outputs]`` of a head
+    on unpooled hidden states, and for outputs what :meth:`answers` makes of them, int64 ``[batch, tokens]``.
     """
 
     targets: Targets
     writes_text: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
 
     def __init__(self, spec: TaskSpec) -> None:
         """Raises:
@@ -52,6 +55,10 @@ class Task(ABC):
     def loss_weight(self, labels: Tensor) -> float | Tensor:
         """How much a micro-batch counts beside others of its batch: by what :meth:`loss` is a mean over."""
         return float(len(labels))
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """What is kept of a batch's logits in evaluation: of a task ``per_token`` the best output of each token."""
+        return logits
 
     @abstractmethod
     def predictions(self, logits: Float[Tensor, "rows outputs"]) -> Vector:
