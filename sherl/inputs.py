@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sherl.data.batching import longest_first
-from sherl.data.encoding import Encoded, encode
+from sherl.data.encoding import Encoded
 from sherl.data.image_part import normalisation, normalised
 from sherl.data.image_settings import ImageSettings
 from sherl.data.pictures import PictureError, pixels
+from sherl.data.rows import encode_filled
 from sherl.data.tagged import encode_words
-from sherl.data.templates import filled
 from sherl.errors import DataError
 from sherl.spec import TaskSpec
 
@@ -107,7 +107,7 @@ def texts_of(given: Any, task: TaskSpec, tokenizer: Any, max_length: int | None)
         rows = _checked(given, "Texts", "a string is needed", _clean)
     if not rows:
         return Tokens(_NOTHING, tokenizer)
-    return Tokens(encode(tokenizer, filled(task.template, rows), max_length), tokenizer)
+    return Tokens(encode_filled(tokenizer, task.template, rows, max_length), tokenizer)
 
 
 def sentences_of(given: Any, tokenizer: Any, max_length: int | None) -> tuple[Tokens, list[list[str]]]:
