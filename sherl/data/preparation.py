@@ -11,11 +11,13 @@ from sherl.data.encoding import effective_max_length, save_part, tokenizer_finge
 from sherl.data.image_settings import image_settings
 from sherl.data.image_sources import wants_images
 from sherl.data.images import prepare_images
+from sherl.data.language import language_rows
 from sherl.data.prepared import PreparedData
 from sherl.data.rows import Encoding, TaskRows, target_rows, text_rows
 from sherl.data.settings import DataSpec
 from sherl.data.sources import Sources, read_settled
 from sherl.data.summary import summary_of
+from sherl.data.tagged import tag_rows
 from sherl.data.writing import check_key, existing, key_of, write_meta, write_whole
 
 
@@ -104,6 +106,8 @@ def prepare_with(
 
 _ROWS: dict[str, Callable[[Sources, Encoding], TaskRows]] = {
     "text-to-text": target_rows,
+    "token-classification": tag_rows,
+    "language-modelling": language_rows,
 }
 """How the rows of a task are made; of all others by :func:`sherl.data.rows.text_rows`."""
 

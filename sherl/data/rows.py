@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from sherl.data.encoded import Text
 from sherl.data.encoding import Encoded, encode
 from sherl.data.examples import Examples, Reading, read_examples
 from sherl.data.parting import make_parts
@@ -15,7 +17,7 @@ from sherl.data.problems import listing
 from sherl.data.settings import DataSpec
 from sherl.data.sources import Sources
 from sherl.data.target_texts import checked_lengths, encode_targets, ragged
-from sherl.data.templates import filled
+from sherl.data.templates import fitted
 from sherl.errors import DataError
 from sherl.metrics import DEFAULT_METRICS, metric_for
 from sherl.spec import TaskSpec
@@ -61,7 +63,7 @@ def target_rows(sources: Sources, encoding: Encoding) -> TaskRows:
     reading = make_parts(read_examples(sources, spec), spec, sources.rows)
     template = spec.template or ""
     encoded = {
-        part: encode(encoding.tokenizer, filled(template, rows.texts), encoding.max_length)
+        part: encode_filled(encoding.tokenizer, template, rows.texts, encoding.max_length)
         for part, rows in reading.parts.items()
     }
     targets = {part: [str(label) for label in rows.labels] for part, rows in reading.parts.items()}
@@ -87,6 +89,13 @@ def target_rows(sources: Sources, encoding: Encoding) -> TaskRows:
         template=template,
     )
     return TaskRows(reading, task, encoded, {part: tensors(ragged(rows)) for part, rows in ids.items()})
+
+
+def encode_filled(tokenizer: Any, template: str, texts: Sequence[Text], max_length: int | None) -> Encoded:
+    """Token ids of texts in their template, of at most ``max_length`` (see :func:`sherl.data.templates.fitted`)."""
+    inputs, shortened = fitted(tokenizer, template, texts, max_length)
+    made = encode(tokenizer, inputs, max_length)
+    return replace(made, truncated=max(made.truncated, shortened))
 
 
 def tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from sherl.data.files import FORMATS, file_format, read_file
 from sherl.data.glue import glue_spec, is_glue, read_glue
 from sherl.data.hub import is_hub_id, read_hub
 from sherl.data.packaged import PACKAGED, read_packaged
+from sherl.data.plain_files import plain_reader
 from sherl.data.settings import TARGETS_OF_TASK, DataSpec
 from sherl.data.table import Table
 from sherl.errors import DataError
@@ -47,7 +48,7 @@ def read_sources(spec: DataSpec) -> Sources:
         named = getattr(spec, part)
         if named is not None:
             try:
-                tables |= _read(named, part)
+                tables |= _read(named, part, spec.task)
             except DataError as error:
                 errors.append(error)
     if len(errors) == 1:
@@ -88,12 +89,13 @@ def _packaged(source: str, spec: DataSpec) -> Sources | None:
     return Sources({"train": table}, dict(zip(("train", "valid", "test"), PACKAGED.get(name).part_rows, strict=True)))
 
 
-def _read(source: str, part: str) -> dict[str, Table]:
+def _read(source: str, part: str, task: str) -> dict[str, Table]:
     path = Path(source).expanduser()
+    plain = plain_reader(path, task)
     if path.exists():
-        return {part: read_file(path)}
+        return {part: read_file(path) if plain is None else plain(path)}
     # a hub id's owner/name has one slash at most and no known extension
-    if file_format(path) is not None or not is_hub_id(source) or source.startswith((".", "~")):
+    if file_format(path) is not None or plain is not None or not is_hub_id(source) or source.startswith((".", "~")):
         known = ", ".join(f".{name}" for name in FORMATS)
         raise DataError(
             f"{source}: there is no such file (the working folder is {Path.cwd()}), and it is no packaged set "

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from sherl.backbones import load_backbone
 from sherl.data import DataSpec, PreparedData, prepare, prepare_with
 from sherl.data.target_texts import encode_targets
+from sherl.data.templates import fitted
 from sherl.errors import DataError, SpecError
 from sherl.evaluation import evaluate
 from sherl.methods import method_from_dict
@@ -41,7 +44,7 @@ def pairs(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("template", [None, TEMPLATE])
 def test_batches_hold_the_prompt_and_the_targets_tokens(pairs: Path, tmp_path: Path, template: str | None) -> None:
     tokenizer = text_tokenizer()
-    data = make(pairs, tmp_path / "p", template=template)
+    data = make(pairs, tmp_path / "p", template=template, max_length=40)
     truth = {(first, second): label for first, second, label in PAIRS}
     part, seen = data.part("train"), 0
     for batch, rows in part.eval_batches(7):
@@ -50,7 +53,7 @@ def test_batches_hold_the_prompt_and_the_targets_tokens(pairs: Path, tmp_path: P
             pair = part.texts[row]
             assert isinstance(pair, tuple)
             given = [TEMPLATE.format(text=pair[0], pair=pair[1])] if template else list(pair)
-            ids = tokenizer(*given, truncation=True, max_length=20)["input_ids"]
+            ids = tokenizer(*given, truncation=True, max_length=40)["input_ids"]
             assert batch["input_ids"][place, : len(ids)].tolist() == ids
             target = [*tokenizer(truth[pair[0], pair[1]], add_special_tokens=False)["input_ids"], END]
             assert batch["labels"][place].tolist() == target + [-100] * (batch["labels"].shape[1] - len(target))
@@ -185,6 +188,43 @@ def test_templates_and_columns_belong_together(pairs: Path, tmp_path: Path) -> N
         make(pairs, tmp_path / "p", template="say {text}")
     with pytest.raises(DataError, match=r"names \{pair\}, but there is one text a row"):
         make(pairs, tmp_path / "p", template=TEMPLATE, text="sentence1")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (30, 2, "say " + "good " * 5 + ": bad bad ?"),
+        (30, 30, "say " + "good " * 3 + ": bad bad bad bad ?"),
+        (3, 3, "say good good good : bad bad bad ?"),
+    ],
+)
+def test_long_texts_are_cut_and_the_templates_words_stay(first: int, second: int, expected: str) -> None:
+    tokenizer = text_tokenizer(further="?")
+    texts = [(" ".join(["good"] * first), " ".join(["bad"] * second))]
+    (made,), cut = fitted(tokenizer, "say {text} : {pair} ?", texts, 11)
+    assert sorted(str(made).split()) == sorted(expected.split())
+    assert str(made).split()[-1] == "?"
+    assert cut == (first > 3)
+    assert len(tokenizer(made)["input_ids"]) == (11 if cut else 10)
+    (whole,), none = fitted(tokenizer, "say {text} : {pair} ?", texts, None)
+    assert (whole, none) == ("say {} : {} ?".format(*texts[0]), 0)
+
+
+def test_letters_of_several_tokens_are_cut_whole() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: place for place, letter in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    (made,), cut = fitted(tokenizer, "{text}!", ["🎬🎬🎬"], 10)
+    assert (made, cut) == ("🎬🎬!", 1)
+    assert fitted(tokenizer, "{text}!", ["🎬"], 3) == (["!"], 1)
+
+
+def test_a_template_that_is_too_long_itself_is_cut_at_its_end(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "x.csv", [(sentence(n), "yes" if n % 2 else "no") for n in range(20)])
+    data = make(path, tmp_path / "p", template="say " * 30 + "{text}", max_length=8)
+    assert set(data.part("train").lengths.tolist()) == {8}
+    assert any("14 of 14 rows of train cut at 8 tokens" in note for note in data.summary["notes"])
 
 
 def test_braces_in_texts_are_letters(tmp_path: Path) -> None:
