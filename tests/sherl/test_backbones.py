@@ -8,11 +8,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.pytorch_utils import Conv1D
 
 from autotune.memory.allocated import TensorMemory
 from sherl.backbones import FAMILIES, backbone_from_config
 from sherl.errors import SpecError, UnknownNameError, UnsupportedBackboneError
-from tests.sherl.tiny import ALL_FAMILIES, CONFIGS, ENCODERS, PAD, WIDTH, tiny_backbone, tiny_batch, tiny_config, wider
+from tests.sherl.tiny import (
+    ALL_FAMILIES,
+    CONFIGS,
+    ENCODER_DECODERS,
+    ENCODERS,
+    PAD,
+    WIDTH,
+    tiny_backbone,
+    tiny_batch,
+    tiny_config,
+    wider,
+)
 
 every_family = pytest.mark.parametrize("family", ALL_FAMILIES)
 every_encoder = pytest.mark.parametrize("family", ENCODERS)
@@ -37,9 +49,10 @@ def test_row_says_where_things_are(family: str) -> None:
         stack = backbone.stack_of(layer)
         assert backbone.model.get_submodule(backbone.block_path(layer)) is block
         for name in (*stack.lora_targets, *stack.attention_outputs, stack.feed_forward_output):
-            assert isinstance(block.get_submodule(name), nn.Linear), name
+            assert isinstance(block.get_submodule(name), nn.Linear | Conv1D), name
         for name in (*stack.attention_outputs, stack.feed_forward_output):
-            assert block.get_submodule(name).out_features == WIDTH
+            output = block.get_submodule(name)
+            assert (output.nf if isinstance(output, Conv1D) else output.out_features) == WIDTH
         norm = backbone.final_norm_of(stack)
         assert norm is None or norm.weight.shape == (WIDTH,)
 
@@ -190,7 +203,7 @@ def test_made_without_values(family: str) -> None:
     batch = {name: tensor.to("meta") for name, tensor in tiny_batch().items()}
     with torch.device("meta"):
         backbone = backbone_from_config(tiny_config(family), dtype=torch.bfloat16)
-    assert backbone.encode(batch).shape == (3, 9 if family in ENCODERS else 1, WIDTH)
+    assert backbone.encode(batch).shape == (3, 1 if family in ENCODER_DECODERS else 9, WIDTH)
     assert not backbone.is_real
     with pytest.raises(SpecError, match="no weights"):
         _ = backbone.fingerprint
@@ -202,8 +215,8 @@ def test_made_without_values(family: str) -> None:
 def test_an_unknown_architecture_is_told_what_a_row_needs() -> None:
     import transformers
 
-    with pytest.raises(UnsupportedBackboneError, match=r"'gpt2'.*Known are: bart, bert.*A row says where the blocks"):
-        backbone_from_config(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1))
+    with pytest.raises(UnsupportedBackboneError, match=r"'bloom'.*Known are: bart, bert.*A row says where the blocks"):
+        backbone_from_config(transformers.BloomConfig(n_layer=1, hidden_size=8, n_head=1))
     with pytest.raises(UnknownNameError, match="Did you mean 'bert'"):
         FAMILIES.get("brt")
 
