@@ -181,6 +181,8 @@ def _batch(workload: Workload, shape: Shape, targets: int) -> Batch:
     batch = {name: torch.zeros(shape, dtype=torch.int64) for name in names}
     if workload.writes_text:
         batch["labels"] = torch.zeros((shape[0], targets), dtype=torch.int64)
+    elif TASKS.get(workload.task.kind).predicts == "next_tokens":
+        batch["labels"] = torch.zeros(shape, dtype=torch.int64)
     else:
         batch["labels"] = torch.zeros(shape[0], dtype=torch.int64 if workload.task.class_names else torch.float32)
     return batch
