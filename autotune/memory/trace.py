@@ -31,6 +31,7 @@ from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.rehearsal import followed, measure_rehearsal
 from autotune.memory.replay import replay
+from sherl.backbones import Backbone
 from sherl.evaluation import Batch
 from sherl.methods import MethodConfig, method_from_dict
 from sherl.model import build_model
@@ -163,8 +164,8 @@ def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool =
     with _TRACING, FakeTensorMode():
         backbone = backbone_from_config(config, dtype=weights_dtype(workload.training.precision))
         model = build_model(backbone, method_from_dict(dict(workload.method)), workload.task, seed=0)
-        train_batch = _batch(workload, workload.train_shape, workload.train_targets)
-        eval_batch = _batch(workload, workload.eval_shape, workload.eval_targets)
+        train_batch = _batch(workload, backbone, workload.train_shape, workload.train_targets)
+        eval_batch = _batch(workload, backbone, workload.eval_shape, workload.eval_targets)
         if gpu is None:
             return measure_rehearsal(
                 model, train_batch, eval_batch, workload.training, restore="none", record_events=record_events
@@ -175,10 +176,11 @@ def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool =
         return pricing.memory
 
 
-def _batch(workload: Workload, shape: Shape, targets: int) -> Batch:
+def _batch(workload: Workload, backbone: Backbone, shape: Shape, targets: int) -> Batch:
     """A batch of this shape as :mod:`sherl.data` makes them; its values do not matter."""
-    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if workload.has_token_types else [])
-    batch = {name: torch.zeros(shape, dtype=torch.int64) for name in names}
+    batch = backbone.blank_inputs(*shape)
+    if workload.has_token_types and "input_ids" in batch:
+        batch["token_type_ids"] = torch.zeros(shape, dtype=torch.int64)
     if workload.writes_text:
         batch["labels"] = torch.zeros((shape[0], targets), dtype=torch.int64)
     elif TASKS.get(workload.task.kind).predicts == "next_tokens":

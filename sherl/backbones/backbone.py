@@ -198,7 +198,7 @@ class Backbone(ABC):
         has_table = self.layout.positions in ("absolute", "from_padding")
         if not has_table and not getattr(self.config, "position_biased_input", False):  # DeBERTa may have both
             return None
-        return int(self.config.max_position_embeddings) - self.layout.position_offset
+        return int(getattr(self.config, self.layout.position_table)) - self.layout.position_offset
 
     @property
     def device(self) -> torch.device:
@@ -253,6 +253,11 @@ class Backbone(ABC):
         """Which positions of the first block's input count; the others are padding."""
         ids, mask = batch["input_ids"], batch.get("attention_mask")
         return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
+
+    def blank_inputs(self, rows: int, tokens: int) -> dict[str, Tensor]:
+        """What :meth:`encode` must be given for so many rows of so many tokens, all zeros: for those whom shapes alone
+        concern. ``tokens`` says nothing where the input has one size only."""
+        return {name: torch.zeros((rows, tokens), dtype=torch.int64) for name in ("input_ids", "attention_mask")}
 
     def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
         """1 for what of the last hidden state :meth:`pool` is to take, 0 for padding."""

@@ -232,7 +232,9 @@ def _prepared(config: Any) -> Any:
 def _auto_class(family: Family) -> Any:
     if isinstance(family, DecoderFamily):
         return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForSeq2SeqLM if isinstance(family, EncoderDecoderFamily) else transformers.AutoModel
+    if not isinstance(family, EncoderDecoderFamily):
+        return transformers.AutoModel
+    return transformers.AutoModelForSeq2SeqLM if family.frames is None else transformers.AutoModelForSpeechSeq2Seq
 
 
 def _untie_head(model: Any) -> None:

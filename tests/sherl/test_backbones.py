@@ -19,6 +19,7 @@ from tests.sherl.tiny import (
     ENCODER_DECODERS,
     ENCODERS,
     PAD,
+    SPEECH,
     WIDTH,
     tiny_backbone,
     tiny_batch,
@@ -27,6 +28,7 @@ from tests.sherl.tiny import (
 )
 
 every_family = pytest.mark.parametrize("family", ALL_FAMILIES)
+every_reader = pytest.mark.parametrize("family", [name for name in ALL_FAMILIES if name not in SPEECH])
 every_encoder = pytest.mark.parametrize("family", ENCODERS)
 
 
@@ -77,7 +79,7 @@ def test_encoding_is_what_transformers_computes(family: str) -> None:
     torch.testing.assert_close(hidden[tokens], expected[tokens], atol=2e-6, rtol=1e-5)
 
 
-@every_family
+@every_reader
 def test_padding_never_leaks(family: str) -> None:
     backbone = tiny_backbone(family)
     batch = tiny_batch()
@@ -89,7 +91,7 @@ def test_padding_never_leaks(family: str) -> None:
         torch.testing.assert_close(pooled(backbone, alone), vectors[2:], atol=1e-5, rtol=1e-5)
 
 
-@every_family
+@every_reader
 def test_rows_of_a_batch_do_not_see_each_other(family: str) -> None:
     backbone = tiny_backbone(family)
     batch = tiny_batch(padded=False)
@@ -115,7 +117,7 @@ def test_modernbert_blocks_see_a_window() -> None:
     assert (difference[7:] == 0).all()
 
 
-@every_family
+@every_reader
 def test_token_types_reach_the_families_that_have_them(family: str) -> None:
     backbone = tiny_backbone(family)
     batch = tiny_batch()
@@ -165,7 +167,7 @@ def test_pooling_is_the_mean_of_tokens() -> None:
     assert backbone.pool(hidden.bfloat16(), mask).dtype == torch.float32
 
 
-@every_family
+@every_reader
 def test_bfloat16(family: str) -> None:
     backbone = tiny_backbone(family, dtype=torch.bfloat16)
     assert backbone.dtype == torch.bfloat16
@@ -180,7 +182,7 @@ def test_bfloat16(family: str) -> None:
 # ---------------------------------------------------------------------------- without values
 
 
-@every_family
+@every_reader
 def test_memory_depends_on_shapes_alone(family: str) -> None:
     """A step costs the same bytes on padded rows, on full rows and on fake tensors."""
 
@@ -198,7 +200,7 @@ def test_memory_depends_on_shapes_alone(family: str) -> None:
     assert len(set(figures)) == 1, figures
 
 
-@every_family
+@every_reader
 def test_made_without_values(family: str) -> None:
     batch = {name: tensor.to("meta") for name, tensor in tiny_batch().items()}
     with torch.device("meta"):

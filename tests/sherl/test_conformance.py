@@ -27,7 +27,7 @@ from sherl.methods.late import LATE_ROUTES
 from sherl.model import TaskModel, build_model
 from sherl.spec import TrainingConfig
 from sherl.training import compute_gradients, make_optimizer, train_step
-from tests.sherl.tiny import CLASSIFICATION, CONFIGS, PAD, VOCABULARY, tiny_backbone, wider
+from tests.sherl.tiny import CLASSIFICATION, CONFIGS, PAD, SPEECH, VOCABULARY, heard, tiny_backbone, wider
 
 DEPTH = 3
 STEPS = 30
@@ -90,12 +90,14 @@ def learnable_batch(rows: int = 16, tokens: int = 8) -> dict[str, Tensor]:
     ids = torch.randint(10, VOCABULARY, (rows, tokens), generator=generator)
     ids[:, ::2] = 5 + labels[:, None]
     mask = (torch.arange(tokens) < tokens - torch.arange(rows)[:, None] % 4).to(torch.int64)
-    return {
-        "input_ids": torch.where(mask.bool(), ids, PAD),
-        "attention_mask": mask,
-        "token_type_ids": torch.zeros_like(ids),
-        "labels": labels,
-    }
+    return heard(
+        {
+            "input_ids": torch.where(mask.bool(), ids, PAD),
+            "attention_mask": mask,
+            "token_type_ids": torch.zeros_like(ids),
+            "labels": labels,
+        }
+    )
 
 
 def loss_of(model: TaskModel, batch: dict[str, Tensor]) -> float:
@@ -106,7 +108,12 @@ def feeds_nothing(name: str) -> bool:
     """What has no gradient in classification: a pooler nobody reads, a separate language head and, as the decoder reads
     one token there, whatever chooses between its own positions."""
     chooses = ("self_attn.q_proj", "self_attn.k_proj", "SelfAttention.q", "SelfAttention.k", "relative_attention_bias")
-    return "pooler" in name or "lm_head" in name or ("decoder" in name and any(part in name for part in chooses))
+    return (
+        "pooler" in name
+        or "lm_head" in name
+        or "proj_out" in name
+        or ("decoder" in name and any(part in name for part in chooses))
+    )
 
 
 def train(model: TaskModel, steps: int, *, precision: Any = "fp32") -> list[float]:
@@ -159,6 +166,8 @@ def test_logits_are_finite_float32(family: str, case: str) -> None:
 @every
 @each_case
 def test_padding_never_leaks(family: str, case: str) -> None:
+    if family in SPEECH:
+        pytest.skip("speech is padded with silence, which is heard")
     model, batch = model_of(family, case), learnable_batch()
     train(model, 2)  # a gate at its start would hide a leak in the fused part
     logits = eval_step(model, batch)

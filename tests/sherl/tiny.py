@@ -16,6 +16,7 @@ from sherl.spec import TaskSpec
 VOCABULARY = 40
 PAD = 1
 WIDTH = 16
+BINS, FRAMES = 6, 16
 
 _BERT_LIKE = {
     "vocab_size": VOCABULARY,
@@ -83,6 +84,15 @@ def _bart_like(config: type) -> Callable[[int], Any]:
     )  # fmt: skip
 
 
+def _whisper(depth: int) -> Any:
+    return transformers.WhisperConfig(
+        vocab_size=VOCABULARY, num_mel_bins=BINS, d_model=WIDTH, encoder_layers=depth, decoder_layers=depth,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, dropout=0.2,
+        attention_dropout=0.2, max_source_positions=FRAMES // 2, max_target_positions=40, init_std=0.3, pad_token_id=PAD,
+        bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+
+
 def _gpt2(depth: int) -> Any:
     return transformers.GPT2Config(
         vocab_size=VOCABULARY, n_positions=40, n_embd=WIDTH, n_layer=depth, n_head=2, n_inner=24, resid_pdrop=0.2,
@@ -133,6 +143,7 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "mt5": _t5_like(transformers.MT5Config),
     "bart": _bart_like(transformers.BartConfig),
     "pegasus": _bart_like(transformers.PegasusConfig),
+    "whisper": _whisper,
     "gpt2": _gpt2,
     "opt": _opt,
     "llama": _llama_like(transformers.LlamaConfig),
@@ -194,6 +205,19 @@ def tiny_batch(
     }
 
 
+def heard(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with ``input_features`` beside its ids, for models that hear: two frames for each of its first 8 tokens.
+
+    Each token has a sound of its own; padding is silence.
+    """
+    sounds = 2 * torch.randn(VOCABULARY, BINS, generator=torch.Generator().manual_seed(0))
+    frames = (
+        (sounds[batch["input_ids"]] * batch["attention_mask"][..., None]).transpose(1, 2).repeat_interleave(2, dim=2)
+    )
+    missing = max(0, FRAMES - frames.shape[2])
+    return {**batch, "input_features": torch.nn.functional.pad(frames, (0, missing))[:, :, :FRAMES].clone()}
+
+
 def wider(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:
     """The same batch with more padding on the right."""
     fill = {"input_ids": PAD, "attention_mask": 0, "token_type_ids": 0}
@@ -209,3 +233,4 @@ ALL_FAMILIES = FAMILIES.names()
 ENCODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder")
 DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "decoder")
 ENCODER_DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder-decoder")
+SPEECH = tuple(name for name in ENCODER_DECODERS if FAMILIES.get(name).frames is not None)  # type: ignore[attr-defined]

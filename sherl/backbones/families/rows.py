@@ -44,6 +44,7 @@ class Family(ABC):
         token's.
     attention: attention implementation asked of transformers.
     fixed: paths of parameters that are computed by a rule and never learnt (a table of sinusoids).
+    position_table: the setting that says how many positions a table has.
     """
 
     kind: ClassVar[str]
@@ -54,6 +55,7 @@ class Family(ABC):
     position_offset: int = 0
     attention: Literal["sdpa", "eager"] = "sdpa"
     fixed: tuple[str, ...] = ()
+    position_table: str = "max_position_embeddings"
 
     @property
     @abstractmethod
@@ -108,6 +110,8 @@ class EncoderDecoderFamily(Family):
 
     encoder, decoder: their stacks. logits: vocabulary logits of the model (with its language head) and hidden states.
     untied_head: whether published checkpoints of a configuration hold a head of their own beside the embeddings.
+    frames: of an encoder that hears (it reads ``input_features`` [batch, bins, frames] instead of ``input_ids``): how many
+        frames the model takes, always, by its configuration; None of one that reads.
     """
 
     kind: ClassVar[str] = "encoder-decoder"
@@ -116,6 +120,7 @@ class EncoderDecoderFamily(Family):
     decoder: Stack
     logits: Callable[[Any, Tensor], Tensor]
     untied_head: Callable[[Any], bool] = lambda _config: False
+    frames: Callable[[Any], int] | None = None
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
