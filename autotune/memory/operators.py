@@ -21,8 +21,8 @@ TRANSLATED: dict[str, str] = {
 # priced; the margin has to hold them.
 INSIDE: dict[str, str] = {
     "argmax": "partial results over the vocabulary, a few for each row",
-    "convolution": "cuDNN's workspace (DeBERTa's convolution alone)",
-    "convolution_backward": "cuDNN's workspace (DeBERTa's convolution alone)",
+    "convolution": "cuDNN's workspace (DeBERTa's convolution and Whisper's two)",
+    "convolution_backward": "cuDNN's workspace (DeBERTa's convolution and Whisper's two)",
     "cumsum": "partial sums of a scan over token ids",
     "index_put": "sorted indices, one for each row of the batch (the pooled token's gradient)",
     "linalg_vector_norm": "partial sums, a few kB",
@@ -36,11 +36,11 @@ ALIKE: frozenset[str] = frozenset(
     """
     _foreach_add_ _foreach_mul_ _fused_adamw_ _log_softmax _log_softmax_backward_data _softmax _softmax_backward_data _to_copy
     _unsafe_view abs add add_ alias arange bitwise_and bitwise_not bitwise_or cat ceil clamp clone constant_pad_nd copy_ cos
-    detach diagonal diagonal_backward div embedding empty empty_like eq expand fill_ full full_like gather gelu gelu_backward gt
-    index le lift_fresh log lt masked_fill masked_fill_ minimum mse_loss mse_loss_backward mul mul_ native_dropout
-    native_dropout_backward ne neg new_empty new_full new_ones new_zeros nll_loss_backward nll_loss_forward ones ones_like permute
-    pow reciprocal relu relu_ repeat rsqrt rsub scalar_tensor scatter_add select select_backward sigmoid_ sigmoid_backward sign sin
-    slice slice_backward split sqrt squeeze stack sub t tanh tanh_backward threshold_backward transpose triu unbind unsqueeze view
-    where zeros zeros_like
+    detach diagonal diagonal_backward div embedding empty empty_like eq expand fill_ full full_like gather ge gelu
+    gelu_backward gt index le lift_fresh log lt masked_fill masked_fill_ minimum mse_loss mse_loss_backward mul mul_
+    native_dropout native_dropout_backward ne neg new_empty new_full new_ones new_zeros nll_loss_backward nll_loss_forward
+    ones ones_like permute pow reciprocal relu relu_ repeat rsqrt rsub scalar_tensor scatter scatter_add select
+    select_backward sigmoid sigmoid_ sigmoid_backward sign silu silu_backward sin slice slice_backward split sqrt squeeze
+    stack sub sub_ t tanh tanh_backward threshold_backward transpose triu unbind unsqueeze view where zeros zeros_like
     """.split()  # noqa: SIM905 - a block of words reads better than a column of strings
 )

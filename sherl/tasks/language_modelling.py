@@ -54,7 +54,8 @@ class LanguageModelling(Task):
         logits: Float[Tensor, "batch positions words"], following: Int[Tensor, "batch positions"]
     ) -> Float[Tensor, "batch 3"]:
         """Outputs of rows whose logits are these; ``following`` is what each position is to predict."""
-        losses = cross_entropy(logits.float().transpose(1, 2), following, ignore_index=PADDING, reduction="none")
+        each = cross_entropy(logits.float().flatten(0, 1), following.flatten(), ignore_index=PADDING, reduction="none")
+        losses = each.view(following.shape)
         counts = following != PADDING
         right = (logits.argmax(dim=-1) == following) & counts
         return torch.stack([losses.sum(dim=1), counts.sum(dim=1).float(), right.sum(dim=1).float()], dim=1)
