@@ -104,15 +104,17 @@ class TaskModel(nn.Module):
             return self.tuned.generate(batch, self.task.target_length, whole_length=whole_length)
         if isinstance(self._task, LanguageModelling):
             hidden = self.tuned(batch)[:, :-1]
-            following = self._own_labels(batch)[:, 1:]
+            following = self._following(batch)
             each = [slice(row, row + 1) for row in range(len(hidden))]
             return torch.cat([self._task.summed(self.head(hidden[row]), following[row]) for row in each])
         return self._task.answers(self(batch))
 
-    def _own_labels(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
+    def _following(self, batch: Batch) -> Int[Tensor, "batch positions"]:
+        """What each position but the last is to predict: by the labels, or without any the tokens behind tokens."""
         if "labels" in batch:
-            return batch["labels"]
-        return batch["input_ids"].masked_fill(~self.tuned.backbone.keep(batch), PADDING)
+            return batch["labels"][:, 1:]
+        keep = self.tuned.backbone.keep(batch)
+        return batch["input_ids"][:, 1:].masked_fill(~(keep[:, 1:] & keep[:, :-1]), PADDING)
 
     def loss_weight(self, labels: Tensor) -> float | Tensor:
         """How much a micro-batch with these labels counts beside others of its batch."""

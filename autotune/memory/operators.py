@@ -45,8 +45,8 @@ ALIKE: frozenset[str] = frozenset(
     masked_fill_ max_pool2d_with_indices max_pool2d_with_indices_backward minimum mse_loss mse_loss_backward mul mul_
     native_dropout native_dropout_backward ne neg new_empty new_empty_strided new_full new_ones new_zeros nll_loss2d_forward
     nll_loss_backward nll_loss_forward ones ones_like permute pow reciprocal relu relu_ repeat roll rsqrt rsub scalar_tensor
-    scatter_add select select_backward sigmoid sigmoid_ sigmoid_backward sign silu silu_backward sin slice slice_backward
-    split sqrt squeeze stack sub sub_ t tanh tanh_backward threshold_backward transpose triu unbind unsqueeze view where
-    zeros zeros_like
+    scatter scatter_add select select_backward sigmoid sigmoid_ sigmoid_backward sign silu silu_backward sin slice
+    slice_backward split sqrt squeeze stack sub sub_ t tanh tanh_backward threshold_backward transpose triu unbind unsqueeze
+    view where zeros zeros_like
     """.split()  # noqa: SIM905 - a block of words reads better than a column of strings
 )

@@ -211,7 +211,7 @@ class Backbone(ABC):
         has_table = self.layout.positions in ("absolute", "from_padding")
         if not has_table and not getattr(self.config, "position_biased_input", False):  # DeBERTa may have both
             return None
-        return int(self.config.max_position_embeddings) - self.layout.position_offset
+        return int(getattr(self.config, self.layout.position_table)) - self.layout.position_offset
 
     @property
     def device(self) -> torch.device:

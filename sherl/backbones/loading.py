@@ -243,7 +243,9 @@ def _auto_class(family: Family) -> Any:
         return getattr(transformers, family.model_class)
     if isinstance(family, DecoderFamily):
         return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForSeq2SeqLM if isinstance(family, EncoderDecoderFamily) else transformers.AutoModel
+    if not isinstance(family, EncoderDecoderFamily):
+        return transformers.AutoModel
+    return transformers.AutoModelForSeq2SeqLM if family.frames is None else transformers.AutoModelForSpeechSeq2Seq
 
 
 def _maker(family: Family) -> Any:

@@ -94,7 +94,7 @@ def feeds_nothing(name: str) -> bool:
     """What has no gradient in classification: a pooler nobody reads, a separate language head and, as the decoder reads
     one token there, whatever chooses between its own positions."""
     chooses = ("self_attn.q_proj", "self_attn.k_proj", "SelfAttention.q", "SelfAttention.k", "relative_attention_bias")
-    reads_nobody = any(part in name for part in ("pooler", "lm_head", "mask_token"))
+    reads_nobody = any(part in name for part in ("pooler", "lm_head", "proj_out", "mask_token"))
     return reads_nobody or ("decoder" in name and any(part in name for part in chooses))
 
 
@@ -151,7 +151,7 @@ def test_logits_are_finite_float32(family: str, case: str) -> None:
 def test_padding_never_leaks(family: str, case: str) -> None:
     model, batch = model_of(family, case), batch_for(family)
     if "attention_mask" not in batch:
-        pytest.skip("nothing of an image is padding")
+        pytest.skip("nothing of an image or of speech is padding: silence is heard")
     train(model, 2)  # a gate at its start would hide a leak in the fused part
     logits = eval_step(model, batch)
     padding = batch["attention_mask"] == 0

@@ -21,7 +21,7 @@ def _labels(spec: TaskSpec, rows: int) -> torch.Tensor:
     return torch.arange(rows) % 2 if spec.class_names else torch.linspace(1e5, 4e5, rows)
 
 
-# other shapes: tests/sherl/test_text_to_text.py and test_token_classification.py
+# other shapes: tests/sherl/test_text_to_text.py, test_token_classification.py and test_language_modelling.py
 POOLED = [kind for kind in TASKS if TASKS.get(kind).predicts == "label"]
 
 

@@ -16,6 +16,7 @@ from sherl.spec import TaskSpec
 VOCABULARY = 40
 PAD = 1
 WIDTH = 16
+BINS, FRAMES = 6, 16
 
 _BERT_LIKE = {
     "vocab_size": VOCABULARY,
@@ -80,6 +81,15 @@ def _bart_like(config: type) -> Callable[[int], Any]:
         decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=40, dropout=0.2,
         attention_dropout=0.2, init_std=0.3, pad_token_id=PAD, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2,
         forced_eos_token_id=None,
+    )  # fmt: skip
+
+
+def _whisper(depth: int) -> Any:
+    return transformers.WhisperConfig(
+        vocab_size=VOCABULARY, num_mel_bins=BINS, d_model=WIDTH, encoder_layers=depth, decoder_layers=depth,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, dropout=0.2,
+        attention_dropout=0.2, max_source_positions=FRAMES // 2, max_target_positions=40, init_std=0.3, pad_token_id=PAD,
+        bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
 
 
@@ -192,6 +202,7 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "mt5": _t5_like(transformers.MT5Config),
     "bart": _bart_like(transformers.BartConfig),
     "pegasus": _bart_like(transformers.PegasusConfig),
+    "whisper": _whisper,
     "gpt2": _gpt2,
     "opt": _opt,
     "llama": _llama_like(transformers.LlamaConfig),
@@ -308,6 +319,8 @@ def batch_for(family: str, *, rows: int = 16, tokens: int = 8) -> dict[str, Tens
         batch = tiny_images(family, rows=rows)
         _mark(batch["pixel_values"], batch["labels"])
         return batch
+    if family in SPEECH:
+        return {name: heard(_learnable_text(rows, tokens))[name] for name in ("input_features", "labels")}
     return _learnable_text(rows, tokens)
 
 
@@ -332,6 +345,20 @@ def _learnable_text(rows: int, tokens: int) -> dict[str, Tensor]:
     }
 
 
+def heard(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with ``input_features`` beside its ids, for models that hear: two frames for each of its first 8 tokens.
+
+    Each token has a sound of its own; padding is silence.
+    """
+    sounds = 2 * torch.randn(VOCABULARY, BINS, generator=torch.Generator().manual_seed(0))
+    frames = (
+        (sounds[batch["input_ids"]] * batch["attention_mask"][..., None]).transpose(1, 2).repeat_interleave(2, dim=2)
+    )
+    missing = max(0, FRAMES - frames.shape[2])
+    features = torch.nn.functional.pad(frames, (0, missing))[:, :, :FRAMES].clone()
+    return {**batch, "input_features": features}
+
+
 def wider(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:
     """The same batch with more padding on the right."""
     fill = {"input_ids": PAD, "attention_mask": 0, "token_type_ids": 0}
@@ -344,9 +371,10 @@ def wider(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:
 CLASSIFICATION = TaskSpec(kind="classification", metric="accuracy", class_names=("no", "yes"))
 
 ALL_FAMILIES = FAMILIES.names()
-TEXTS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind in ("encoder", "encoder-decoder", "decoder"))
 ENCODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder")
 DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "decoder")
 VISION = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "vision")
 CNNS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "cnn")
 ENCODER_DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder-decoder")
+SPEECH = tuple(name for name in ENCODER_DECODERS if FAMILIES.get(name).frames is not None)  # type: ignore[attr-defined]
+TEXTS = tuple(name for name in (*ENCODERS, *DECODERS, *ENCODER_DECODERS) if name not in SPEECH)

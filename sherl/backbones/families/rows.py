@@ -53,6 +53,7 @@ class Family(ABC):
     beside_blocks: paths of modules outside the blocks that blocks are computed with (tables of relative positions): a
         ladder's side network trains its own. side_settings: what such a network's configuration has otherwise than the
         backbone's, beside its divided widths.
+    position_table: the setting that says how many positions a table has.
     """
 
     kind: ClassVar[str]
@@ -69,6 +70,7 @@ class Family(ABC):
     fixed: tuple[str, ...] = ()
     beside_blocks: tuple[str, ...] = ()
     side_settings: Mapping[str, Any] = field(default_factory=dict)
+    position_table: str = "max_position_embeddings"
 
     @property
     @abstractmethod
@@ -129,6 +131,8 @@ class EncoderDecoderFamily(Family):
 
     encoder, decoder: their stacks. logits: vocabulary logits of the model (with its language head) and hidden states.
     untied_head: whether published checkpoints of a configuration hold a head of their own beside the embeddings.
+    frames: of an encoder that hears (it reads ``input_features`` [batch, bins, frames] instead of ``input_ids``): how many
+        frames the model takes, always, by its configuration; None of one that reads.
     """
 
     kind: ClassVar[str] = "encoder-decoder"
@@ -137,6 +141,7 @@ class EncoderDecoderFamily(Family):
     decoder: Stack
     logits: Callable[[Any, Tensor], Tensor]
     untied_head: Callable[[Any], bool] = lambda _config: False
+    frames: Callable[[Any], int] | None = None
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
