@@ -22,8 +22,7 @@ DIVIDED = frozenset({
 
 MULTIPLIERS = ("width_coefficient", "depth_multiplier")  # of all channels: EfficientNet's and MobileNet's
 WIDTHS = ("hidden_size", "d_model", "dim", "n_embd", "embed_dim")
-HEAD_MULTIPLIERS = ("width_coefficient", "depth_multiplier")  # of all channels: EfficientNet's and MobileNet's
-WIDTHS = ("d_kv", "head_dim")
+HEAD_WIDTHS = ("d_kv", "head_dim")
 HEADS = (
     "num_attention_heads", "n_heads", "num_heads", "n_head", "encoder_attention_heads", "decoder_attention_heads",
 )  # fmt: skip
