@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import Backbone, Stack
+from sherl.methods.recording import stacks_of
 from sherl.methods.side_network import HEADS, side_parameters
 
 Importances = Mapping[str, Tensor]
@@ -252,17 +253,16 @@ def _common(one: str, other: str) -> int:
 def _blocks(
     side: Backbone, backbone: Backbone, kept: Sequence[Sequence[int]], importances: Importances
 ) -> Iterator[_Block]:
-    start = place = 0
-    for index, (stack, layers) in enumerate(zip(backbone.layout.stacks, kept, strict=True)):
+    place = 0
+    for index, (stack, own, layers) in enumerate(zip(backbone.layout.stacks, stacks_of(backbone), kept, strict=True)):
         heads = _heads(backbone.config, side.config, is_decoder=index == 1)
         for layer in layers:
             block = _Block(
-                backbone.block_path(start + layer), backbone.blocks[start + layer], side.block_path(place),
+                backbone.block_path(own.start + layer), backbone.blocks[own.start + layer], side.block_path(place),
                 side.blocks[place], stack, heads, importances, rotary=backbone.layout.positions == "rotary",
             )  # fmt: skip
             yield block
             place += 1
-        start += sum(backbone.stack_of(layer) is stack for layer in range(backbone.depth))
 
 
 def _heads(config: object, side: object, *, is_decoder: bool) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sherl.backbones import Backbone, backbone_from_config
 from sherl.errors import SpecError, UnsupportedBackboneError
+from sherl.methods.recording import stacks_of
 
 DIVIDED = frozenset({
     "hidden_size", "d_model", "dim", "n_embd", "embed_dim", "embedding_size", "hidden_sizes", "word_embed_proj_dim",
@@ -110,8 +111,8 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
             "key that sherl knows to be a width, or its family rounds widths up again. Name what is to be changed in its "
             "row's side_settings, or take unipt."
         )
-    for stack, layers in zip(backbone.layout.stacks, kept, strict=True):
-        if len(layers) == sum(backbone.stack_of(layer) is stack for layer in range(backbone.depth)):
+    for stack, own, layers in zip(backbone.layout.stacks, stacks_of(backbone), kept, strict=True):
+        if len(layers) == len(own):
             continue
         if backbone.has_stages:
             raise UnsupportedBackboneError(
