@@ -20,7 +20,6 @@ from sherl.model import build_model
 from tests.sherl.sherl_samples import assert_same, contents
 from tests.sherl.tiny import ALL_FAMILIES, CLASSIFICATION, tiny_backbone, tiny_batch
 
-
 # convolutions and stages keep the values of their own architecture
 TEXT = [name for name in ALL_FAMILIES if FAMILIES.get(name).kind in ("encoder", "decoder", "encoder-decoder")]
 
