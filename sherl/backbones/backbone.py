@@ -187,6 +187,21 @@ class Backbone(ABC):
         del layer
         return self.width
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether blocks differ in width."""
+        return any(self.width_of(layer) != self.width_of(0) for layer in range(self.depth))
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the last hidden state, which :meth:`encode` gives; :meth:`pool` may bring it to another."""
+        return self.width if self.has_stages else self.width_of(self.depth - 1)
+
+    @property
+    def output_width(self) -> int:
+        """Width of what the last block gives, before whatever follows the blocks."""
+        return self.hidden_width
+
     def is_causal(self, layer: int) -> bool:
         """Whether a position of this block (0-based, over all stacks) sees none that comes later."""
         del layer

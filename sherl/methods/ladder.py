@@ -21,7 +21,7 @@ from sherl.methods.pruning import magnitudes, prune_into
 from sherl.methods.recording import OnState, hidden_states, stack_names, stacks_of, width_at
 from sherl.methods.settings import whole_number
 from sherl.methods.side import SideLinear, joined, output_problem
-from sherl.methods.side_network import has_stages, side_batch, side_network, side_parameters
+from sherl.methods.side_network import side_batch, side_network, side_parameters
 from sherl.methods.tuned import Route, Tuned
 from sherl.shapes import Float
 
@@ -48,7 +48,7 @@ class LadderConfig(MethodConfig):
         an alpha for every block, as in the released code; those of dropped ones stay 0.
     initialisation: of the side blocks. ``magnitude``: structured pruning of the backbone's weights by their size;
         ``fisher``: by importances that :func:`sherl.fisher.fisher_importance` has measured and that lie in
-        ``backbone.importances``; ``random``: the architecture's own.
+        ``backbone.importances``; ``random``: the architecture's own, which all have where blocks differ in width.
     output: ``replaced`` as published; ``added``: to the last hidden state.
     """
 
@@ -75,10 +75,10 @@ class LadderConfig(MethodConfig):
         return dataclasses.replace(self, initialisation="random")
 
     def first_late_layer(self, backbone: Backbone) -> int:
-        if self.reduction_factor > backbone.width:
+        if self.reduction_factor > backbone.hidden_width:
             raise SpecError(
                 f"Method ladder: reduction_factor {self.reduction_factor} is over the backbone's width: allowed are 1 to "
-                f"{backbone.width}."
+                f"{backbone.hidden_width}."
             )
         if self.initialisation == "fisher" and backbone.importances is None and backbone.is_real:
             raise SpecError(
@@ -107,7 +107,7 @@ class LadderConfig(MethodConfig):
             Rungs(backbone, side, stack, layers, first=sum(map(len, kept[:index])))
             for index, (stack, layers) in enumerate(zip(stacks, kept, strict=True))
         )
-        up = SideLinear(side.width, backbone.width)
+        up = SideLinear(side.hidden_width, backbone.hidden_width)
         module = nn.ModuleDict({"side": side.model, "rungs": rungs, "up": up})
         parameters = {f"side.{name}": parameter for name, parameter in side_parameters(side).items()}
         for name in ("rungs", "up"):
@@ -128,7 +128,7 @@ class Rungs(nn.Module):
         self.stack = stack
         self.kept = tuple(kept)
         self.first = first
-        own_input = has_stages(backbone)
+        own_input = backbone.has_stages
         self.mixed = [(layer or None) if own_input else layer + 1 for layer in kept]
         self.reads = [0, *(n for n in self.mixed if n is not None)]
         narrow = [side.width_of(first), *(side.width_of(first + j) for j, n in enumerate(self.mixed) if n is not None)]
@@ -172,7 +172,7 @@ class LadderRoute(Route):
         return {name: tuple(sorted(rungs.reads)) for name, rungs in zip(names, self.rungs, strict=True)}
 
     def keeps(self) -> list[str]:
-        return [f"of the side network: the activations of its {self.side.depth} blocks, {self.side.width} wide"]
+        return [f"of the side network: the activations of its {self.side.depth} blocks, {self.side.hidden_width} wide"]
 
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import Backbone, Stack
+from sherl.methods.recording import stacks_of
 from sherl.methods.side_network import HEADS, side_parameters
 
 Importances = Mapping[str, Tensor]
@@ -29,16 +30,19 @@ def prune_into(side: Backbone, backbone: Backbone, kept: Sequence[Sequence[int]]
     """Give the side network's blocks the most important parts of the blocks that they stand beside.
 
     kept: of each stack the blocks (counted in it) that have a side block. Weights of a form that is not known here
-    (convolutions, say) keep the values that they have.
+    (convolutions, say) keep the values that they have, and all do where blocks differ in width.
 
     Returns:
         The names, in the side network, of what was filled.
     """
+    if backbone.has_stages:
+        return set()
     blocks = list(_blocks(side, backbone, kept, importances))
-    score = torch.zeros(backbone.width)
+    width = backbone.width_of(0)
+    score = torch.zeros(width)
     for block in blocks:
-        score += block.hidden_score(backbone.width)
-    hidden = _best(score, side.width)
+        score += block.hidden_score(width)
+    hidden = _best(score, side.width_of(0))
     filled: set[str] = set()
     for block in blocks:
         filled |= block.fill(hidden)
@@ -122,7 +126,8 @@ class _Block:
                 continue
             linear = self.linears.get(module)
             if linear is None:  # norms, tables
-                chosen = _by_channel(parameter, target[name], hidden)
+                chosen = self._by_head_channel(name, parameter, inner)
+                chosen = _by_channel(parameter, target[name], hidden) if chosen is None else chosen
             else:
                 chosen = self._part(name, parameter, linear, inner, hidden)
             if chosen is not None and chosen.shape == target[name].shape:
@@ -150,6 +155,14 @@ class _Block:
             return None
         part = linear.weight.cpu()[rows][:, columns]
         return part.t() if linear.transposed else part
+
+    def _by_head_channel(self, name: str, parameter: Tensor, inner: Mapping[str, _Units | None]) -> Tensor | None:
+        """Of a norm over the channels of a head (Qwen3's queries and keys) those that stay; None for anything else."""
+        for path in self.attentions:
+            units = inner.get(path)
+            if units is not None and _common(name, path) and parameter.shape == (units.head,):
+                return parameter.detach().cpu()[units.chosen]
+        return None
 
     def _inner(self, output: _Linear) -> _Units | None:
         """Which of an output layer's inputs stay; None where the side block has another form."""
@@ -240,17 +253,16 @@ def _common(one: str, other: str) -> int:
 def _blocks(
     side: Backbone, backbone: Backbone, kept: Sequence[Sequence[int]], importances: Importances
 ) -> Iterator[_Block]:
-    start = place = 0
-    for index, (stack, layers) in enumerate(zip(backbone.layout.stacks, kept, strict=True)):
+    place = 0
+    for index, (stack, own, layers) in enumerate(zip(backbone.layout.stacks, stacks_of(backbone), kept, strict=True)):
         heads = _heads(backbone.config, side.config, is_decoder=index == 1)
         for layer in layers:
             block = _Block(
-                backbone.block_path(start + layer), backbone.blocks[start + layer], side.block_path(place),
+                backbone.block_path(own.start + layer), backbone.blocks[own.start + layer], side.block_path(place),
                 side.blocks[place], stack, heads, importances, rotary=backbone.layout.positions == "rotary",
             )  # fmt: skip
             yield block
             place += 1
-        start += sum(backbone.stack_of(layer) is stack for layer in range(backbone.depth))
 
 
 def _heads(config: object, side: object, *, is_decoder: bool) -> tuple[int, int] | None:

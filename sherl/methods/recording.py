@@ -46,8 +46,9 @@ def hidden_states(
 
 def width_at(backbone: Backbone, stack: range, place: int) -> int:
     """Width of h_n of a stack."""
-    layer = stack.start + place
-    return backbone.width_of(layer) if place < len(stack) else backbone.width
+    if place < len(stack):
+        return backbone.width_of(stack.start + place)
+    return backbone.output_width if stack.stop == backbone.depth else backbone.width_of(stack.stop - 1)
 
 
 def stacks_of(backbone: Backbone) -> list[range]:

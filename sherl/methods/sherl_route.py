@@ -39,7 +39,7 @@ class Selection:
     def widths(self, backbone: Backbone, layer: int) -> list[int]:
         """Of the features that there are in front of a block, in their order; its own input's is the last."""
         return [
-            backbone.width_of(one) if one < backbone.depth else backbone.width
+            backbone.width_of(one) if one < backbone.depth else backbone.output_width
             for one in sorted(self._selected)
             if one <= layer
         ]

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from sherl.backbones import Backbone, backbone_from_config
 from sherl.errors import SpecError, UnsupportedBackboneError
+from sherl.methods.recording import stacks_of
 
 DIVIDED = frozenset({
     "hidden_size", "d_model", "dim", "n_embd", "embed_dim", "embedding_size", "hidden_sizes", "word_embed_proj_dim",
     "intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim",
-    "d_kv", "head_dim",
+    "d_kv", "head_dim", "width_coefficient", "depth_multiplier",
 })  # fmt: skip
 """Keys of configurations that hold a width, of whatever family; a row's ``side_settings`` goes before them."""
 
+MULTIPLIERS = ("width_coefficient", "depth_multiplier")  # of all channels: EfficientNet's and MobileNet's
 WIDTHS = ("hidden_size", "d_model", "dim", "n_embd", "embed_dim")
 HEAD_WIDTHS = ("d_kv", "head_dim")
 HEADS = (
@@ -41,6 +43,8 @@ def divided_config(backbone: Backbone, factor: int) -> Any:
         value = plain[key]
         if isinstance(value, list):
             setattr(config, key, [max(1, one // factor) for one in value])
+        elif key in MULTIPLIERS and isinstance(value, int | float):
+            setattr(config, key, value / factor)
         elif isinstance(value, int):
             setattr(config, key, max(1, value // factor))
     own_head_width = next((key for key in HEAD_WIDTHS if isinstance(plain.get(key), int)), None)
@@ -65,7 +69,8 @@ def _fit_heads(config: Any, plain: Mapping[str, Any], factor: int, *, rotary: bo
     for key in HEADS:
         heads = plain.get(key)
         if isinstance(heads, list):  # by stage, each twice as wide as the one before
-            setattr(config, key, [math.gcd(one, width * 2**stage) for stage, one in enumerate(heads)])
+            first = int(getattr(config, "embed_dim", width))
+            setattr(config, key, [math.gcd(one, first * 2**stage) for stage, one in enumerate(heads)])
         elif isinstance(heads, int):
             setattr(config, key, _heads_within(heads, width, factor, rotary=rotary))
     groups = plain.get("num_key_value_heads")
@@ -100,27 +105,25 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
         rest = [place for place in range(len(types)) if place not in kept[0]]
         config.layer_types = [types[place] for place in [*kept[0], *rest] if place < len(types)]
     full = backbone_from_config(config, dtype=backbone.dtype)
-    if full.width >= backbone.width and factor > 1:
+    if factor > 1 and full.width_of(full.depth - 1) >= backbone.width_of(backbone.depth - 1):
         raise UnsupportedBackboneError(
-            f"Method ladder: the configuration of a {backbone.family} model has no key that sherl knows to be a width, so no "
-            "narrow side network can be made of it. Name what is to be changed in its row's side_settings, or take unipt."
+            f"Method ladder: no narrower side network can be made of this {backbone.family} model: its configuration has no "
+            "key that sherl knows to be a width, or its family rounds widths up again. Name what is to be changed in its "
+            "row's side_settings, or take unipt."
         )
-    for stack, layers in zip(backbone.layout.stacks, kept, strict=True):
-        blocks = full.model.get_submodule(stack.blocks)
-        if len(layers) < len(blocks) and has_stages(backbone):
+    for stack, own, layers in zip(backbone.layout.stacks, stacks_of(backbone), kept, strict=True):
+        if len(layers) == len(own):
+            continue
+        if backbone.has_stages:
             raise UnsupportedBackboneError(
                 f"Method ladder: blocks of a {backbone.family} model differ in width, so none of them can be left out of "
                 "the side network: leave kept_layers at all."
             )
+        blocks = full.model.get_submodule(stack.blocks)
         del blocks[len(layers) :]
     side = type(full)(full.model, full.layout)
     side.model.requires_grad_(False)
     return side
-
-
-def has_stages(backbone: Backbone) -> bool:
-    """Whether blocks differ in width."""
-    return any(backbone.width_of(layer) != backbone.width for layer in range(backbone.depth))
 
 
 def side_parameters(side: Backbone) -> dict[str, nn.Parameter]:

@@ -59,10 +59,10 @@ class UniptConfig(MethodConfig):
         ]
 
     def first_late_layer(self, backbone: Backbone) -> int:
-        if self.reduction_factor > backbone.width:
+        if self.reduction_factor > backbone.output_width:
             raise SpecError(
                 f"Method unipt: reduction_factor {self.reduction_factor} is over the backbone's width: allowed are 1 to "
-                f"{backbone.width}."
+                f"{backbone.output_width}."
             )
         for stack in stacks_of(backbone):
             self._places(backbone, stack)
@@ -77,7 +77,7 @@ class UniptConfig(MethodConfig):
     def put_on(self, tuned: Tuned) -> None:
         backbone = tuned.backbone
         stacks = stacks_of(backbone)
-        inner = max(1, backbone.width // self.reduction_factor)
+        inner = max(1, backbone.output_width // self.reduction_factor)
         places = [self._places(backbone, stack) for stack in stacks]
         networks = [
             ParallelNetwork(
@@ -88,7 +88,7 @@ class UniptConfig(MethodConfig):
             )
             for stack, read in zip(stacks, places, strict=True)
         ]
-        up = SideLinear(inner, backbone.width)
+        up = SideLinear(inner, backbone.hidden_width)
         names = ["encoder", "decoder"] if len(stacks) > 1 else ["stack"]
         module = nn.ModuleDict({**dict(zip(names, networks, strict=True)), "up": up})
         tuned.add("parallel", LatePart(parameters=dict(module.named_parameters()), module=module))

@@ -42,7 +42,7 @@ for _route in LATE_ROUTES.names():
         "name": "sherl", "insertion": "multi", "start_layer": -2, "reduction_factor": 4, "late_route": {"name": _route},
     }  # fmt: skip
 CASES["sherl-released"] = {"name": "sherl", "gate": "released", "similarity": "learned", "reduction_factor": 4}
-CASES["sherl-attention"] = {"name": "sherl", "aggregation": "attention", "reduction_factor": 4}
+CASES["sherl-attention"] = {"name": "sherl", "aggregation": "attention", "reduction_factor": 2}
 CASES["sherl-shallow"] = {"name": "sherl", "regulate": False, "reduction_factor": 2}
 
 every = pytest.mark.parametrize("family", FAMILIES.names())
