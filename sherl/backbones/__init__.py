@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.cnn import ConvolutionalBackbone
+from sherl.backbones.cross_modal import CrossModalBackbone
 from sherl.backbones.encoder import EncoderBackbone
 from sherl.backbones.encoder_decoder import EncoderDecoderBackbone
 from sherl.backbones.families import (
     FAMILIES,
     ConvolutionalFamily,
+    CrossModalFamily,
     EncoderDecoderFamily,
     EncoderFamily,
     Family,
@@ -33,6 +35,8 @@ __all__ = [
     "Batch",
     "ConvolutionalBackbone",
     "ConvolutionalFamily",
+    "CrossModalBackbone",
+    "CrossModalFamily",
     "EncoderBackbone",
     "EncoderDecoderBackbone",
     "EncoderDecoderFamily",

@@ -106,6 +106,10 @@ def _clip_text_like(config: type) -> Callable[[int], Any]:
     )  # fmt: skip
 
 
+def _joint(config: type, **settings: Any) -> Callable[[int], Any]:
+    return lambda depth: config(**{**_BERT_LIKE, **settings}, num_hidden_layers=depth)
+
+
 def _swin(depth: int) -> Any:
     return transformers.SwinConfig(
         image_size=16, patch_size=2, embed_dim=8, depths=[1, depth - 1], num_heads=[1, 2], window_size=2,
@@ -163,6 +167,8 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "clip_vision_model": _vit_like(transformers.CLIPVisionConfig, attention_dropout=0.2, initializer_factor=2.0),
     "siglip_vision_model": _vit_like(transformers.SiglipVisionConfig, attention_dropout=0.2),
     "swin": _swin,
+    "vilt": _joint(transformers.ViltConfig, image_size=8, patch_size=2),
+    "visual_bert": _joint(transformers.VisualBertConfig, visual_embedding_dim=12),
     "resnet": _stages(transformers.ResNetConfig, embedding_size=8),
     "regnet": _stages(transformers.RegNetConfig, embedding_size=16, hidden_sizes=[16, 16, 24], groups_width=4),
     "convnext": _convnext_like(transformers.ConvNextConfig),
@@ -254,7 +260,18 @@ def batch_for(family: str, *, rows: int = 16, tokens: int = 8) -> dict[str, Tens
         batch = tiny_images(family, rows=rows)
         _mark(batch["pixel_values"], batch["labels"])
         return batch
-    return _learnable_text(rows, tokens)
+    batch = _learnable_text(rows, tokens)
+    if kind == "cross-modal":
+        batch |= tiny_regions(family, rows=rows)
+    return batch
+
+
+def tiny_regions(family: str, *, rows: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    """The image of a cross-modal batch: random pixels, or random features of five regions."""
+    if family == "vilt":
+        return {"pixel_values": tiny_images(family, rows=rows, seed=seed)["pixel_values"]}
+    generator = torch.Generator().manual_seed(seed)
+    return {"visual_embeds": torch.randn(rows, 5, 12, generator=generator)}
 
 
 def _mark(images: Tensor, labels: Tensor) -> None:
@@ -293,5 +310,6 @@ ALL_FAMILIES = FAMILIES.names()
 TEXTS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind in ("encoder", "encoder-decoder", "decoder"))
 ENCODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder")
 VISION = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "vision")
+CROSS_MODAL = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "cross-modal")
 CNNS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "cnn")
 ENCODER_DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder-decoder")

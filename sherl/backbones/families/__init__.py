@@ -11,10 +11,11 @@ To add one, write a row and register it under the ``model_type`` of its configur
 
 from __future__ import annotations
 
-from sherl.backbones.families import cnns, encoder_decoders, encoders, vision  # noqa: F401 - importing registers them
+from sherl.backbones.families import cnns, cross_modal, encoder_decoders, encoders, vision  # noqa: F401 - importing registers them
 from sherl.backbones.families.rows import (
     FAMILIES,
     ConvolutionalFamily,
+    CrossModalFamily,
     EncoderDecoderFamily,
     EncoderFamily,
     Family,
@@ -25,6 +26,7 @@ from sherl.backbones.families.rows import (
 __all__ = [
     "FAMILIES",
     "ConvolutionalFamily",
+    "CrossModalFamily",
     "EncoderDecoderFamily",
     "EncoderFamily",
     "Family",

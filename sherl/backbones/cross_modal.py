@@ -1,0 +1,100 @@
+"""The cross-modal kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sherl.backbones import masks
+from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.families import CrossModalFamily
+from sherl.backbones.images import pixels_of, side
+from sherl.errors import SpecError
+from sherl.shapes import Bool, Float, Int
+
+
+@KINDS.register("cross-modal")
+class CrossModalBackbone(Backbone):
+    """The cross-modal kind: one stream of a text's tokens and, behind them, an image's positions.
+
+    The image is ``pixel_values`` float32 [batch, channels, height, width] (ViLT) or ``visual_embeds`` float
+    [batch, regions, visual_width], features of regions that a detector has found (VisualBERT). All images of a batch have
+    one size; ``visual_attention_mask`` [batch, regions] says which regions count.
+    """
+
+    layout: CrossModalFamily
+
+    def encode(self, batch: Batch) -> Float[Tensor, "batch positions width"]:
+        """The last hidden state of ``input_ids`` [batch, tokens] with ``attention_mask`` (default: all tokens) and an image.
+
+        Memory depends on shapes alone, never on the masks' values.
+
+        Raises:
+            SpecError: text or image are missing, or of sizes that the model does not take; or there is a pixel_mask.
+        """
+        given = dict(batch)
+        if missing := [name for name in ("input_ids", self.layout.image) if name not in batch]:
+            raise SpecError(
+                f"The batch has no {' and no '.join(missing)}: a {self.family} model reads input_ids and {self.layout.image}; "
+                f"given were {', '.join(sorted(batch)) or 'no tensors'}."
+            )
+        if "pixel_mask" in batch:
+            raise SpecError(
+                "A pixel_mask was given. Images are read whole here, as the patches under a mask would be drawn by chance: "
+                "bring all images of a batch to one size, and leave pixel_mask out."
+            )
+        tokens = batch["input_ids"].shape[1]
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            raise SpecError(
+                f"The input has {tokens} tokens, {self.family} takes at most {self.max_tokens}: tokenise with a smaller "
+                "max_length."
+            )
+        given[self.layout.image] = self._image(batch)
+        mask = masks.additive(self.keep(batch), self.dtype)
+        return self.layout.hidden(self.model, given, mask)
+
+    def _image(self, batch: Batch) -> Tensor:
+        if self.layout.image == "pixel_values":
+            return pixels_of(batch, self.config, self.dtype, smallest=max(side(self.config.patch_size)))
+        image, width = batch[self.layout.image], int(self.config.visual_embedding_dim)
+        if image.ndim != 3 or image.shape[2] != width:
+            raise SpecError(
+                f"{self.layout.image} are {list(image.shape)}: [batch, regions, {width}] was expected (visual_embedding_dim "
+                "of the configuration)."
+            )
+        return image.to(self.dtype)
+
+    def pool(
+        self, hidden: Float[Tensor, "batch positions width"], attention_mask: Int[Tensor, "batch _"]
+    ) -> Float[Tensor, "batch width"]:
+        """The first token, which has seen text and image, as the pretrained poolers of both families read; float32."""
+        del attention_mask
+        return hidden[:, 0].float()
+
+    def keep(self, batch: Batch) -> Bool[Tensor, "batch positions"]:
+        """Which positions of the joint stream count: the text's without padding, then the image's."""
+        texts = super().keep(batch)
+        regions = self.layout.regions(self.model, dict(batch))
+        images = batch.get("visual_attention_mask")
+        seen = texts.new_ones((len(texts), regions)) if images is None else images.to(torch.bool)
+        return torch.cat([texts, seen], dim=1)
+
+    def prompt_arguments(
+        self, keep: Bool[Tensor, "_ keys"], hidden: Float[Tensor, "batch keys width"]
+    ) -> list[dict[str, Any]]:
+        """The mask of ``prompts + positions``, for every block."""
+        mask = masks.additive(keep, hidden.dtype)
+        return [{"attention_mask": mask} for _ in self.blocks]
+
+    def cut_prompts(
+        self, hidden: Float[Tensor, "batch keys width"], count: int
+    ) -> Float[Tensor, "batch positions width"]:
+        """The text's and the image's positions alone."""
+        return hidden[:, count:]
+
+    @property
+    def no_late_prompts(self) -> str | None:
+        """None: prompts can enter at every block."""
+        return None
