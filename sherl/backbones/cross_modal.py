@@ -11,7 +11,7 @@ from sherl.backbones import masks
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import CrossModalFamily
 from sherl.backbones.images import pixels_of, side
-from sherl.errors import SpecError
+from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.shapes import Bool, Float, Int
 
 
@@ -20,7 +20,8 @@ class CrossModalBackbone(Backbone):
     """The cross-modal kind: one stream of a text's tokens and, behind them, an image's positions.
 
     The image is ``pixel_values`` float32 [batch, channels, height, width] (ViLT) or ``visual_embeds`` float
-    [batch, regions, visual_width], features of regions that a detector has found (VisualBERT). All images of a batch have
+    [batch, regions, visual_width], features of regions that a detector has found (VisualBERT; of LXMERT ``visual_feats`` and
+    ``visual_pos`` [batch, regions, 4], and its stream is the text's). All images of a batch have
     one size; ``visual_attention_mask`` [batch, regions] says which regions count.
     """
 
@@ -35,9 +36,10 @@ class CrossModalBackbone(Backbone):
             SpecError: text or image are missing, or of sizes that the model does not take; or there is a pixel_mask.
         """
         given = dict(batch)
-        if missing := [name for name in ("input_ids", self.layout.image) if name not in batch]:
+        wanted = ("input_ids", self.layout.image, *self.layout.needs)
+        if missing := [name for name in wanted if name not in batch]:
             raise SpecError(
-                f"The batch has no {' and no '.join(missing)}: a {self.family} model reads input_ids and {self.layout.image}; "
+                f"The batch has no {' and no '.join(missing)}: a {self.family} model reads {' and '.join(wanted)}; "
                 f"given were {', '.join(sorted(batch)) or 'no tensors'}."
             )
         if "pixel_mask" in batch:
@@ -58,11 +60,12 @@ class CrossModalBackbone(Backbone):
     def _image(self, batch: Batch) -> Tensor:
         if self.layout.image == "pixel_values":
             return pixels_of(batch, self.config, self.dtype, smallest=max(side(self.config.patch_size)))
-        image, width = batch[self.layout.image], int(self.config.visual_embedding_dim)
+        key = "visual_embedding_dim" if self.layout.image == "visual_embeds" else "visual_feat_dim"
+        image, width = batch[self.layout.image], int(getattr(self.config, key))
         if image.ndim != 3 or image.shape[2] != width:
             raise SpecError(
-                f"{self.layout.image} are {list(image.shape)}: [batch, regions, {width}] was expected (visual_embedding_dim "
-                "of the configuration)."
+                f"{self.layout.image} are {list(image.shape)}: [batch, regions, {width}] was expected ({key} of the "
+                "configuration)."
             )
         return image.to(self.dtype)
 
@@ -78,13 +81,21 @@ class CrossModalBackbone(Backbone):
         texts = super().keep(batch)
         regions = self.layout.regions(self.model, dict(batch))
         images = batch.get("visual_attention_mask")
-        seen = texts.new_ones((len(texts), regions)) if images is None else images.to(torch.bool)
+        seen = texts.new_ones((len(texts), regions)) if images is None or regions == 0 else images.to(torch.bool)
         return torch.cat([texts, seen], dim=1)
 
     def prompt_arguments(
         self, keep: Bool[Tensor, "_ keys"], hidden: Float[Tensor, "batch keys width"]
     ) -> list[dict[str, Any]]:
-        """The mask of ``prompts + positions``, for every block."""
+        """The mask of ``prompts + positions``, for every block.
+
+        Raises:
+            UnsupportedBackboneError: blocks of this family cannot carry prompts.
+        """
+        if self.layout.no_prompts is not None:
+            raise UnsupportedBackboneError(
+                f"Blocks of a {self.family} model cannot carry prompts: {self.layout.no_prompts}."
+            )
         mask = masks.additive(keep, hidden.dtype)
         return [{"attention_mask": mask} for _ in self.blocks]
 
@@ -96,5 +107,10 @@ class CrossModalBackbone(Backbone):
 
     @property
     def no_late_prompts(self) -> str | None:
-        """None: prompts can enter at every block."""
-        return None
+        """Why prompts cannot enter at a late block; None where they can."""
+        return self.layout.no_prompts
+
+    @property
+    def no_input_prompts(self) -> str | None:
+        """Why prompts cannot enter at the first block's input; None where they can."""
+        return self.layout.no_prompts

@@ -10,12 +10,13 @@ import transformers
 from torch import Tensor
 
 from sherl.backbones import backbone_from_config, load_backbone
-from sherl.errors import SpecError
+from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.insertion import block_calls
 from sherl.methods import method_from_dict
 from tests.sherl.tiny import CROSS_MODAL, PAD, WIDTH, tiny_backbone, tiny_batch, tiny_config, tiny_regions, wider
 
 each = pytest.mark.parametrize("family", CROSS_MODAL)
+joint = pytest.mark.parametrize("family", ["vilt", "visual_bert"])
 TOKENS = 9
 
 
@@ -31,7 +32,7 @@ def own(backbone: Any, batch: dict[str, Tensor]) -> Any:
         return backbone.model(**inputs, output_hidden_states=True)
 
 
-@each
+@joint
 def test_hidden_states_are_transformers_own(family: str) -> None:
     backbone, batch = tiny_backbone(family), joint_batch(family)
     seen: dict[int, Tensor] = {}
@@ -57,11 +58,29 @@ def test_hidden_states_are_transformers_own(family: str) -> None:
     assert torch.equal(pooled, hidden[:, 0])
 
 
+def test_lxmerts_stream_is_the_text_which_reads_the_image() -> None:
+    backbone, batch = tiny_backbone("lxmert"), joint_batch("lxmert")
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    mask = torch.tensor([[1, 1, 1, 0, 0]]).expand(3, -1)
+    keep = batch["attention_mask"].bool()
+    with torch.no_grad():
+        for more in ({}, {"visual_attention_mask": mask}):
+            expected = backbone.model(**inputs, **more, output_hidden_states=True)
+            hidden = backbone.encode({**batch, **more})
+            torch.testing.assert_close(hidden[keep], expected.language_output[keep], atol=1e-5, rtol=1e-5)
+        blind = backbone.encode({**batch, "visual_feats": torch.zeros_like(batch["visual_feats"])})
+    assert not torch.allclose(blind, hidden, atol=1e-3)
+    assert backbone.depth == 3
+    for method in ({"name": "prompt"}, {"name": "sherl", "reduction_factor": 4, "late_route": "prompt"}):
+        with pytest.raises(UnsupportedBackboneError, match="two streams"):
+            method_from_dict(method).apply(backbone, seed=0)
+
+
 @each
 def test_what_counts_is_the_text_without_padding_and_the_whole_image(family: str) -> None:
     backbone, batch = tiny_backbone(family), joint_batch(family)
     keep = backbone.keep(batch)
-    regions = 1 + 4 * 4 if family == "vilt" else 5
+    regions = {"vilt": 1 + 4 * 4, "visual_bert": 5, "lxmert": 0}[family]
     assert keep.shape == (3, TOKENS + regions)
     assert torch.equal(keep[:, :TOKENS], batch["attention_mask"].bool())
     assert bool(keep[:, TOKENS:].all())
@@ -124,7 +143,7 @@ def test_sherl_with_a_closed_gate_is_the_untouched_backbone(family: str) -> None
         tuned.remove()
 
 
-@each
+@joint
 def test_prompts_are_seen_and_cut_off(family: str) -> None:
     backbone, batch = tiny_backbone(family), joint_batch(family)
     with torch.no_grad():
@@ -146,6 +165,11 @@ def test_prompts_are_seen_and_cut_off(family: str) -> None:
         ("vilt", {"pixel_values": None}, "no pixel_values: a vilt model reads input_ids and pixel_values"),
         ("visual_bert", {"visual_embeds": None}, "no visual_embeds"),
         ("visual_bert", {"visual_embeds": torch.zeros(3, 5, 7)}, r"\[3, 5, 7\]: \[batch, regions, 12\] was expected"),
+        (
+            "lxmert",
+            {"visual_pos": None},
+            "no visual_pos: a lxmert model reads input_ids and visual_feats and visual_pos",
+        ),
         ("vilt", {"pixel_mask": torch.ones(3, 8, 8)}, "one size"),
         ("vilt", {"pixel_values": torch.zeros(3, 1, 8, 8)}, "3 channels"),
         ("vilt", {"input_ids": torch.full((3, 41), PAD), "attention_mask": torch.ones(3, 41)}, "41 tokens.*at most 40"),

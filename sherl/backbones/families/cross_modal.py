@@ -1,4 +1,9 @@
-"""The families of the cross-modal kind."""
+"""The families of the cross-modal kind.
+
+LXMERT's blocks are its cross-modal ones; the encoders of text and image before them are a frozen front (they train in full
+fine-tuning and BitFit). Its hidden states are those of the text, which has read the image: what is tapped, fused and
+replaced is the language stream.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sherl.backbones import masks
 from sherl.backbones.families.rows import FAMILIES, CrossModalFamily
 from sherl.errors import SpecError
 
@@ -78,6 +84,26 @@ def _visual_bert_hidden(model: Any, batch: dict[str, Tensor], mask: Tensor) -> T
     return hidden
 
 
+def _no_regions(model: Any, batch: dict[str, Tensor]) -> int:
+    del model, batch
+    return 0
+
+
+def _lxmert_hidden(model: Any, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
+    # the language stream of the last cross-modal block; the pooler of the model's own forward is nobody's
+    regions = batch.get("visual_attention_mask")
+    image = batch["visual_feats"]
+    _, languages, _ = model.encoder(
+        model.embeddings(batch["input_ids"], batch.get("token_type_ids")),
+        mask,
+        image,
+        batch["visual_pos"].to(image.dtype),
+        None if regions is None else masks.additive(regions.to(torch.bool), image.dtype),
+    )
+    hidden: Tensor = languages[0][-1]
+    return hidden
+
+
 VILT = _add(
     CrossModalFamily(
         name="vilt",
@@ -102,5 +128,25 @@ VISUAL_BERT = _add(
         image="visual_embeds",
         regions=_visual_bert_regions,
         hidden=_visual_bert_hidden,
+    )
+)
+LXMERT = _add(
+    CrossModalFamily(
+        name="lxmert",
+        blocks="encoder.x_layers",
+        lora_targets=(
+            "visual_attention.att.query",
+            "visual_attention.att.value",
+            "lang_self_att.self.query",
+            "lang_self_att.self.value",
+        ),
+        attention_outputs=("visual_attention.output.dense", "lang_self_att.output.dense"),
+        feed_forward_output="lang_output.dense",
+        image="visual_feats",
+        needs=("visual_pos",),
+        regions=_no_regions,
+        hidden=_lxmert_hidden,
+        attention=None,
+        no_prompts="its blocks get text and image as two streams, each with a mask of its own",
     )
 )
