@@ -96,6 +96,8 @@ def row_by_structure(config: Any, source: str) -> FoundFamily:
 def _refuse_other_kinds(config: Any, kind: str, source: str) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise _refused(kind, source, "it is an encoder-decoder, and only text encoders are tried by structure")
+    if getattr(config, "is_decoder", False):
+        raise _refused(kind, source, "its configuration sets it up as a decoder (is_decoder)")
     writes = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if writes and kind not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise _refused(kind, source, "it is a model that writes text, and only text encoders are tried by structure")

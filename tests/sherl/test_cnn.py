@@ -185,12 +185,12 @@ def test_lora_on_a_convolution_computes_what_it_says() -> None:
 )
 def test_steps_run_without_values(case: dict[str, Any]) -> None:
     """As the prediction of memory runs them: the shapes of a real step, no numbers."""
+    real = batch_for("resnet")
     with FakeTensorMode() as mode:
         model = build_model(backbone_from_config(tiny_config("resnet")), method_from_dict(case), CLASSIFICATION, seed=0)
-        batch = {name: mode.from_tensor(tensor) for name, tensor in batch_for("resnet").items()}
+        batch = {name: mode.from_tensor(tensor) for name, tensor in real.items()}
         model.train()
         model.loss(model(batch), batch["labels"]).backward()
-        # an early stage's gate has a closed fusion: all its parameters have gradients, of zeros
         assert all(parameter.grad is not None for parameter in model.trainable_parameters())
 
 

@@ -106,6 +106,7 @@ def test_it_is_made_without_values_and_loaded_from_a_folder(tmp_path: Any) -> No
     ("kind", "settings", "why"),
     [
         ("albert", {"embedding_size": 12}, "no list of at least two alike blocks.*albert_layer_groups"),
+        ("ernie", {"is_decoder": True}, "as a decoder"),
         ("squeezebert", {"embedding_size": 16}, "no linear layer"),
         ("nystromformer", {}, "padding changes the hidden states of tokens"),
         ("fnet", {}, "padding changes the hidden states of tokens"),
