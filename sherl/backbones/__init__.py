@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.cnn import ConvolutionalBackbone
+from sherl.backbones.cross_modal import CrossModalBackbone
 from sherl.backbones.decoder import DecoderBackbone
 from sherl.backbones.encoder import EncoderBackbone
 from sherl.backbones.encoder_decoder import EncoderDecoderBackbone
 from sherl.backbones.families import (
     FAMILIES,
     ConvolutionalFamily,
+    CrossModalFamily,
     DecoderFamily,
     EncoderDecoderFamily,
     EncoderFamily,
@@ -35,6 +37,8 @@ __all__ = [
     "Batch",
     "ConvolutionalBackbone",
     "ConvolutionalFamily",
+    "CrossModalBackbone",
+    "CrossModalFamily",
     "DecoderBackbone",
     "DecoderFamily",
     "EncoderBackbone",

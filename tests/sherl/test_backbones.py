@@ -62,7 +62,8 @@ def test_row_says_where_things_are(family: str) -> None:
 @every_family
 def test_no_pooler_no_cache_and_evaluation_mode(family: str) -> None:
     backbone = tiny_backbone(family)
-    assert not [name for name, _ in backbone.model.named_parameters() if "pooler" in name]
+    poolers = [name for name, _ in backbone.model.named_parameters() if "pooler" in name]
+    assert not poolers or family == "lxmert"  # whose class always has one
     assert not [module for module in backbone.model.modules() if module.training]
     assert backbone.config.use_cache is False
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sherl.backbones import backbone_from_config, load_backbone
 from sherl.errors import UnsupportedBackboneError
@@ -18,7 +19,7 @@ from sherl.methods.tuned import Tuned
 from sherl.model import build_model
 from sherl.spec import TrainingConfig
 from sherl.training import compute_gradients, make_optimizer, train_step
-from tests.sherl.tiny import CLASSIFICATION, CNNS, batch_for, tiny_backbone, tiny_images
+from tests.sherl.tiny import CLASSIFICATION, CNNS, batch_for, tiny_backbone, tiny_config, tiny_images
 
 SHERL = {"name": "sherl", "reduction_factor": 4}
 each = pytest.mark.parametrize("family", CNNS)
@@ -177,6 +178,20 @@ def test_lora_on_a_convolution_computes_what_it_says() -> None:
     assert torch.allclose(model(images), plain + 3 * added, atol=1e-5)
     injected.remove()
     assert model[0] is original
+
+
+@pytest.mark.parametrize(
+    "case", [{**SHERL, "insertion": "multi", "start_layer": -2, "late_route": "lora"}, {"name": "lora"}]
+)
+def test_steps_run_without_values(case: dict[str, Any]) -> None:
+    """As the prediction of memory runs them: the shapes of a real step, no numbers."""
+    real = batch_for("resnet")
+    with FakeTensorMode() as mode:
+        model = build_model(backbone_from_config(tiny_config("resnet")), method_from_dict(case), CLASSIFICATION, seed=0)
+        batch = {name: mode.from_tensor(tensor) for name, tensor in real.items()}
+        model.train()
+        model.loss(model(batch), batch["labels"]).backward()
+        assert all(parameter.grad is not None for parameter in model.trainable_parameters())
 
 
 def test_lora_refuses_a_convolution_with_groups() -> None:

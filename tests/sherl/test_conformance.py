@@ -94,7 +94,8 @@ def feeds_nothing(name: str) -> bool:
     """What has no gradient in classification: a pooler nobody reads, a separate language head and, as the decoder reads
     one token there, whatever chooses between its own positions."""
     chooses = ("self_attn.q_proj", "self_attn.k_proj", "SelfAttention.q", "SelfAttention.k", "relative_attention_bias")
-    reads_nobody = any(part in name for part in ("pooler", "lm_head", "proj_out", "mask_token"))
+    nowhere = ("pooler", "lm_head", "proj_out", "mask_token", f"x_layers.{DEPTH - 1}.visn")
+    reads_nobody = any(part in name for part in nowhere)
     return reads_nobody or ("decoder" in name and any(part in name for part in chooses))
 
 

@@ -153,6 +153,17 @@ def _clip_text_like(config: type) -> Callable[[int], Any]:
     )  # fmt: skip
 
 
+def _joint(config: type, **settings: Any) -> Callable[[int], Any]:
+    return lambda depth: config(**{**_BERT_LIKE, **settings}, num_hidden_layers=depth)
+
+
+def _lxmert(depth: int) -> Any:
+    # each of its blocks has three parts: of larger weights the first token's own identity would be lost in them
+    return transformers.LxmertConfig(
+        **{**_BERT_LIKE, "initializer_range": 0.15}, x_layers=depth, l_layers=1, r_layers=1, visual_feat_dim=12
+    )
+
+
 def _swin(depth: int) -> Any:
     return transformers.SwinConfig(
         image_size=16, patch_size=2, embed_dim=8, depths=[1, depth - 1], num_heads=[1, 2], window_size=2,
@@ -228,6 +239,9 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "clip_vision_model": _vit_like(transformers.CLIPVisionConfig, attention_dropout=0.2, initializer_factor=2.0),
     "siglip_vision_model": _vit_like(transformers.SiglipVisionConfig, attention_dropout=0.2),
     "swin": _swin,
+    "vilt": _joint(transformers.ViltConfig, image_size=8, patch_size=2),
+    "lxmert": _lxmert,
+    "visual_bert": _joint(transformers.VisualBertConfig, visual_embedding_dim=12),
     "resnet": _stages(transformers.ResNetConfig, embedding_size=8),
     "regnet": _stages(transformers.RegNetConfig, embedding_size=16, hidden_sizes=[16, 16, 24], groups_width=4),
     "convnext": _convnext_like(transformers.ConvNextConfig),
@@ -321,11 +335,29 @@ def batch_for(family: str, *, rows: int = 16, tokens: int = 8) -> dict[str, Tens
         return batch
     if family in SPEECH:
         return {name: heard(_learnable_text(rows, tokens))[name] for name in ("input_features", "labels")}
-    return _learnable_text(rows, tokens)
+    batch = _learnable_text(rows, tokens)
+    if kind == "cross-modal":
+        batch |= tiny_regions(family, rows=rows)
+        for name in {"pixel_values", "visual_embeds", "visual_feats"} & set(batch):
+            _mark(batch[name], batch["labels"])
+        if family == "lxmert":  # row 0 of its table of types is padding's, and never learnt
+            batch["token_type_ids"] += 1
+    return batch
+
+
+def tiny_regions(family: str, *, rows: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    """The image of a cross-modal batch: random pixels, or random features of five regions."""
+    if family == "vilt":
+        return {"pixel_values": tiny_images(family, rows=rows, seed=seed)["pixel_values"]}
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(rows, 5, 12, generator=generator)
+    if family == "lxmert":
+        return {"visual_feats": features, "visual_pos": torch.rand(rows, 5, 4, generator=generator)}
+    return {"visual_embeds": features}
 
 
 def _mark(images: Tensor, labels: Tensor) -> None:
-    """Class 1 is brighter in the first channel, class 0 in the second."""
+    """Class 1 is brighter in the first channel (or region), class 0 in the second."""
     for label in (0, 1):
         images[labels == label, 1 - label] += 2
 
@@ -374,6 +406,7 @@ ALL_FAMILIES = FAMILIES.names()
 ENCODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder")
 DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "decoder")
 VISION = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "vision")
+CROSS_MODAL = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "cross-modal")
 CNNS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "cnn")
 ENCODER_DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder-decoder")
 SPEECH = tuple(name for name in ENCODER_DECODERS if FAMILIES.get(name).frames is not None)  # type: ignore[attr-defined]

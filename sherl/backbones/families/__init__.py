@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from sherl.backbones.families import (  # noqa: F401 - importing registers them
     cnns,
+    cross_modal,
     decoders,
     encoder_decoders,
     encoders,
@@ -21,6 +22,7 @@ from sherl.backbones.families import (  # noqa: F401 - importing registers them
 from sherl.backbones.families.rows import (
     FAMILIES,
     ConvolutionalFamily,
+    CrossModalFamily,
     DecoderFamily,
     EncoderDecoderFamily,
     EncoderFamily,
@@ -32,6 +34,7 @@ from sherl.backbones.families.rows import (
 __all__ = [
     "FAMILIES",
     "ConvolutionalFamily",
+    "CrossModalFamily",
     "DecoderFamily",
     "EncoderDecoderFamily",
     "EncoderFamily",

@@ -255,7 +255,36 @@ class ConvolutionalFamily(Family):
         return (_only_stack(self),)
 
 
-def _only_stack(row: VisionFamily | ConvolutionalFamily) -> Stack:
+@dataclass(frozen=True, kw_only=True)
+class CrossModalFamily(Family):
+    """A family of the cross-modal kind: a text's tokens and, behind them, an image's positions in one stack.
+
+    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`.
+    image: what of a batch holds the image. needs: what else a batch must hold.
+    regions: how many positions of the stream are the image's, from the model and a batch.
+    no_prompts: why blocks cannot carry prompts; None where they can.
+    hidden: the last hidden state, of the model, a batch and an additive mask over all positions.
+    """
+
+    kind: ClassVar[str] = "cross-modal"
+
+    blocks: str
+    lora_targets: tuple[str, ...]
+    attention_outputs: tuple[str, ...]
+    feed_forward_output: str
+    final_norm: str | None = None
+    image: Literal["pixel_values", "visual_embeds", "visual_feats"]
+    needs: tuple[str, ...] = ()
+    no_prompts: str | None = None
+    regions: Callable[[Any, dict[str, Tensor]], int]
+    hidden: Callable[[Any, dict[str, Tensor], Tensor], Tensor]
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (_only_stack(self),)
+
+
+def _only_stack(row: VisionFamily | ConvolutionalFamily | CrossModalFamily) -> Stack:
     return Stack(
         blocks=row.blocks,
         lora_targets=row.lora_targets,
