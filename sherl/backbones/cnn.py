@@ -99,6 +99,18 @@ class ConvolutionalBackbone(Backbone):
         return self._widths[-1]
 
     @property
+    def has_stages(self) -> bool:
+        """Whether blocks differ in width or size; they do."""
+        return True
+
+    @property
+    def output_width(self) -> int:
+        """Channels of what the last block gives, before the convolution that some families have behind it."""
+        if self.layout.behind_blocks is None:
+            return self.width
+        return int(self.model.get_submodule(self.layout.behind_blocks).in_channels)
+
+    @property
     def max_tokens(self) -> int | None:
         """None: images have a size, not a length."""
         return None

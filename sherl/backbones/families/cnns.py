@@ -70,6 +70,7 @@ MOBILENET_V2 = _add(
         feed_forward_output="reduce_1x1.normalization",
         stem="conv_stem",
         widths=_mobilenet_widths,
+        behind_blocks="conv_1x1.convolution",
         pooler=True,
     )
 )
@@ -81,5 +82,6 @@ EFFICIENTNET = _add(
         feed_forward_output="projection.project_bn",
         stem="embeddings",
         widths=_efficientnet_widths,
+        behind_blocks="encoder.top_conv",
     )
 )

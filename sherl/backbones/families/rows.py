@@ -235,6 +235,7 @@ class ConvolutionalFamily(Family):
     blocks, lora_targets, feed_forward_output: as in :class:`Stack`.
     stem: path of what makes the first block's input of an image.
     widths: channels of each block's input and, at the end, of the model's last feature map; from the model.
+    behind_blocks: path of a convolution between the last block and the last feature map; None where there is none.
     pooled_norm: path of a norm that the average over the last map goes through; None where there is none.
     """
 
@@ -245,6 +246,7 @@ class ConvolutionalFamily(Family):
     feed_forward_output: str
     stem: str
     widths: Callable[[Any], Sequence[int]]
+    behind_blocks: str | None = None
     pooled_norm: str | None = None
     attention: Literal["sdpa", "eager"] | None = None
     attention_outputs: tuple[str, ...] = ()
