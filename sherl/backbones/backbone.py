@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sherl.backbones import fingerprint as fingerprints
 from sherl.backbones.families import Family, Stack
 from sherl.backbones.paths import matching
+from sherl.backbones.writing import Writing
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.forms import TensorForm
 from sherl.insertion import BlockCall, block_calls
@@ -26,7 +27,7 @@ from sherl.shapes import Bool, Float, Int
 Batch: TypeAlias = Mapping[str, Tensor]
 
 
-class Backbone(ABC):
+class Backbone(Writing):
     """A pretrained model as it is; kinds (encoder, decoder, encoder-decoder, vision, cnn, …) are subclasses, registered in
     :data:`KINDS`.
 
@@ -95,77 +96,6 @@ class Backbone(ABC):
         freezes early blocks may begin at any of these but the first; numbers of its settings count in here."""
         last = self._places[-1][0]
         return range(sum(stack is not last for stack, _, _ in self._places), self.depth)
-
-    @property
-    def writes_text(self) -> bool:
-        """Whether the model has a language head, so that it can :meth:`generate`."""
-        return False
-
-    @property
-    def continues_text(self) -> bool:
-        """Whether each position of the input predicts the token behind it, so that texts themselves can be learnt."""
-        return False
-
-    def vocabulary_logits(self, hidden: Float[Tensor, "batch targets width"]) -> Float[Tensor, "batch targets words"]:
-        """What the pretrained language head makes of the last hidden state.
-
-        Raises:
-            UnsupportedBackboneError: the model writes no text.
-        """
-        del hidden
-        raise self.no_text()
-
-    def teaching(self, batch: Batch) -> Batch:
-        """What :meth:`encode` is given to be taught ``labels`` [batch, targets] (-100 is padding), each from those before it.
-
-        Raises:
-            UnsupportedBackboneError: the model writes no text.
-        """
-        del batch
-        raise self.no_text()
-
-    def target_states(
-        self, hidden: Float[Tensor, "batch tokens width"], labels: Int[Tensor, "batch targets"]
-    ) -> Float[Tensor, "batch targets width"]:
-        """Of the last hidden state of a :meth:`teaching` batch those positions that predict the labels.
-
-        Raises:
-            UnsupportedBackboneError: the model writes no text.
-        """
-        del hidden, labels
-        raise self.no_text()
-
-    def generate(
-        self,
-        batch: Batch,
-        max_new_tokens: int,
-        *,
-        finish: Callable[[Tensor], Tensor],
-        whole_length: bool = False,
-        use_cache: bool = True,
-    ) -> Int[Tensor, "batch new_tokens"]:
-        """Tokens written greedily; see :meth:`sherl.methods.tuned.Tuned.generate`. ``finish`` is what a method does to
-        the last hidden state.
-
-        Raises:
-            UnsupportedBackboneError: the model writes no text.
-        """
-        del batch, max_new_tokens, finish, whole_length, use_cache
-        raise self.no_text()
-
-    def no_text(self) -> UnsupportedBackboneError:
-        """The error that says that this model writes no text, and what to do."""
-        return UnsupportedBackboneError(
-            f"A {self.family} model writes no text. Take a decoder (gpt2, llama, qwen3) or an encoder-decoder (t5, mt5, bart, "
-            "pegasus) for text-to-text, or make the task classification or regression."
-        )
-
-    def no_continuation(self) -> UnsupportedBackboneError:
-        """The error that says that this model is no language model, and what to do."""
-        return UnsupportedBackboneError(
-            f"A {self.family} model does not predict each next token of its input. Take a decoder (gpt2, llama, qwen3) for "
-            "language modelling, or make the task text-to-text or classification."
-        )
 
     @property
     def family(self) -> str:

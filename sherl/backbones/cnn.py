@@ -10,18 +10,17 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils._python_dispatch import _disable_current_modes
 
-from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.backbone import KINDS, Batch
 from sherl.backbones.families import ConvolutionalFamily
-from sherl.backbones.images import map_as_tokens, pixels_form, pixels_of, pooled_to, tokens_as_map
+from sherl.backbones.images import ImageBackbone, map_as_tokens, pixels_of, pooled_to, tokens_as_map
 from sherl.errors import UnsupportedBackboneError
-from sherl.forms import TensorForm
 from sherl.shapes import Bool, Float, Int
 
 _NO_PROMPTS = "its blocks read feature maps, and no position of a map can stand in front of the others"
 
 
 @KINDS.register("cnn")
-class ConvolutionalBackbone(Backbone):
+class ConvolutionalBackbone(ImageBackbone):
     """The cnn kind: convolutional networks (SHERL, section 3.3 and fig. 3b).
 
     A block is a stage (Conv2 to Conv5 of a ResNet), as in the paper, where the model has stages; of MobileNet and
@@ -79,16 +78,6 @@ class ConvolutionalBackbone(Backbone):
             maps: Tensor = functional_call(stem, tensors, (torch.empty((1, channels, *size), dtype=self.dtype),))
         return int(maps.shape[2] * maps.shape[3])
 
-    def inputs_form(self, rows: int, *, tokens: int, image_size: int | None = None) -> dict[str, TensorForm]:
-        """float32 ``pixel_values`` [rows, channels, height, width] of this many pixels a side (None: as many as the model
-        was made for)."""
-        del tokens
-        return pixels_form(self.config, rows, image_size)
-
-    def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch 1"]:
-        """One for each image: :meth:`pool` looks at no mask, as nothing of an image is padding."""
-        return torch.ones((len(batch["pixel_values"]), 1), dtype=torch.int64, device=batch["pixel_values"].device)
-
     def width_of(self, layer: int) -> int:
         """Channels of a block's input (0-based)."""
         return self._widths[layer]
@@ -109,11 +98,6 @@ class ConvolutionalBackbone(Backbone):
         if self.layout.behind_blocks is None:
             return self.width
         return int(self.model.get_submodule(self.layout.behind_blocks).in_channels)
-
-    @property
-    def max_tokens(self) -> int | None:
-        """None: images have a size, not a length."""
-        return None
 
     def as_tokens(self, hidden: Tensor, like: Tensor) -> Float[Tensor, "batch tokens own_width"]:
         """A feature map, brought to the height and width of ``like`` by pooling, as one vector for each position."""

@@ -12,7 +12,13 @@ from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import CrossModalFamily
 from sherl.backbones.images import pixels_of, side
 from sherl.errors import SpecError, UnsupportedBackboneError
+from sherl.forms import TensorForm
 from sherl.shapes import Bool, Float, Int
+
+USUAL_REGIONS = 36
+"""Regions of an image that detectors usually give."""
+FEATURE_WIDTHS = ("visual_embedding_dim", "visual_feat_dim")
+"""Settings that say how wide a region's features are."""
 
 
 @KINDS.register("cross-modal")
@@ -56,6 +62,16 @@ class CrossModalBackbone(Backbone):
         given[self.layout.image] = self._image(batch)
         mask = masks.additive(self.keep(batch), self.dtype)
         return self.layout.hidden(self.model, given, mask)
+
+    def inputs_form(self, rows: int, *, tokens: int, image_size: int | None = None) -> dict[str, TensorForm]:
+        """Ids and mask [rows, tokens] and an image: pixels, or features of :data:`USUAL_REGIONS` regions."""
+        form = super().inputs_form(rows, tokens=tokens)
+        if self.layout.image == "pixel_values":
+            size = side(self.config.image_size if image_size is None else image_size)
+            return {**form, "pixel_values": TensorForm((rows, int(self.config.num_channels), *size), "float32")}
+        width = next(int(getattr(self.config, key)) for key in FEATURE_WIDTHS if hasattr(self.config, key))
+        form[self.layout.image] = TensorForm((rows, USUAL_REGIONS, width), "float32")
+        return {**form, **{name: TensorForm((rows, USUAL_REGIONS, 4), "float32") for name in self.layout.needs}}
 
     def _image(self, batch: Batch) -> Tensor:
         if self.layout.image == "pixel_values":

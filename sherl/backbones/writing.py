@@ -1,19 +1,101 @@
-"""Writing greedily, token by token: what decoders and encoder-decoders share."""
+"""Text that a backbone writes: what every backbone says of it, and writing greedily, token by token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sherl.errors import UnsupportedBackboneError
 from sherl.shapes import Bool, Float, Int
 
 PADDING = -100
 """Stands in targets and in generated tokens behind the end."""
 NOT_FINITE = -1
 """Stands in generated tokens where the logits were not finite."""
+
+
+class Writing(ABC):
+    """What a backbone says and does about text; as it stands here, one that writes none."""
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model has a language head, so that it can :meth:`generate`."""
+        return False
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether each position of the input predicts the token behind it, so that texts themselves can be learnt."""
+        return False
+
+    def vocabulary_logits(self, hidden: Float[Tensor, "batch targets width"]) -> Float[Tensor, "batch targets words"]:
+        """What the pretrained language head makes of the last hidden state.
+
+        Raises:
+            UnsupportedBackboneError: the model writes no text.
+        """
+        del hidden
+        raise self.no_text()
+
+    def teaching(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What :meth:`encode` is given to be taught ``labels`` [batch, targets] (-100 is padding), each from those before it.
+
+        Raises:
+            UnsupportedBackboneError: the model writes no text.
+        """
+        del batch
+        raise self.no_text()
+
+    def target_states(
+        self, hidden: Float[Tensor, "batch tokens width"], labels: Int[Tensor, "batch targets"]
+    ) -> Float[Tensor, "batch targets width"]:
+        """Of the last hidden state of a :meth:`teaching` batch those positions that predict the labels.
+
+        Raises:
+            UnsupportedBackboneError: the model writes no text.
+        """
+        del hidden, labels
+        raise self.no_text()
+
+    def generate(
+        self,
+        batch: Mapping[str, Tensor],
+        max_new_tokens: int,
+        *,
+        finish: Callable[[Tensor], Tensor],
+        whole_length: bool = False,
+        use_cache: bool = True,
+    ) -> Int[Tensor, "batch new_tokens"]:
+        """Tokens written greedily; see :meth:`sherl.methods.tuned.Tuned.generate`. ``finish`` is what a method does to
+        the last hidden state.
+
+        Raises:
+            UnsupportedBackboneError: the model writes no text.
+        """
+        del batch, max_new_tokens, finish, whole_length, use_cache
+        raise self.no_text()
+
+    def no_text(self) -> UnsupportedBackboneError:
+        """The error that says that this model writes no text, and what to do."""
+        return UnsupportedBackboneError(
+            f"A {self.family} model writes no text. Take a decoder (gpt2, llama, qwen3) or an encoder-decoder (t5, mt5, bart, "
+            "pegasus) for text-to-text, or make the task classification or regression."
+        )
+
+    def no_continuation(self) -> UnsupportedBackboneError:
+        """The error that says that this model is no language model, and what to do."""
+        return UnsupportedBackboneError(
+            f"A {self.family} model does not predict each next token of its input. Take a decoder (gpt2, llama, qwen3) for "
+            "language modelling, or make the task text-to-text or classification."
+        )
+
+    @property
+    @abstractmethod
+    def family(self) -> str:
+        """Name of the family."""
 
 
 def write_greedily(

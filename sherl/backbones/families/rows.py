@@ -79,11 +79,36 @@ class Family(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderFamily(Family):
-    """A family of the encoder kind: one stack.
+class OneStackFamily(Family):
+    """A family of a kind with one stack.
 
     blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`; without
         attention_outputs adapters can stand behind the feed-forward part only.
+    """
+
+    blocks: str
+    lora_targets: tuple[str, ...]
+    feed_forward_output: str
+    attention_outputs: tuple[str, ...] = ()
+    final_norm: str | None = None
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (
+            Stack(
+                blocks=self.blocks,
+                lora_targets=self.lora_targets,
+                attention_outputs=self.attention_outputs,
+                feed_forward_output=self.feed_forward_output,
+                final_norm=self.final_norm,
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFamily(OneStackFamily):
+    """A family of the encoder kind: one stack.
+
     masks: makes the ``attention_mask`` argument of the model out of what may be attended to.
     prompts: makes the arguments of blocks whose input has prompts in front; None: the family cannot carry any,
         ``no_prompts`` says why.
@@ -97,11 +122,6 @@ class EncoderFamily(Family):
 
     kind: ClassVar[str] = "encoder"
 
-    blocks: str
-    lora_targets: tuple[str, ...]
-    feed_forward_output: str
-    attention_outputs: tuple[str, ...] = ()
-    final_norm: str | None = None
     masks: Callable[[Any, Tensor, torch.dtype], masks.Mask]
     prompts: Callable[[nn.Module, Any, Tensor, Tensor], list[dict[str, Any]]] | None = None
     no_prompts: str = "its row has no rule for the arguments of blocks that see prompts"
@@ -111,18 +131,6 @@ class EncoderFamily(Family):
     pooled_by: str | None = None
     pooler: bool = True
     hidden: Callable[[nn.Module, dict[str, Any]], Tensor] | None = None
-
-    @property
-    def stacks(self) -> tuple[Stack, ...]:
-        return (
-            Stack(
-                blocks=self.blocks,
-                lora_targets=self.lora_targets,
-                attention_outputs=self.attention_outputs,
-                feed_forward_output=self.feed_forward_output,
-                final_norm=self.final_norm,
-            ),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +167,10 @@ def _plain_hidden(model: Any, inputs: dict[str, Any]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderFamily(Family):
+class DecoderFamily(OneStackFamily):
     """A family of the decoder kind: one stack, each position of which sees itself and those before it.
 
-    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`; the final norm may be
-        None in a model whose configuration leaves it out.
+    final_norm: may be None in a model whose configuration leaves it out.
     windows: which blocks see no further back than ``sliding_window`` of the configuration, where that is set: none, all,
         or by_type (``layer_types`` says it, and the model takes one mask for each type).
     hidden: last hidden state, ``config.hidden_size`` wide, of the model and what its decoder is given.
@@ -172,33 +179,16 @@ class DecoderFamily(Family):
 
     kind: ClassVar[str] = "decoder"
 
-    blocks: str
-    lora_targets: tuple[str, ...]
-    attention_outputs: tuple[str, ...]
-    feed_forward_output: str
     final_norm: str
     windows: masks.Windows = "none"
     hidden: Callable[[Any, dict[str, Any]], Tensor] = _plain_hidden
     logits: Callable[[Any, Tensor], Tensor] = _plain_logits
 
-    @property
-    def stacks(self) -> tuple[Stack, ...]:
-        return (
-            Stack(
-                blocks=self.blocks,
-                lora_targets=self.lora_targets,
-                attention_outputs=self.attention_outputs,
-                feed_forward_output=self.feed_forward_output,
-                final_norm=self.final_norm,
-            ),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class VisionFamily(Family):
+class VisionFamily(OneStackFamily):
     """A family of the vision kind: an image as a stream of patches, one stack.
 
-    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`.
     pooling: ``class``: the class token, which is the first; ``mean``: of all positions.
     front: how many positions stand in front of the patches.
     sizes: how images of another size than the position table's are taken: ``argument`` (the model interpolates the table
@@ -211,10 +201,6 @@ class VisionFamily(Family):
 
     kind: ClassVar[str] = "vision"
 
-    blocks: str
-    lora_targets: tuple[str, ...]
-    feed_forward_output: str
-    attention_outputs: tuple[str, ...]
     final_norm: str
     pooling: Literal["class", "mean"]
     front: int
@@ -223,16 +209,11 @@ class VisionFamily(Family):
     widths: Callable[[Any], Sequence[int]] | None = None
     no_prompts: str | None = None
 
-    @property
-    def stacks(self) -> tuple[Stack, ...]:
-        return (_only_stack(self),)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ConvolutionalFamily(Family):
+class ConvolutionalFamily(OneStackFamily):
     """A family of the cnn kind: blocks (stages, or the blocks of a flat list) whose hidden states are feature maps.
 
-    blocks, lora_targets, feed_forward_output: as in :class:`Stack`.
     stem: path of what makes the first block's input of an image.
     widths: channels of each block's input and, at the end, of the model's last feature map; from the model.
     behind_blocks: path of a convolution between the last block and the last feature map; None where there is none.
@@ -241,27 +222,17 @@ class ConvolutionalFamily(Family):
 
     kind: ClassVar[str] = "cnn"
 
-    blocks: str
-    lora_targets: tuple[str, ...]
-    feed_forward_output: str
     stem: str
     widths: Callable[[Any], Sequence[int]]
     behind_blocks: str | None = None
     pooled_norm: str | None = None
     attention: Literal["sdpa", "eager"] | None = None
-    attention_outputs: tuple[str, ...] = ()
-    final_norm: str | None = None
-
-    @property
-    def stacks(self) -> tuple[Stack, ...]:
-        return (_only_stack(self),)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossModalFamily(Family):
+class CrossModalFamily(OneStackFamily):
     """A family of the cross-modal kind: a text's tokens and, behind them, an image's positions in one stack.
 
-    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`.
     image: what of a batch holds the image. needs: what else a batch must hold.
     regions: how many positions of the stream are the image's, from the model and a batch.
     no_prompts: why blocks cannot carry prompts; None where they can.
@@ -270,30 +241,11 @@ class CrossModalFamily(Family):
 
     kind: ClassVar[str] = "cross-modal"
 
-    blocks: str
-    lora_targets: tuple[str, ...]
-    attention_outputs: tuple[str, ...]
-    feed_forward_output: str
-    final_norm: str | None = None
     image: Literal["pixel_values", "visual_embeds", "visual_feats"]
     needs: tuple[str, ...] = ()
     no_prompts: str | None = None
     regions: Callable[[Any, dict[str, Tensor]], int]
     hidden: Callable[[Any, dict[str, Tensor], Tensor], Tensor]
-
-    @property
-    def stacks(self) -> tuple[Stack, ...]:
-        return (_only_stack(self),)
-
-
-def _only_stack(row: VisionFamily | ConvolutionalFamily | CrossModalFamily) -> Stack:
-    return Stack(
-        blocks=row.blocks,
-        lora_targets=row.lora_targets,
-        attention_outputs=row.attention_outputs,
-        feed_forward_output=row.feed_forward_output,
-        final_norm=row.final_norm,
-    )
 
 
 FAMILIES: Registry[Family] = Registry("backbone family")

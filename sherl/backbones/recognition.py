@@ -1,0 +1,66 @@
+"""Which family a configuration is of, and why it may be none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sherl.backbones.families import FAMILIES, DecoderFamily, Family
+from sherl.backbones.structure import row_by_structure
+from sherl.errors import UnsupportedBackboneError
+
+TWO_TOWERS = {
+    "clip": ("CLIPVisionModel", "CLIPTextModel"),
+    "siglip": ("SiglipVisionModel", "SiglipTextModel"),
+}
+"""Architectures whose checkpoints hold an image and a text encoder, with the classes of the two."""
+
+
+def family_of(config: Any, source: str) -> Family:
+    """The row of a configuration, registered or found by structure. source: what the model is called in messages.
+
+    Raises:
+        UnsupportedBackboneError: there is no row and none can be found, or the model is set up as another sort of model.
+    """
+    kind = str(getattr(config, "model_type", ""))
+    if kind in TWO_TOWERS:
+        classes = " or ".join(f"transformers.{name}" for name in TWO_TOWERS[kind])
+        raise UnsupportedBackboneError(
+            f"{source!r} is a {kind} model of two towers; one of them can be tuned ({kind}_vision_model or "
+            f"{kind}_text_model). Save it by itself: {classes}, .from_pretrained({source!r}).save_pretrained(folder), and "
+            "give that folder."
+        )
+    if kind not in FAMILIES:
+        inner = str(getattr(getattr(config, "text_config", None), "model_type", ""))
+        if inner in FAMILIES:
+            raise UnsupportedBackboneError(
+                f"{source!r} is a {kind!r} model, which sherl has no row for. Its text model is a {inner!r}, which is known: "
+                "load that alone."
+            )
+        return row_by_structure(config, source)
+    family = FAMILIES.get(kind)
+    if isinstance(family, DecoderFamily):
+        if problem := _no_plain_decoder(config):
+            raise UnsupportedBackboneError(
+                f"{source!r} is a {kind} model {problem}: a decoder must see earlier tokens, and nothing else."
+            )
+    elif getattr(config, "is_decoder", False):
+        raise UnsupportedBackboneError(
+            f"{source!r} is a {kind} model set up as a decoder (is_decoder in its configuration): only encoders and "
+            "encoder-decoders are covered there. Decoders that are: gpt2, opt, llama and others."
+        )
+    return family
+
+
+def _no_plain_decoder(config: Any) -> str | None:
+    """What makes a decoder's configuration another sort of model; None where nothing does."""
+    if getattr(config, "add_cross_attention", False):
+        return "with cross-attention (add_cross_attention in its configuration)"
+    if getattr(config, "use_bidirectional_attention", None) or not getattr(config, "is_causal", True):
+        return "that sees later tokens (use_bidirectional_attention or is_causal in its configuration)"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "dynamic" in (
+        rope.get("rope_type"),
+        *(part.get("rope_type") for part in rope.values() if isinstance(part, dict)),
+    ):
+        return "whose rotary angles change with the longest row of a batch (rope_type 'dynamic' in its configuration)"
+    return None
