@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import Backbone, Stack
+from sherl.backbones.paths import matching
 from sherl.methods.recording import stacks_of
 from sherl.methods.side_network import HEADS, side_parameters
 
@@ -67,12 +68,13 @@ class _Block:
         self, path: str, block: nn.Module, side_path: str, side_block: nn.Module, stack: Stack, heads: tuple[int, int] | None,
         importances: Importances, *, rotary: bool,
     ) -> None:  # fmt: skip
+        # a row's paths may be patterns: which of two forms of a feed-forward part a model has
+        self.attentions = [found for pattern in stack.attention_outputs for found in matching(block, pattern)]
+        outputs = (*matching(block, stack.feed_forward_output), *self.attentions)
         self.rotary = rotary
         self.path, self.side_path = path, side_path
         self.block, self.side_block = block, side_block
         self.heads = heads
-        self.attentions = stack.attention_outputs
-        outputs = (stack.feed_forward_output, *stack.attention_outputs)
         self.linears: dict[str, _Linear] = {}
         for name, module in block.named_modules():
             weight = getattr(module, "weight", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import Backbone, backbone_from_config
+from sherl.backbones.paths import matching
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.methods.recording import stacks_of
 
@@ -97,14 +99,19 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
     Raises:
         UnsupportedBackboneError: the family's configuration has no width that could be divided, or its blocks are of
             different widths and some are to be dropped.
-        SpecError: the divided width suits no attention.
+        SpecError: the divided width suits no attention, or leaves a layer no channel.
     """
     config = divided_config(backbone, factor)
     types = getattr(config, "layer_types", None)
     if isinstance(types, list) and len(kept) == 1:
         rest = [place for place in range(len(types)) if place not in kept[0]]
         config.layer_types = [types[place] for place in [*kept[0], *rest] if place < len(types)]
-    full = backbone_from_config(config, dtype=backbone.dtype)
+    full = _made(config, backbone.dtype)
+    if isinstance(full, str):
+        raise SpecError(
+            f"Method ladder: with reduction_factor {factor} the side network of this {backbone.family} model cannot be made: "
+            f"{full}. Take a smaller one: {_smaller(backbone, factor)} fits."
+        )
     if factor > 1 and full.width_of(full.depth - 1) >= backbone.width_of(backbone.depth - 1):
         raise UnsupportedBackboneError(
             f"Method ladder: no narrower side network can be made of this {backbone.family} model: its configuration has no "
@@ -119,11 +126,41 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
                 f"Method ladder: blocks of a {backbone.family} model differ in width, so none of them can be left out of "
                 "the side network: leave kept_layers at all."
             )
-        blocks = full.model.get_submodule(stack.blocks)
-        del blocks[len(layers) :]
+        for path in matching(full.model, stack.blocks):
+            del full.model.get_submodule(path)[len(layers) :]
     side = type(full)(full.model, full.layout)
     side.model.requires_grad_(False)
     return side
+
+
+def _made(config: Any, dtype: torch.dtype) -> Backbone | str:
+    """A backbone of this configuration, or why its widths are too small for one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # said below, with the layer's name
+            made = backbone_from_config(config, dtype=dtype)
+    except UnsupportedBackboneError:
+        raise
+    except (ValueError, ZeroDivisionError) as error:  # a rule of the architecture: groups, tables of sinusoids
+        return f"its architecture takes no such widths ({str(error).strip().rstrip('.')})"
+    empty = (name for name, parameter in made.model.named_parameters() if parameter.numel() == 0)
+    name = next(empty, None)
+    return made if name is None else f"{name} would have no channel"
+
+
+def _smaller(backbone: Backbone, factor: int) -> int:
+    """A factor that gives a side network: the first that does of a half, a quarter, ... of this one."""
+    while factor > 1:
+        factor //= 2
+        try:
+            config = divided_config(backbone, factor)
+        except SpecError:  # an odd width, where rotary positions need an even one
+            continue
+        with torch.device("meta"):
+            made = _made(config, backbone.dtype)
+        if not isinstance(made, str):
+            break
+    return factor
 
 
 def side_parameters(side: Backbone) -> dict[str, nn.Parameter]:
@@ -146,7 +183,7 @@ def _has(model: nn.Module, path: str) -> bool:
 def side_batch(
     backbone: Backbone, batch: Mapping[str, Tensor], source: Tensor, targets: Tensor | None
 ) -> dict[str, Tensor]:
-    """What the side network is run on: token ids without meaning, the masks of the backbone's batch.
+    """What the side network is run on: token ids without meaning, the masks of the backbone's batch, its image or sound.
 
     source, targets: hidden states [batch, tokens, _] of the first stack and, of an encoder-decoder, of the second, which say
     how many tokens there are: of text that is being written, more than the batch has.
@@ -159,7 +196,7 @@ def side_batch(
             ids = nn.functional.pad(ids, (0, more))
             keep = nn.functional.pad(keep, (0, more), value=True)
         given["input_ids"] = ids.new_zeros(ids.shape)
-        given["attention_mask"] = keep.to(ids.dtype)
+        given["attention_mask"] = keep[:, : ids.shape[1]].to(ids.dtype)  # of a joint stream the text's: it stands first
         given.pop("token_type_ids", None)
     if targets is not None:
         given["decoder_input_ids"] = source.new_zeros(targets.shape[:2], dtype=torch.int64)

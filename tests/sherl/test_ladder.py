@@ -16,8 +16,9 @@ from sherl.backbones import Backbone, backbone_from_config
 from sherl.errors import SpecError
 from sherl.methods import LadderConfig, Tuned
 from sherl.methods.base import seeded
+from tests.sherl.sherl_samples import assert_same, contents
 from tests.sherl.texts import stirred, text_backbone, text_batch, text_model
-from tests.sherl.tiny import tiny_backbone, tiny_batch, tiny_config, wider
+from tests.sherl.tiny import batch_for, tiny_backbone, tiny_batch, tiny_config, wider
 
 
 def by_token(gate: float, own: Tensor, feature: Tensor) -> Tensor:
@@ -188,6 +189,45 @@ def test_memory_of_a_step_is_the_same_on_fake_tensors(family: str, method: str) 
         batch = {name: mode.from_tensor(tensor) for name, tensor in tiny_batch(rows=4, tokens=20).items()}
         figures.append(peak(backbone_from_config(tiny_config(family)), batch))
     assert len(set(figures)) == 1, figures
+
+
+@pytest.mark.parametrize(
+    ("family", "reason", "fits"),
+    [
+        ("resnet", r"layers.0.layer.0.convolution.weight would have no channel", 2),
+        ("regnet", r"would have no channel", 4),
+        ("whisper", r"takes no such widths \(float division by zero\)", 4),
+    ],
+)
+def test_widths_that_cannot_be_divided_so_far_name_a_factor_that_fits(family: str, reason: str, fits: int) -> None:
+    backbone = tiny_backbone(family)
+    before = contents(backbone)
+    with pytest.raises(SpecError, match=rf"reduction_factor 8 .*{reason}.* Take a smaller one: {fits} fits"):
+        LadderConfig(reduction_factor=8).apply(backbone, seed=0)
+    assert_same(before, contents(backbone))
+    LadderConfig(reduction_factor=fits).apply(backbone, seed=0)
+
+
+def test_padding_and_regions_of_a_joint_stream_reach_the_side_network() -> None:
+    """The side network is given the text's mask and the image's, each in its place."""
+    backbone = tiny_backbone("visual_bert")
+    tuned = stir(LadderConfig(reduction_factor=2).apply(backbone, seed=0))
+    batch = batch_for("visual_bert", rows=4)
+    seen = torch.tensor([[1, 1, 1, 1, 0]] * 4)
+    other = {**batch, "visual_embeds": batch["visual_embeds"].clone()}
+    other["visual_embeds"][:, 4] += 3
+    with torch.no_grad():
+        hidden, unseen = (tuned({**given, "visual_attention_mask": seen})[:, 0] for given in (batch, other))
+        torch.testing.assert_close(hidden, unseen, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(tuned(batch)[:, 0], tuned(other)[:, 0], atol=1e-3)
+
+
+def test_the_ladder_of_two_streams_has_an_image_encoder_of_its_own() -> None:
+    tuned = stir(LadderConfig(reduction_factor=2).apply(tiny_backbone("lxmert"), seed=0))
+    names = [name for name in tuned.trainable() if "r_layers" in name or "visn_fc" in name]
+    assert names
+    tuned(batch_for("lxmert", rows=2)).square().sum().backward()
+    assert all(tuned.trainable()[name].grad is not None for name in names)
 
 
 def test_bad_settings_say_what_is_allowed() -> None:

@@ -92,9 +92,12 @@ def _no_regions(model: Any, batch: dict[str, Tensor]) -> int:
 def _lxmert_hidden(model: Any, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
     # the language stream of the last cross-modal block; the pooler of the model's own forward is nobody's
     regions = batch.get("visual_attention_mask")
-    image = batch["visual_feats"]
+    image, texts = batch["visual_feats"], batch["input_ids"]
+    kinds = batch.get("token_type_ids")
+    if kinds is None:  # the embeddings have no default of their own
+        kinds = torch.zeros_like(texts)
     _, languages, _ = model.encoder(
-        model.embeddings(batch["input_ids"], batch.get("token_type_ids")),
+        model.embeddings(texts, kinds),
         mask,
         image,
         batch["visual_pos"].to(image.dtype),
@@ -147,6 +150,9 @@ LXMERT = _add(
         regions=_no_regions,
         hidden=_lxmert_hidden,
         attention=None,
+        # a ladder climbs the language stream; the image beside it is encoded by a narrow front of the side network's own
+        beside_blocks=("encoder.visn_fc", "encoder.r_layers"),
+        side_settings={"l_layers": 0},
         no_prompts="its blocks get text and image as two streams, each with a mask of its own",
     )
 )
