@@ -115,9 +115,7 @@ def _complete(folder: Path) -> bool:
 
 def _run(command: list[str], what: str, folder: Path | None = None) -> None:
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False, cwd=folder
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False, cwd=folder)
     except subprocess.TimeoutExpired:
         raise FetchError(f"Fetching {what} took over {FETCH_SECONDS:.0f} s and was ended.") from None
     if done.returncode != 0:

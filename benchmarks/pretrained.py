@@ -28,8 +28,8 @@ PRETRAINED: dict[str, Callable[[], Path]] = {
     "resnet-50-thin": vision.resnet_50_thin,
     "whisper-tiny.en": speech.whisper_tiny,
     "whisper-base": speech.whisper_base,
-    "whisper-tiny.en, 3 s": lambda: speech.whisper_tiny(seconds=speech.SHORT_SECONDS),
-    "whisper-base, 3 s": lambda: speech.whisper_base(seconds=speech.SHORT_SECONDS),
+    "whisper-tiny.en, 1 s": lambda: speech.whisper_tiny(seconds=speech.SHORT_SECONDS),
+    "whisper-base, 1 s": lambda: speech.whisper_base(seconds=speech.SHORT_SECONDS),
 }
 
 
