@@ -128,8 +128,17 @@ class Candidate:
         words = [str(method["name"])]
         if "reduction_factor" in method:
             words.append(f"r={method['reduction_factor']}")
-        if "insertion" in method:
+        if method.get("regulate") is False:
+            words.append("shallow")
+        elif "insertion" in method:
             words.append(f"{method['insertion']}@{method.get('start_layer', -1)}")
+        if method.get("aggregation", "mtsa") != "mtsa":
+            words.append(str(method["aggregation"]))
+        if method.get("kept_layers") is not None and method["kept_layers"] != "all":
+            kept = method["kept_layers"]
+            words.append(kept if isinstance(kept, str) else f"layers={','.join(map(str, kept))}")
+        if method.get("output") == "added":
+            words.append("added")
         late = method.get("late_route")
         if isinstance(late, dict) and late.get("name", "none") != "none":
             size = next((value for key, value in late.items() if key != "name"), None)

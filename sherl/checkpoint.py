@@ -21,7 +21,8 @@ from torch import Tensor
 
 from sherl.backbones import Backbone, load_backbone
 from sherl.errors import CheckpointError, SherlError
-from sherl.methods import method_from_dict
+from sherl.methods import LoraConfig, Tuned, method_from_dict
+from sherl.methods._peft import write_adapter
 from sherl.model import TaskModel, build_model
 from sherl.precision import precision_of, weights_dtype
 from sherl.spec import Precision, TaskSpec
@@ -97,6 +98,32 @@ def save_checkpoint(
     return folder
 
 
+def save_peft(model: TaskModel | Tuned, directory: str | Path) -> Path:
+    """Write a model's LoRA in peft's own format into a folder, which is made if needed; returns the folder.
+
+    ``peft.PeftModel.from_pretrained(model, directory)`` puts it on the same pretrained model, as transformers loads it. A
+    head for classification or regression is not in it: peft's format has no place for one of another library.
+
+    Raises:
+        CheckpointError: ``directory`` is a file, or the method is another than ``lora``.
+    """
+    tuned = model.tuned if isinstance(model, TaskModel) else model
+    folder = Path(directory)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file: give a folder for the adapter.")
+    if not isinstance(tuned.config, LoraConfig):
+        raise CheckpointError(
+            f"peft's format holds LoRA alone, and this is the method {tuned.config.name!r}: use save_checkpoint, or take the "
+            "method 'lora'."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = tuned.parts()["lora"].parameters
+    write_adapter(
+        folder, parameters, rank=tuned.config.rank, alpha=tuned.config.alpha, base=tuned.backbone.source
+    )  # fmt: skip
+    return folder
+
+
 def read_manifest(directory: str | Path) -> Manifest:
     """What a checkpoint says of itself, without reading its weights.
 
@@ -169,7 +196,8 @@ def load_checkpoint(directory: str | Path, *, backbone: Backbone | str | None = 
     try:
         method = method_from_dict(manifest.method)
         task = TaskSpec.from_dict(manifest.task)
-        model = build_model(backbone, method, task, seed=0)
+        model = build_model(backbone, method.loadable(), task, seed=0)
+        model.tuned.config = method
     except (SherlError, TypeError) as error:
         raise CheckpointError(
             f"{directory}: its method or task is not known here ({error}). "

@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from sherl.errors import DataError, SpecError
 from sherl.registry import Registry
+from sherl.spans import BREAK, entities
 
-Targets: TypeAlias = Literal["classes", "values", "texts", "tokens"]
-"""What the labels of a task are: indices of classes, numbers, texts (equal texts have equal numbers), or all tokens of a row."""
+Targets: TypeAlias = Literal["classes", "values", "texts", "tags", "tokens"]
+"""What the labels of a task are: indices of classes, numbers, texts (equal texts have equal numbers), a tag for each word, or
+all tokens of a row."""
 
 Vector: TypeAlias = NDArray[Any]
 
@@ -34,9 +36,10 @@ class Metric:
     """A named score: ``compute(truth, predicted, num_outputs)`` of two vectors of equal length.
 
     The vectors hold class indices (int64) for ``targets="classes"``, float64 values for ``targets="values"``, and for
-    ``targets="texts"`` int64 numbers that are equal where the texts are. For ``targets="tokens"`` they hold float64 sums
-    over each row: how many tokens were to be predicted, and the nats of these together (or, where a metric counts hits, how
-    many were right).
+    ``targets="texts"`` int64 numbers that are equal where the texts are; for ``targets="tags"`` the tags of all words as
+    strings, sentence after sentence, with :data:`sherl.spans.BREAK` behind each sentence. For ``targets="tokens"`` they hold
+    float64 sums over each row: how many tokens were to be predicted, and the nats of these together (or, where a metric
+    counts hits, how many were right).
     """
 
     name: str
@@ -56,7 +59,7 @@ class Metric:
             )
         if not len(truth):
             raise DataError(f"{self.name}: there is no row to score; at least 1 is needed.")
-        if not np.isfinite(predicted).all():
+        if predicted.dtype.kind == "f" and not np.isfinite(predicted).all():
             return math.nan
         return float(self.compute(truth, predicted, num_outputs))
 
@@ -68,6 +71,7 @@ DEFAULT_METRICS: dict[Targets, str] = {
     "classes": "accuracy",
     "values": "spearman",
     "texts": "exact_match",
+    "tags": "token_accuracy",
     "tokens": "neg_perplexity",
 }
 
@@ -174,6 +178,30 @@ def neg_perplexity(truth: Vector, predicted: Vector, num_outputs: int) -> float:
 def next_token_accuracy(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
     """Share of tokens that were the likeliest of all words; ``predicted`` counts them, row by row."""
     return float(predicted.sum() / truth.sum())
+
+
+@_register("token_accuracy", "tags")
+def token_accuracy(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
+    """Share of words whose tag is right."""
+    words = truth != BREAK
+    return float((truth == predicted)[words].mean()) if words.any() else 0.0
+
+
+@_register("token_f1", "tags")
+def token_f1(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
+    """Unweighted mean of each tag's F1 over words, over the tags that stand in the truth or the predictions."""
+    words = truth != BREAK
+    return _f1_macro(truth[words], predicted[words]) if words.any() else 0.0
+
+
+@_register("entity_f1", "tags")
+def entity_f1(truth: Vector, predicted: Vector, _num_outputs: int) -> float:
+    """F1 of whole entities (see :func:`sherl.spans.entities`): right are those with the same words and the same type.
+
+    0.0 where neither side has an entity.
+    """
+    right, found = entities(truth.tolist()), entities(predicted.tolist())
+    return 2 * len(right & found) / (len(right) + len(found)) if right or found else 0.0
 
 
 @_register("pearson", "values")

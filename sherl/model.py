@@ -18,9 +18,12 @@ from sherl.tasks.language_modelling import LanguageModelling
 HEAD_DROPOUT = 0.1
 HEAD_INIT_STD = 0.02
 
+_TOKEN_KINDS = ("encoder", "decoder")
+"""Kinds whose last hidden states are those of the input's tokens."""
+
 
 class Head(nn.Module):
-    """Dropout and a linear layer on one vector an example; in float32 whatever the backbone's precision is."""
+    """Dropout and a linear layer on one vector an example (or a token); in float32 whatever the backbone's precision is."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
@@ -29,7 +32,7 @@ class Head(nn.Module):
         nn.init.normal_(self.linear.weight, std=HEAD_INIT_STD)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, pooled: Float[Tensor, "batch width"]) -> Float[Tensor, "batch outputs"]:
+    def forward(self, pooled: Float[Tensor, "batch *tokens width"]) -> Float[Tensor, "batch *tokens outputs"]:
         logits: Tensor = self.linear(self.dropout(pooled.float()))
         return logits
 
@@ -48,7 +51,8 @@ class LanguageHead(nn.Module):
 class TaskModel(nn.Module):
     """Encodes a batch, pools it and computes logits; knows the loss of its task.
 
-    Where the task is about text, nothing is pooled: logits are over the vocabulary, for each token that is predicted.
+    Where the task is about text, nothing is pooled: logits are over the vocabulary, for each token that is predicted. Nor
+    where each token is answered: logits are [batch, tokens, outputs].
     """
 
     def __init__(self, tuned: Tuned, task: TaskSpec, head: Head | LanguageHead) -> None:
@@ -80,14 +84,18 @@ class TaskModel(nn.Module):
             following: Tensor = self.head(self.tuned(batch)[:, :-1])
             return following
         hidden = self.tuned(batch)
+        if self._task.per_token:
+            each: Tensor = self.head(hidden)
+            return each
         logits: Tensor = self.head(self.tuned.pool(hidden, self.tuned.backbone.pooled_mask(batch)))
         return logits
 
     def outputs(self, batch: Batch, *, whole_length: bool = False) -> Tensor:
-        """What a batch is answered with: logits [batch, outputs], or the int64 tokens [batch, target_length] that are
-        written (see :meth:`sherl.methods.tuned.Tuned.generate`, also for ``whole_length``). Language modelling: sums over
-        each row's tokens, float32 [batch, 3] (:mod:`sherl.tasks.language_modelling`), of ``labels`` or, without, of the
-        input itself; of the logits those of one row are held at a time.
+        """What a batch is answered with: logits [batch, outputs], the int64 answer [batch, tokens] of each token, or the
+        int64 tokens [batch, target_length] that are written (see :meth:`sherl.methods.tuned.Tuned.generate`, also for
+        ``whole_length``). Language modelling: sums over each row's tokens, float32 [batch, 3]
+        (:mod:`sherl.tasks.language_modelling`), of ``labels`` or, without, of the input itself; of the logits those of one
+        row are held at a time.
 
         Raises:
             SpecError: as :meth:`forward`.
@@ -96,16 +104,17 @@ class TaskModel(nn.Module):
             return self.tuned.generate(batch, self.task.target_length, whole_length=whole_length)
         if isinstance(self._task, LanguageModelling):
             hidden = self.tuned(batch)[:, :-1]
-            following = self._own_labels(batch)[:, 1:]
+            following = self._following(batch)
             each = [slice(row, row + 1) for row in range(len(hidden))]
             return torch.cat([self._task.summed(self.head(hidden[row]), following[row]) for row in each])
-        logits: Tensor = self(batch)
-        return logits
+        return self._task.answers(self(batch))
 
-    def _own_labels(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
+    def _following(self, batch: Batch) -> Int[Tensor, "batch positions"]:
+        """What each position but the last is to predict: by the labels, or without any the tokens behind tokens."""
         if "labels" in batch:
-            return batch["labels"]
-        return batch["input_ids"].masked_fill(~self.tuned.backbone.keep(batch), PADDING)
+            return batch["labels"][:, 1:]
+        keep = self.tuned.backbone.keep(batch)
+        return batch["input_ids"][:, 1:].masked_fill(~(keep[:, 1:] & keep[:, :-1]), PADDING)
 
     def loss_weight(self, labels: Tensor) -> float | Tensor:
         """How much a micro-batch with these labels counts beside others of its batch."""
@@ -151,7 +160,14 @@ def build_model(backbone: Backbone, method: MethodConfig, task: TaskSpec, *, see
         UnsupportedBackboneError: the family cannot carry the method, or writes no text where the task is to write.
         UnknownNameError: no task of this kind is known.
     """
-    predicts = task_for(task).predicts  # an unknown kind shows before the backbone is touched
+    asked = task_for(task)  # an unknown kind shows before the backbone is touched
+    predicts = asked.predicts
+    if asked.per_token and backbone.layout.kind not in _TOKEN_KINDS:
+        raise UnsupportedBackboneError(
+            f"The task {task.kind} answers every token of the input, but what a {backbone.family} model "
+            f"({backbone.layout.kind}) gives last is no hidden state of these. Take one of the kinds "
+            f"{', '.join(_TOKEN_KINDS)}, such as bert."
+        )
     if predicts == "target_text" and not backbone.writes_text:
         raise backbone.no_text()
     if predicts == "next_tokens" and not backbone.continues_text:

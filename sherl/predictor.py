@@ -1,45 +1,47 @@
-"""A fine-tuned model that answers for raw text: ``sherl.load(directory).predict(["What a film!"])``."""
+"""A fine-tuned model that answers for raw input: ``sherl.load(directory).predict(["What a film!"])``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AutoTokenizer
 
 from sherl.backbones import Backbone, load_tokenizer
+from sherl.backbones.writing import PADDING
 from sherl.checkpoint import load_checkpoint, read_manifest
-from sherl.data.batching import longest_first
-from sherl.data.encoding import Encoded, effective_max_length, encode
+from sherl.data.encoding import effective_max_length
 from sherl.errors import CheckpointError, DataError, SherlError
-from sherl.evaluation import Batch, eval_step
+from sherl.evaluation import eval_step, evaluating, to_device
+from sherl.inputs import Inputs, images_of, is_single, sentences_of, texts_of
 from sherl.model import TaskModel
 from sherl.shapes import Float
 from sherl.tasks import task_for
 
-Text = str | tuple[str, str]
+LANGUAGE_MODELLING = "language-modelling"
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-_PROBLEMS_SHOWN = 10
 
 
 def load(directory: str | Path, *, backbone: Backbone | str | None = None) -> Predictor:
-    """The model of a checkpoint, ready to predict on raw text.
+    """The model of a checkpoint, ready to predict on raw input.
 
     Args:
         directory: a folder that ``autotune export`` or :func:`sherl.checkpoint.save_checkpoint` wrote.
         backbone: the pretrained model, or where to load it from; by default the source that the checkpoint names.
-            Its tokenizer is used, unless the folder holds tokenizer files of its own.
+            Its tokenizer is used, unless the folder holds tokenizer files of its own; for images none is needed.
 
     Raises:
         CheckpointError: the checkpoint is unreadable, or its backbone or tokenizer cannot be had.
     """
     manifest = read_manifest(directory)
     model = load_checkpoint(directory, backbone=backbone)
+    if model.task.image_size:
+        return Predictor(model, None, max_length=None)
     source = backbone if isinstance(backbone, str) else model.tuned.backbone.source
     tokenizer = _tokenizer_of(Path(directory), source)
     return Predictor(model, tokenizer, max_length=manifest.max_length)
@@ -61,104 +63,114 @@ def _tokenizer_of(folder: Path, source: str | None) -> Any:
 
 
 class Predictor:
-    """Raw text (or pairs of texts) in, answers out.
+    """Raw input in, answers out.
 
-    The answer for a text does not depend on what else is in the list, up to rounding (1e-5 in float32). Texts longer
+    Input is texts (or pairs of texts); of token classification sentences, as lists of words or as strings that are split
+    at blanks; of image classification paths, images of Pillow, or arrays (see :mod:`sherl.data.pictures`).
+
+    The answer for a row does not depend on what else is in the list, up to rounding (1e-5 in float32). Texts longer
     than ``max_length`` tokens are cut as they were in training. The empty text is a text.
     """
 
     def __init__(self, model: TaskModel, tokenizer: Any, *, max_length: int | None) -> None:
+        """tokenizer: None for images."""
         self.model = model
         self.tokenizer = tokenizer
-        self.max_length = effective_max_length(tokenizer, max_length, model.tuned.backbone.max_tokens)
         self._task = task_for(model.task)
+        self.max_length = None
+        if not model.task.image_size:
+            self.max_length = effective_max_length(tokenizer, max_length, model.tuned.backbone.max_tokens)
 
-    def predict(self, texts: Text | Iterable[Text], batch_size: int = 32) -> Any:
-        """One answer for each text, in the order given; for a single text (or pair) a single answer.
+    def predict(self, texts: Any, batch_size: int = 32) -> Any:
+        """One answer for each row, in the order given; for a single text, pair, tuple of words or image one answer.
 
         Classification: ``{"label": name, "scores": {name: probability}}``. Regression: ``{"value": number}``.
+        Text-to-text: ``{"text": written}``, with ``"label"`` (None where it is none of the classes) or ``"value"`` where
+        these are learnt. Token classification: ``{"words": [...], "tags": [...]}``, None for words that were cut off.
+        Language modelling: ``{"nll": mean nats a token, "perplexity": ..., "tokens": predicted ones}``.
 
         Raises:
-            DataError: something is no text (or no pair, where the model was trained on pairs); the message has its
-                index.
+            DataError: something is no text (or no pair, where the model was trained on pairs), no sentence or no image;
+                the message has its index.
         """
         if self._is_single(texts):
-            return self.predict([texts], batch_size)[0]  # type: ignore[list-item]  # _is_single has looked
-        answers: list[dict[str, Any]] = self._task.decode(self.logits(texts, batch_size))
-        return answers
+            return self.predict([texts], batch_size)[0]
+        if self.model.task.kind == LANGUAGE_MODELLING:
+            return self._likelihoods(texts)
+        if self._task.per_token:
+            return self._tagged(texts, batch_size)
+        outputs = self.logits(texts, batch_size)
+        answers: list[dict[str, Any]] = self._task.decode(outputs)
+        return [self._written(answer) for answer in answers] if self._task.writes_text else answers
 
-    def logits(self, texts: Text | Iterable[Text], batch_size: int = 32) -> Float[Tensor, "rows outputs"]:
-        """Float32 logits on the CPU, one row for each text in the order given.
+    def logits(self, texts: Any, batch_size: int = 32) -> Float[Tensor, "rows outputs"]:
+        """The model's outputs on the CPU, one row for each in the order given: float32 logits [rows, outputs], or the
+        int64 tokens that are written [rows, target_length], or the int64 tags [rows, tokens] (-100 is padding).
 
         Raises:
             DataError: as :meth:`predict`; or batch_size is below 1.
         """
+        given = [texts] if self._is_single(texts) else texts
+        if self.model.task.image_size:
+            return self._outputs(images_of(given, self.model.task), batch_size)
+        if self._task.per_token:
+            return self._outputs(sentences_of(given, self.tokenizer, self.max_length)[0], batch_size)
+        return self._outputs(texts_of(given, self.model.task, self.tokenizer, self.max_length), batch_size)
+
+    def _is_single(self, given: Any) -> bool:
+        return is_single(given, self.model.task, words=self._task.per_token)
+
+    def _outputs(self, inputs: Inputs, batch_size: int) -> Tensor:
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, {batch_size!r} was given.")
-        rows = self._checked([texts] if self._is_single(texts) else texts)
-        logits = torch.empty(len(rows), self.model.task.num_outputs)
-        if not rows:
-            return logits
-        encoded = encode(self.tokenizer, rows, self.max_length)
-        # longest first: little padding, and too large a batch size shows at once
-        order = longest_first(encoded.lengths).tolist()
+        if not len(inputs):
+            return torch.empty(0, self.model.task.num_outputs)
+        made: Tensor | None = None
+        order = inputs.order
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            logits[chosen] = eval_step(self.model, self._batch(encoded, chosen)).to("cpu", torch.float32)
-        return logits
+            outputs = eval_step(self.model, inputs.batch(chosen)).cpu()
+            if outputs.is_floating_point():
+                outputs = outputs.float()
+            if made is None:  # the widest, as the longest rows come first
+                made = outputs.new_full((len(order), *outputs.shape[1:]), PADDING)
+            missing = made.shape[-1] - outputs.shape[-1]
+            made[chosen] = pad(outputs, (0, missing), value=PADDING) if missing else outputs
+        assert made is not None
+        return made
 
-    def _is_single(self, texts: object) -> bool:
-        if isinstance(texts, str):
-            return True
-        pair = self.model.task.pair
-        return pair and isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
+    def _written(self, answer: dict[str, Any]) -> dict[str, Any]:
+        tokens = [token for token in answer["tokens"] if token >= 0]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        if "label" not in answer:
+            return {"text": text}
+        if self._task.targets == "values":
+            return {"text": text, "value": None if answer["label"] is None else float(answer["label"])}
+        return {"text": text, "label": answer["label"]}
 
-    def _checked(self, texts: Any) -> list[Text]:
-        """The rows as clean strings or pairs of them."""
-        if isinstance(texts, bytes | dict) or not isinstance(texts, Iterable):
-            raise DataError(f"Texts must be a string or a list, {type(texts).__name__} was given.")
-        rows: list[Text] = []
-        problems = []
-        for index, text in enumerate(texts):
-            if not self.model.task.pair and isinstance(text, str):
-                rows.append(_clean(text))
-            elif self.model.task.pair and _is_pair(text):
-                rows.append((_clean(text[0]), _clean(text[1])))
-            else:
-                wanted = "a pair of strings" if self.model.task.pair else "a string"
-                problems.append(f"index {index}: {wanted} is needed, {_described(text)} was given")
-        if problems:
-            left = len(problems) - _PROBLEMS_SHOWN
-            more = [f"and {left} more"] if left > 0 else []
-            raise DataError([*problems[:_PROBLEMS_SHOWN], *more], where="texts")
-        return rows
+    def _tagged(self, sentences: Any, batch_size: int) -> list[dict[str, Any]]:
+        inputs, words = sentences_of(sentences, self.tokenizer, self.max_length)
+        names = self.model.task.class_names
+        answers = []
+        for row, best in enumerate(self._outputs(inputs, batch_size).tolist()):
+            tags: list[str | None] = [None] * len(words[row])
+            for word, tag in zip(inputs.words(row).tolist(), best, strict=False):  # behind the row's tokens is padding
+                if word >= 0 and tag >= 0:
+                    tags[word] = names[tag]
+            answers.append({"words": words[row], "tags": tags})
+        return answers
 
-    def _batch(self, encoded: Encoded, rows: Sequence[int]) -> Batch:
-        """Right-padded to the longest of the rows."""
-        flat = {"input_ids": (encoded.ids, self.tokenizer.pad_token_id or 0)}
-        if len(encoded.token_types):
-            flat["token_type_ids"] = (encoded.token_types, self.tokenizer.pad_token_type_id)
-        lengths = torch.as_tensor(encoded.lengths)[torch.as_tensor(rows)]
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        batch = {"attention_mask": mask.to(torch.int64)}
-        for name, (values, padding) in flat.items():
-            batch[name] = torch.full(mask.shape, padding, dtype=torch.int64)
-            pieces = [values[encoded.offsets[row] : encoded.offsets[row + 1]] for row in rows]
-            batch[name][mask] = torch.from_numpy(np.concatenate(pieces).astype(np.int64))
-        return batch
+    def _likelihoods(self, texts: Any) -> list[dict[str, Any]]:
+        """Each text alone: the mean of a batch of one is its own."""
+        inputs = texts_of(texts, self.model.task, self.tokenizer, self.max_length)
+        return [self._likelihood(inputs, row) for row in range(len(inputs))]
 
-
-def _is_pair(text: object) -> bool:
-    return isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text)
-
-
-def _described(text: object) -> str:
-    shown = repr(text)
-    return f"{type(text).__name__} {shown if len(shown) <= 60 else shown[:57] + '...'}"
-
-
-def _clean(text: str) -> str:
-    """The text with half surrogate pairs, which no tokenizer takes, as U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    def _likelihood(self, inputs: Inputs, row: int) -> dict[str, Any]:
+        batch = inputs.batch([row])
+        tokens = int(batch["attention_mask"].sum()) - 1
+        if tokens < 1:
+            return {"nll": None, "perplexity": None, "tokens": 0}
+        with evaluating(self.model), torch.no_grad():
+            batch = to_device({**batch, "labels": batch["input_ids"]}, self.model)
+            nll = float(self.model.loss(self.model(batch), batch["labels"]))
+        return {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else math.inf, "tokens": tokens}

@@ -9,6 +9,8 @@ from sherl.errors import SpecError
 
 Precision = Literal["fp32", "bf16"]
 
+_TUPLES = ("image_size", "image_mean", "image_std")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
@@ -23,6 +25,9 @@ class TaskSpec:
     (target - mean) / std, so that a rating in [-4, 4] and a price in the millions train alike.
     target_length: tokens that are written at most for an answer, the end token included (text-to-text).
     label_tokens: of text-to-text with ``class_names``, the token ids of each of these, the end token included.
+    template: how a text (and its pair) becomes the input; empty where it is the input as it is.
+    image_size: height and width in pixels; empty where examples are texts. image_mean, image_std: by which channels in
+    [0, 1] are normalised. image_resample: the filter that images are resized with, by Pillow's number (2 is bilinear).
     """
 
     kind: str
@@ -33,6 +38,11 @@ class TaskSpec:
     target_std: float = 1.0
     target_length: int = 0
     label_tokens: tuple[tuple[int, ...], ...] = ()
+    template: str = ""
+    image_size: tuple[int, ...] = ()
+    image_mean: tuple[float, ...] = ()
+    image_std: tuple[float, ...] = ()
+    image_resample: int = 2
 
     @property
     def num_outputs(self) -> int:
@@ -42,13 +52,15 @@ class TaskSpec:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; :meth:`from_dict` reads it back."""
         lists = {"class_names": list(self.class_names), "label_tokens": [list(ids) for ids in self.label_tokens]}
-        return {**asdict(self), **lists}
+        pictures = {key: list(getattr(self, key)) for key in _TUPLES}
+        return {**asdict(self), **lists, **pictures}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> TaskSpec:
         """The task that :meth:`to_dict` wrote."""
         tokens = tuple(tuple(ids) for ids in plain.get("label_tokens", ()))
-        return cls(**{**plain, "class_names": tuple(plain.get("class_names", ())), "label_tokens": tokens})
+        tuples = {key: tuple(plain.get(key, ())) for key in ("class_names", *_TUPLES)}
+        return cls(**{**plain, **tuples, "label_tokens": tokens})
 
 
 @dataclass(frozen=True, kw_only=True)

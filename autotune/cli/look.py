@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -82,14 +82,30 @@ def export(
     typer.echo(exported.explanation)
 
 
+def _answer(answer: dict[str, Any]) -> str:
+    """What was predicted, on one line."""
+    if "scores" in answer:
+        return f"{answer['label']}\t{answer['scores'][answer['label']]:.4f}"
+    if "tags" in answer:
+        return " ".join(f"{word}/{tag or '-'}" for word, tag in zip(answer["words"], answer["tags"], strict=True))
+    if "text" in answer:
+        return str(answer["text"])
+    if "perplexity" in answer:
+        return "-" if answer["perplexity"] is None else f"{answer['perplexity']:.4f}"
+    return f"{answer['value']:.4f}"
+
+
 def predict(
     directory: Annotated[Path, typer.Argument(help="A folder that `autotune export` wrote.")],
-    texts: Annotated[list[str], typer.Argument(help="Texts; for a task on pairs, first and second text in turn.")],
+    texts: Annotated[
+        list[str],
+        typer.Argument(help="Texts; for a task on pairs, first and second text in turn; for images their paths."),
+    ],
     model: Annotated[str | None, typer.Option("--model", help="The backbone, where it lies elsewhere now.")] = None,
     as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
-    """Predict on raw texts with an exported model.
+    """Predict on raw texts or images with an exported model.
 
     Example: autotune predict model "a warm, funny, engaging film"
     """
@@ -111,7 +127,4 @@ def predict(
         return
     for given, answer in zip(inputs, answers, strict=True):
         shown = given if isinstance(given, str) else " | ".join(given)
-        if "label" in answer:
-            typer.echo(f"{answer['label']}\t{answer['scores'][answer['label']]:.4f}\t{shown}")
-        else:
-            typer.echo(f"{answer['value']:.4f}\t{shown}")
+        typer.echo(f"{_answer(answer)}\t{shown}")

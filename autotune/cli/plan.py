@@ -24,6 +24,8 @@ Examples:
 
   autotune plan --model google-t5/t5-base --batch-size 100 --max-length 128 --memory-cap 8GB --device "RTX 4070"
 
+  autotune plan --model facebook/dinov2-small --image-size 224 --memory-cap 2GB --device cpu
+
   autotune plan --model path/to/config.json --method sherl --method lora --device 12GB --json
 """
 
@@ -49,6 +51,17 @@ def plan(
         int,
         typer.Option("--target-length", min=1, help="Tokens of every target, for a model that writes text."),
     ] = 8,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Pixels a side of images; default: the model's own.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="classification, regression, text-to-text, language-modelling or token-classification; default: "
+            "text-to-text for a model that writes text, else classification.",
+        ),
+    ] = None,
     classes: Annotated[int, typer.Option("--classes", min=2, help="Classes of the task.")] = 2,
     method: Annotated[
         list[str] | None, typer.Option("--method", help="Only these methods of the space (repeatable).")
@@ -75,6 +88,8 @@ def plan(
         max_length=max_length,
         target_length=target_length,
         classes=classes,
+        image_size=image_size,
+        task=task,
         methods=method,
         space=space,
         precision=precision,

@@ -62,6 +62,9 @@ def _exit_if(interrupted: bool) -> None:
 
 def _absolute(source: str | None) -> str | None:
     """A file or folder by its whole path, since trials and `resume` may run elsewhere; names and hub ids as they are."""
+    task, at, folder = (source or "").partition("@")
+    if at and task.startswith("glue:"):
+        return f"{task}@{_absolute(folder)}"
     if source is None or not Path(source).expanduser().exists():
         return source
     return str(Path(source).expanduser().resolve())
@@ -119,7 +122,11 @@ def run(
     ] = "all-minilm-l6-v2",
     train: Annotated[
         str | None,
-        typer.Option("--train", help="csv, tsv, jsonl, json or parquet file, or a hub id; default: movie reviews."),
+        typer.Option(
+            "--train",
+            help="csv, tsv, jsonl, json or parquet file, a folder of images, a task of GLUE (glue:rte or glue:rte@FOLDER), or a hub "
+            "id; default: movie reviews.",
+        ),
     ] = None,
     valid: Annotated[
         str | None, typer.Option("--valid", help="Validation part; by default split off the training part.")
@@ -131,13 +138,41 @@ def run(
     text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
     pair: Annotated[str | None, typer.Option("--pair", help="Column of the second text of a pair.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of the class or the number to predict.")] = None,
-    task: Annotated[str, typer.Option("--task", help="auto, classification or regression.")] = "auto",
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            help="auto, classification, regression, text-to-text, language-modelling, token-classification or "
+            "image-classification; auto decides between the first two by the labels, and takes folders and arrays for images.",
+        ),
+    ] = "auto",
+    template: Annotated[
+        str | None,
+        typer.Option("--template", help='Text-to-text: the input, e.g. "rte sentence1: {text} sentence2: {pair}".'),
+    ] = None,
+    target_length: Annotated[
+        int | None,
+        typer.Option(
+            "--target-length", help="Text-to-text: tokens that no target may exceed; default: the longest one's."
+        ),
+    ] = None,
+    unit: Annotated[
+        str,
+        typer.Option("--unit", help="Language modelling: row (each text), or stream (blocks of --max-length tokens)."),
+    ] = "row",
+    image: Annotated[
+        str | None, typer.Option("--image", help="Column of image paths, where images come as a table.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", help="Pixels of each side of images; default: the model's own.")
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
             "--metric",
             help="What to maximise: accuracy, f1 (of the second of two classes; of more their mean), f1_macro, "
-            "matthews, accuracy_f1; for regression spearman, pearson, pearson_spearman, r2, neg_rmse, neg_mae.",
+            "matthews, accuracy_f1; for regression spearman, pearson, pearson_spearman, r2, neg_rmse, neg_mae; for free text "
+            "exact_match; for tags token_accuracy, token_f1, entity_f1; for language modelling neg_perplexity, neg_loss.",
         ),
     ] = None,
     method: Annotated[
@@ -189,6 +224,11 @@ def run(
         "text": text,
         "pair": pair,
         "label": label,
+        "template": template,
+        "target_length": target_length,
+        "unit": unit,
+        "image": image,
+        "image_size": image_size,
     }
     name = name or (default_name(model, train) if study_dir is None else study_dir.name)
     config = _settled(

@@ -39,13 +39,15 @@ def model_card(
         "## What is in the folder\n\n"
         "- `trainables.safetensors`: the trained tensors and the buffers of added modules; not the frozen backbone\n"
         "- `sherl.json`: method, task, backbone and its fingerprint\n"
-        "- the tokenizer's files, `requirements.txt`, and `export.json`, which lists the files of this export",
+        "- the tokenizer's files (none for images), `requirements.txt`, and `export.json`, which lists the files of this export",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _loading(folder_name: str, manifest: Mapping[str, Any]) -> str:
     example = '("A first text.", "A second text.")' if manifest["task"].get("pair") else '"A text to judge."'
+    if manifest["task"].get("image_size"):
+        example = '"photo.jpg"'
     folder = json.dumps(folder_name, ensure_ascii=False)
     code = f"import sherl\nmodel = sherl.load({folder})  # the path of this folder\nprint(model.predict({example}))"
     text = f"## How to load it\n\n```python\n{code}\n```"

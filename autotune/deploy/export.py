@@ -72,7 +72,8 @@ def export(
         raise StudyError(f"{target.parent} cannot be written to ({error}): give another folder.") from error
     try:
         _copy_checkpoint(checkpoint, build, manifest, record.number)
-        _save_tokenizer(manifest["backbone"]["source"], build)
+        if not manifest["task"].get("image_size"):
+            _save_tokenizer(manifest["backbone"]["source"], build)
         (build / "requirements.txt").write_text(_requirements(manifest), encoding="utf-8")
         card = model_card(
             record,

@@ -235,6 +235,8 @@ class SearchSpace:
             start = whole.get("start_layer")
             if whole.get("insertion") == "multi" and start in (-1, self._depth - 1):
                 whole = {**whole, "insertion": "single"}  # one late layer: both insertions are one fusion before it
+            if whole.get("regulate") is False:  # no late block: nothing starts, nothing is checkpointed
+                whole = {**whole, "insertion": "single", "start_layer": -1, "activation_checkpointing": False}
             self._whole[key] = json.loads(json.dumps(whole))
         return json.loads(json.dumps(self._whole[key]))  # type: ignore[no-any-return]  # a copy of a dictionary
 

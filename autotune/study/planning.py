@@ -21,8 +21,9 @@ from autotune.trial.fork_server import PRELOAD
 from autotune.units import format_bytes, parse_bytes
 from sherl.backbones import backbone_from_config, load_config
 from sherl.errors import SpecError
+from sherl.metrics import DEFAULT_METRICS
 from sherl.spec import TaskSpec
-from sherl.tasks import task_for
+from sherl.tasks import TASKS, task_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,6 @@ class Plan:
     job: PricingJob
     candidates: tuple[Candidate, ...]
     batch_size: int
-    max_length: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -45,9 +45,23 @@ class Plan:
     def headline(self) -> str:
         """In words, what the figures are for."""
         return (
-            f"{self.model} on {self.job.device_name}: batches of {self.batch_size} rows of {self.max_length} tokens, "
+            f"{self.model} on {self.job.device_name}: {self.job.task.kind} on batches of {self.batch_size} rows of "
+            f"{self.row_size}, "
             f"at most {format_bytes(self.cap)} of the device"
         )
+
+    @property
+    def row_size(self) -> str:
+        """In words, what each row holds."""
+        row = self.job.row
+        sizes = []
+        if "input_ids" in row:
+            sizes.append(f"{row['input_ids'].shape[1]} tokens")
+        if "pixel_values" in row:
+            sizes.append(f"{row['pixel_values'].shape[2]} x {row['pixel_values'].shape[3]} pixels")
+        others = {name: form for name, form in row.items() if form.dtype == "float32"} if not sizes else {}
+        sizes += [f"{' x '.join(map(str, form.shape[1:]))} {name}" for name, form in others.items() if name != "labels"]
+        return " and ".join(sizes)
 
     def prices(self, *, largest_batch: bool = True) -> Iterator[Price]:
         """The prices, as they come."""
@@ -60,7 +74,8 @@ class Plan:
             "device": self.job.device_name,
             "memory_cap_bytes": self.cap,
             "batch_size": self.batch_size,
-            "max_length": self.max_length,
+            "task": self.job.task.kind,
+            "row": {name: list(form.shape[1:]) for name, form in self.job.row.items()},
             "context_bytes": self.job.context_bytes if self.job.device == "cuda" else None,
             "notes": list(self.notes),
             "configurations": [{**price.to_dict(), "fits": price.fits(self.cap)} for price in prices],
@@ -74,6 +89,14 @@ def _device(given: str | None) -> KnownGpu | DeviceInfo:
     return cpu_device() if given.strip().lower() == "cpu" else find_gpu(given)
 
 
+def _task(kind: str, classes: int, target_length: int) -> TaskSpec:
+    """A task of this kind as large as was said; the names of its classes do not matter here."""
+    targets = TASKS.get(kind).targets if kind != "text-to-text" else "texts"
+    names = tuple(map(str, range(classes))) if targets in ("classes", "tags") else ()
+    written = target_length if kind == "text-to-text" else 0
+    return TaskSpec(kind=kind, metric=DEFAULT_METRICS[targets], class_names=names, target_length=written)
+
+
 def plan_for(
     model: str,
     *,
@@ -83,6 +106,8 @@ def plan_for(
     max_length: int,
     target_length: int,
     classes: int,
+    image_size: int | None,
+    task: str | None,
     methods: Sequence[str] | None,
     space: str,
     precision: str | None,
@@ -93,6 +118,7 @@ def plan_for(
         ConfigError: the device is not known, or the space has problems.
         UnitError: the cap is no size.
         SpecError: there is no such model, or it takes no rows of this length.
+        UnknownNameError: there is no such task.
         UnsupportedBackboneError: no family covers the model.
     """
     config = load_config(model)
@@ -112,17 +138,14 @@ def plan_for(
             "the cap instead"
         )
         cap = settled.total_bytes
-    if backbone.writes_text:
-        task = TaskSpec(kind="text-to-text", metric="exact_match", target_length=target_length)
-    else:
-        task = TaskSpec(kind="classification", metric="accuracy", class_names=tuple(map(str, range(classes))))
+    spec = _task(task or ("text-to-text" if backbone.writes_text else "classification"), classes, target_length)
     on_cpu = isinstance(settled, DeviceInfo) and settled.kind == "cpu"
     job = PricingJob(
         backbone_config=config.to_dict(),
-        task=task,
+        task=spec,
         row={
-            **backbone.inputs_form(1, max_length),
-            "labels": task_for(task).labels_form(1, max_length, target_length),
+            **backbone.inputs_form(1, tokens=max_length, image_size=image_size),
+            "labels": task_for(spec).labels_form(1, max_length, target_length),
         },
         cap=cap,
         device="cpu" if on_cpu else "cuda",
@@ -139,6 +162,5 @@ def plan_for(
         job=job,
         candidates=tuple(shapes_at(loaded, batch_size)),
         batch_size=batch_size,
-        max_length=max_length,
         notes=tuple(notes),
     )

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from sherl.backbones.backbone import KINDS, Backbone, Batch
+from sherl.backbones.cnn import ConvolutionalBackbone
+from sherl.backbones.cross_modal import CrossModalBackbone
 from sherl.backbones.decoder import DecoderBackbone
 from sherl.backbones.encoder import EncoderBackbone
 from sherl.backbones.encoder_decoder import EncoderDecoderBackbone
-from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, EncoderFamily, Family, Stack
+from sherl.backbones.families import (
+    FAMILIES,
+    ConvolutionalFamily,
+    CrossModalFamily,
+    DecoderFamily,
+    EncoderDecoderFamily,
+    EncoderFamily,
+    Family,
+    Stack,
+    VisionFamily,
+)
 from sherl.backbones.loading import (
     DEFAULT_BACKBONE,
     backbone_from_config,
@@ -15,6 +27,7 @@ from sherl.backbones.loading import (
     load_tokenizer,
     resolve_source,
 )
+from sherl.backbones.vision import VisionBackbone
 
 __all__ = [
     "DEFAULT_BACKBONE",
@@ -22,6 +35,10 @@ __all__ = [
     "KINDS",
     "Backbone",
     "Batch",
+    "ConvolutionalBackbone",
+    "ConvolutionalFamily",
+    "CrossModalBackbone",
+    "CrossModalFamily",
     "DecoderBackbone",
     "DecoderFamily",
     "EncoderBackbone",
@@ -30,6 +47,8 @@ __all__ = [
     "EncoderFamily",
     "Family",
     "Stack",
+    "VisionBackbone",
+    "VisionFamily",
     "backbone_from_config",
     "load_backbone",
     "load_config",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sherl.backbones import fingerprint as fingerprints
 from sherl.backbones.families import Family, Stack
+from sherl.backbones.paths import matching
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.forms import TensorForm
 from sherl.insertion import BlockCall, block_calls
@@ -26,7 +27,8 @@ Batch: TypeAlias = Mapping[str, Tensor]
 
 
 class Backbone(ABC):
-    """A pretrained model as it is; kinds (encoder, decoder, encoder-decoder) are subclasses, registered in :data:`KINDS`.
+    """A pretrained model as it is; kinds (encoder, decoder, encoder-decoder, vision, cnn, …) are subclasses, registered in
+    :data:`KINDS`.
 
     It is in evaluation mode; a method is put on it with ``config.apply(backbone, seed=...)`` and taken off again with
     ``remove()`` of what that gives.
@@ -35,6 +37,8 @@ class Backbone(ABC):
     config: its configuration. layout: its family's row.
     source: the folder or hub id that it was loaded from; None if it was made from a configuration.
     blocks: those of all stacks, in the order in which they run.
+    importances: of weights, by their names in the model, where somebody measured them (:mod:`sherl.fisher`).
+    notes: what a person should know of how the model was taken, e.g. that its row was found by structure.
     """
 
     def __init__(self, model: Any, layout: Family, *, source: str | None = None, folder: Path | None = None) -> None:
@@ -42,7 +46,9 @@ class Backbone(ABC):
         self.config: Any = model.config
         self.layout: Family = layout
         self.source = source
+        self.notes: tuple[str, ...] = ()
         self.method_name: str | None = None  # of the method that is on it now
+        self.importances: Mapping[str, Tensor] | None = None
         self._places = self._find_blocks()
         self.blocks: tuple[nn.Module, ...] = tuple(block for _, _, block in self._places)
         self._folder = folder
@@ -52,14 +58,20 @@ class Backbone(ABC):
         modules = dict(self.model.named_modules())
         found = []
         for stack in self.layout.stacks:
-            blocks = modules.get(stack.blocks)
-            if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
-                raise UnsupportedBackboneError(
-                    f"The row of {self.layout.name!r} says that its blocks are at {stack.blocks!r}; there is no list "
-                    "of blocks there."
-                )
-            found += [(stack, f"{stack.blocks}.{index}", block) for index, block in enumerate(blocks)]
+            lists = matching(self.model, stack.blocks)
+            for path in lists or [stack.blocks]:
+                blocks = modules.get(path)
+                if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+                    raise UnsupportedBackboneError(
+                        f"The row of {self.layout.name!r} says that its blocks are at {stack.blocks!r}; there is no list "
+                        "of blocks there."
+                    )
+                found += [(stack, f"{path}.{index}", block) for index, block in enumerate(blocks)]
         return found
+
+    def modules_of(self, layer: int, pattern: str) -> list[str]:
+        """Paths inside a block (0-based, over all stacks) that a path or pattern of its stack names."""
+        return matching(self.blocks[layer], pattern)
 
     def stack_of(self, layer: int) -> Stack:
         """The stack that a block (0-based, over all stacks) belongs to."""
@@ -167,13 +179,28 @@ class Backbone(ABC):
 
     @property
     def width(self) -> int:
-        """D, the width of the hidden states."""
+        """D, the width of the last hidden state and of what :meth:`pool` gives."""
         return int(self.config.hidden_size)
 
     def width_of(self, layer: int) -> int:
         """Width of a block's input (0-based, over all stacks)."""
         del layer
         return self.width
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether blocks differ in width."""
+        return any(self.width_of(layer) != self.width_of(0) for layer in range(self.depth))
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the last hidden state, which :meth:`encode` gives; :meth:`pool` may bring it to another."""
+        return self.width if self.has_stages else self.width_of(self.depth - 1)
+
+    @property
+    def output_width(self) -> int:
+        """Width of what the last block gives, before whatever follows the blocks."""
+        return self.hidden_width
 
     def is_causal(self, layer: int) -> bool:
         """Whether a position of this block (0-based, over all stacks) sees none that comes later."""
@@ -199,7 +226,7 @@ class Backbone(ABC):
         has_table = self.layout.positions in ("absolute", "from_padding")
         if not has_table and not getattr(self.config, "position_biased_input", False):  # DeBERTa may have both
             return None
-        return int(self.config.max_position_embeddings) - self.layout.position_offset
+        return int(getattr(self.config, self.layout.position_table)) - self.layout.position_offset
 
     @property
     def device(self) -> torch.device:
@@ -255,8 +282,10 @@ class Backbone(ABC):
         ids, mask = batch["input_ids"], batch.get("attention_mask")
         return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(torch.bool)
 
-    def inputs_form(self, rows: int, tokens: int) -> dict[str, TensorForm]:
-        """Shapes and types of what :meth:`encode` reads, for rows of this many tokens where it reads texts."""
+    def inputs_form(self, rows: int, *, tokens: int, image_size: int | None = None) -> dict[str, TensorForm]:
+        """Shapes and types of what :meth:`encode` reads: texts of this many tokens, images of this many pixels a side (None:
+        as many as the model was made for)."""
+        del image_size
         names = ["input_ids", "attention_mask"] + (["token_type_ids"] if self.takes_token_types else [])
         return {name: TensorForm((rows, tokens)) for name in names}
 

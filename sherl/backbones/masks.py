@@ -48,6 +48,20 @@ def for_flags(config: Any, keep: Bool[Tensor, "batch tokens"], dtype: torch.dtyp
     return keep.to(torch.int64)
 
 
+def for_causal(
+    config: Any, keep: Bool[Tensor, "batch tokens"], dtype: torch.dtype
+) -> Float[Tensor, "batch 1 tokens _"]:
+    """The mask of blocks in which a token sees itself and those before it, but for padding (CLIP's text encoder).
+
+    A token that sees nothing at all, padding on the left, gets the same large number everywhere, and sees all of it: what
+    it holds is read by nobody.
+    """
+    del config
+    tokens = keep.shape[1]
+    earlier = causal(tokens, tokens, dtype=dtype, device=keep.device)
+    return torch.minimum(additive(keep, dtype), earlier)
+
+
 def for_windows(config: Any, keep: Bool[Tensor, "batch tokens"], dtype: torch.dtype) -> Mask:
     """One mask for blocks that see everything, one for blocks that see a window around each token (ModernBERT)."""
     full = additive(keep, dtype)

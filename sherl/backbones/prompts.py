@@ -29,6 +29,17 @@ def behind_mask(
     return [{"attention_mask": mask} for _ in blocks]
 
 
+def behind_causal_mask(
+    model: Any,
+    blocks: Any,
+    keep: Bool[Tensor, "batch keys"],
+    hidden: Float[Tensor, "batch keys width"],
+) -> list[dict[str, Any]]:
+    """Blocks in which a position sees those before it (CLIP's text encoder): all tokens see all prompts."""
+    mask = masks.for_causal(model.config, keep, hidden.dtype)
+    return [{"attention_mask": mask} for _ in blocks]
+
+
 def behind_position_bias(
     model: Any,
     blocks: Any,

@@ -32,7 +32,7 @@ NEVER_GUESSED = ("id", "idx", "index", "guid", "uid")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns that are read; ``pair`` is None for single texts."""
+    """Names of the columns that are read; ``pair`` is None for single texts, ``label`` is empty where nothing is labelled."""
 
     text: str
     pair: str | None
@@ -40,7 +40,7 @@ class Columns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.text, self.pair, self.label) if name is not None)
+        return tuple(name for name in (self.text, self.pair, self.label) if name)
 
 
 def find_columns(table: Table, spec: DataSpec, problems: Problems) -> Columns | None:
@@ -56,6 +56,18 @@ def find_columns(table: Table, spec: DataSpec, problems: Problems) -> Columns | 
     if text is None or label is None or len(problems.found) > before:
         return None
     return Columns(text, pair, label)
+
+
+def find_text(table: Table, spec: DataSpec, problems: Problems) -> Columns | None:
+    """The text's column alone, for rows without a label; what cannot be decided is added to ``problems``."""
+    for option, name in (("--pair", spec.pair), ("--label", spec.label)):
+        if name is not None:
+            problems.add(f"{option} names {name!r}, but of language modelling rows only the text is read; leave it out")
+    if spec.text is not None and spec.text not in table.columns:
+        problems.add(f"{table.source}: --text names the column {spec.text!r}; {_present(table)}")
+        return None
+    text = spec.text or _only(_single(table, _free(table, ())), "text", "--text", table, problems)
+    return None if text is None else Columns(text, None, "")
 
 
 def check_columns(table: Table, columns: Columns, problems: Problems) -> bool:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sherl.data.batching import (
     Indices,
@@ -25,15 +26,20 @@ from sherl.data.batching import (
 from sherl.errors import DataError
 from sherl.forms import TensorForm, form_of
 
+NO_LABEL = -100
+"""Stands in rows of labels where nothing is to be learnt; losses pass over it."""
+
 Batch: TypeAlias = dict[str, Tensor]
-Text: TypeAlias = str | tuple[str, str]
+Text: TypeAlias = str | tuple[str, ...]
+"""A text, a pair of texts, or the words of a sentence."""
 
 
 class EncodedPart:
     """Rows of token ids with labels. Opening one costs little: ids are read from a memory map as batches need them.
 
     A batch is ``input_ids`` and ``attention_mask`` (int64 ``[batch, tokens]``), ``labels`` (int64 or float32
-    ``[batch]``) and, where the tokenizer marks the second text of a pair, ``token_type_ids``; padding is on the right
+    ``[batch]``; of text-to-text int64 target tokens ``[batch, targets]``, of token classification int64 tags and of
+    language modelling the token ids ``[batch, tokens]``, each with -100 where nothing is to be learnt) and, where the tokenizer marks the second text of a pair, ``token_type_ids``; padding is on the right
     and only to the longest row of the batch.
     """
 
@@ -49,8 +55,12 @@ class EncodedPart:
                 loaded = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - it is no dictionary
         except (OSError, SafetensorError) as error:
             raise DataError(f"Prepared data: {tensors} cannot be read ({error}); prepare the data again.") from error
-        self.labels: Tensor = loaded.pop("labels")
-        """All labels in row order: int64 class indices, or float32 values in the data's own units."""
+        labels = loaded.pop("labels", None)
+        self.labels: Tensor = loaded["input_ids"] if labels is None else labels
+        """All labels in row order: int64 class indices, or float32 values in the data's own units; of rows with a label
+        for each token, those of all rows one after the other."""
+        label_offsets = loaded.pop("label_offsets", loaded["offsets"] if labels is None else None)
+        self._label_offsets: NDArray[np.int64] | None = None if label_offsets is None else label_offsets.numpy()
         self._offsets: NDArray[np.int64] = loaded.pop("offsets").numpy()
         self._flat: dict[str, NDArray[Any]] = {key: tensor.numpy() for key, tensor in loaded.items()}
         self.lengths: NDArray[np.int64] = np.diff(self._offsets)
@@ -58,6 +68,11 @@ class EncodedPart:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def longest_label(self) -> int:
+        """Tokens of the longest row of labels; 0 where a row has one label."""
+        return 0 if self._label_offsets is None else int(np.diff(self._label_offsets).max(initial=0))
 
     @property
     def has_token_types(self) -> bool:
@@ -124,25 +139,43 @@ class EncodedPart:
         return form_of(self.largest_batch(batch_size))
 
     def largest_batch(self, batch_size: int) -> Batch:
-        """A batch of that shape: the longest rows.
+        """A batch of that shape: the longest rows; target tokens are padded to the part's longest target.
 
         Raises:
             SpecError: the batch size is below 1.
         """
-        return self.batch(self.order[: checked_batch_size(batch_size)])
+        made = self.batch(self.order[: checked_batch_size(batch_size)])
+        missing = self.longest_label - made["labels"].shape[-1]
+        if self._label_offsets is not None and missing > 0:
+            made["labels"] = pad(made["labels"], (0, missing), value=NO_LABEL)
+        return made
 
     def batch(self, rows: Sequence[int] | Indices) -> Batch:
         """The batch of these rows, in this order."""
         index = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[index]
-        columns = np.arange(lengths.max(initial=0))
-        kept = columns < lengths[:, None]
-        positions = (self._offsets[index][:, None] + columns)[kept]
+        kept, positions = _spread(self._offsets[index], lengths)
         made: Batch = {}
         for key, flat in self._flat.items():
             padded = np.full(kept.shape, self._pads[key], dtype=np.int64)
             padded[kept] = flat[positions]
             made[key] = torch.from_numpy(padded)
         made["attention_mask"] = torch.from_numpy(kept.astype(np.int64))
-        made["labels"] = self.labels[torch.from_numpy(index)]
+        made["labels"] = self._labels(index)
         return made
+
+    def _labels(self, index: Indices) -> Tensor:
+        if self._label_offsets is None:
+            return self.labels[torch.from_numpy(index)]
+        begin = self._label_offsets[index]
+        kept, positions = _spread(begin, self._label_offsets[index + 1] - begin)
+        padded = np.full(kept.shape, NO_LABEL, dtype=np.int64)
+        padded[kept] = self.labels.numpy()[positions]
+        return torch.from_numpy(padded)
+
+
+def _spread(begin: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which places of ``[rows, longest]`` hold something, and where each of these lies in the flat array."""
+    columns = np.arange(lengths.max(initial=0))
+    kept = columns < lengths[:, None]
+    return kept, (begin[:, None] + columns)[kept]

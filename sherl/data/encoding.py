@@ -88,17 +88,26 @@ def _tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int | None) -> 
 
 
 def save_part(
-    folder: Path, name: str, encoded: Encoded, texts: Sequence[Text], labels: torch.Tensor, *, types: bool
+    folder: Path, name: str, encoded: Encoded, texts: Sequence[Text], labels: dict[str, torch.Tensor], *, types: bool
 ) -> None:
-    """Writes ``NAME.safetensors`` and ``NAME.texts.jsonl``; the same rows give the same bytes."""
+    """Writes ``NAME.safetensors`` and ``NAME.texts.jsonl``; the same rows give the same bytes.
+
+    labels: ``labels`` of each row; or of all rows' tokens, with ``label_offsets``; or nothing, where a row's token ids are
+    its labels.
+    """
     tensors = {"input_ids": encoded.ids, "offsets": encoded.offsets}
     if types:
         tensors["token_type_ids"] = encoded.token_types
     save_file(
-        {"labels": labels, **{key: torch.from_numpy(array) for key, array in tensors.items()}},
+        {**labels, **{key: torch.from_numpy(array) for key, array in tensors.items()}},
         folder / f"{name}.safetensors",
     )
-    with (folder / f"{name}.texts.jsonl").open("w", encoding="utf-8", newline="\n") as lines:
+    save_texts(folder / f"{name}.texts.jsonl", texts)
+
+
+def save_texts(path: Path, texts: Sequence[Text]) -> None:
+    """One JSON value a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as lines:
         for text in texts:
             lines.write(json.dumps(text, ensure_ascii=False) + "\n")
 

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from sherl.data.columns import Columns, check_columns, find_columns
 from sherl.data.encoded import Text
-from sherl.data.labels import (
-    ClassReader,
-    as_number,
-    decide_targets,
-    is_missing,
-    looks_like_row_numbers,
-    ordered_classes,
-)
-from sherl.data.problems import Problems, listing, shorten
+from sherl.data.label_columns import check_values, read_classes, read_values
+from sherl.data.labels import decide_targets, is_missing
+from sherl.data.problems import Problems
 from sherl.data.settings import TARGETS_OF_TASK, DataSpec
 from sherl.data.sources import Sources
+from sherl.data.splits import Key, text_key
 from sherl.data.table import Table
+from sherl.data.target_texts import read_targets
+from sherl.data.templates import needs_pair
 from sherl.metrics import METRICS, Targets
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of one part: texts, and labels as class names or as numbers."""
+    """Rows of one part: inputs, and labels as class names, numbers, target texts or tuples of tags.
+
+    keys: what makes two rows the same; by default their texts, see :func:`sherl.data.splits.text_key`.
+    """
 
     texts: list[Text]
     labels: list[Any]
+    keys: list[Key] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, rows: Sequence[int]) -> Examples:
         """These rows."""
-        return Examples([self.texts[row] for row in rows], [self.labels[row] for row in rows])
+        keys = None if self.keys is None else [self.keys[row] for row in rows]
+        return Examples([self.texts[row] for row in rows], [self.labels[row] for row in rows], keys)
+
+    def split_keys(self) -> list[Key]:
+        """By which rows are kept together when parts are made."""
+        return [text_key(text) for text in self.texts] if self.keys is None else self.keys
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,21 @@ def read_examples(sources: Sources, spec: DataSpec) -> Reading:
     columns = find_columns(train, spec, problems)
     if columns is None:
         raise problems.error()
-    notes: list[str] = []
+    notes = list(sources.notes)
     tables = _with_labels(sources, columns, notes)
     usable = {part: table for part, table in tables.items() if check_columns(table, columns, problems)}
     texts = {part: _texts(table, columns, problems) for part, table in usable.items()}
-    targets = _targets(spec, train.columns[columns.label])
-    if targets == "values":
-        labels = {part: _values(table, columns.label, problems) for part, table in usable.items()}
-        classes: tuple[str, ...] = ()
-        _check_values([label for label in labels["train"] if label is not None], train, columns.label, problems)
+    targets: Targets
+    classes: tuple[str, ...]
+    if spec.task == "text-to-text":
+        _check_template(spec, columns, problems)
+        targets, labels, classes = read_targets(usable, columns.label, spec, problems)
+    elif (targets := _targets(spec, train.columns[columns.label])) == "values":
+        labels = {part: read_values(table, columns.label, problems) for part, table in usable.items()}
+        classes = ()
+        check_values([label for label in labels["train"] if label is not None], train, columns.label, problems)
     else:
-        labels, classes = _classes(usable, columns.label, problems)
+        labels, classes = read_classes(usable, columns.label, problems)
     problems.raise_any(
         "Nothing was prepared. Mend the rows or leave them out; --text, --pair and --label choose columns."
     )
@@ -101,14 +108,29 @@ def _targets(spec: DataSpec, cells: list[Any]) -> Targets:
     return decide_targets([cell for cell in cells if not is_missing(cell)])
 
 
+def _check_template(spec: DataSpec, columns: Columns, problems: Problems) -> None:
+    if spec.template is None:
+        return
+    if needs_pair(spec.template) and columns.pair is None:
+        problems.add(
+            f"template {spec.template!r} names {{pair}}, but there is one text a row; name the second with --pair"
+        )
+    elif columns.pair is not None and not needs_pair(spec.template):
+        problems.add(
+            f"template {spec.template!r} lacks {{pair}}, so that the column {columns.pair!r} would be lost; "
+            "name {pair} in it, or name the text's column alone with --text"
+        )
+
+
 def _texts(table: Table, columns: Columns, problems: Problems) -> list[Text]:
-    first = _strings(table, columns.text, problems)
+    first = strings(table, columns.text, problems)
     if columns.pair is None:
         return list(first)
-    return list(zip(first, _strings(table, columns.pair, problems), strict=True))
+    return list(zip(first, strings(table, columns.pair, problems), strict=True))
 
 
-def _strings(table: Table, column: str, problems: Problems) -> list[str]:
+def strings(table: Table, column: str, problems: Problems) -> list[str]:
+    """The texts of a column; those that are none are added to ``problems``."""
     texts = []
     for row, cell in enumerate(table.columns[column]):
         if isinstance(cell, int | float) and not isinstance(cell, bool) and not is_missing(cell):
@@ -122,68 +144,6 @@ def _strings(table: Table, column: str, problems: Problems) -> list[str]:
             )
         texts.append(text)
     return texts
-
-
-def _values(table: Table, column: str, problems: Problems) -> list[float | None]:
-    values = [as_number(cell) for cell in table.columns[column]]
-    for row, (cell, value) in enumerate(zip(table.columns[column], values, strict=True)):
-        if value is None:
-            problems.add_cell(table.place(row), column, cell, "a finite number is needed (regression)")
-    return values
-
-
-def _check_values(values: list[float], train: Table, column: str, problems: Problems) -> None:
-    if not values:
-        return
-    spread = float(np.std(values))
-    place = f"{train.source}, column {column!r}"
-    if len(set(values)) == 1:
-        problems.add(
-            f"{place}: every target is {values[0]!r}; at least two different ones are needed to learn anything"
-        )
-    elif max(map(abs, values)) * np.finfo(np.float32).eps > spread / 100:
-        problems.add(
-            f"{place}: targets around {np.mean(values):g} that vary by {spread:g} cannot be told apart in float32; "
-            "subtract a constant from the column first"
-        )
-    elif len(values) > 20 and looks_like_row_numbers(values):
-        problems.add(
-            f"{place}: it counts the rows from {min(values):g} to {max(values):g}; name the label's column with --label"
-        )
-
-
-def _classes(tables: dict[str, Table], column: str, problems: Problems) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
-    reader = ClassReader(cell for table in tables.values() for cell in table.columns[column])
-    labels: dict[str, list[Any]] = {}
-    for part, table in tables.items():
-        labels[part] = []
-        for row, cell in enumerate(table.columns[column]):
-            name = None if is_missing(cell) else reader.name(cell)
-            if name is None:
-                problems.add_cell(table.place(row), column, cell, "a class (text, number, true or false) is needed")
-            labels[part].append(name)
-    train = tables["train"]
-    counts = Counter(name for name in labels["train"] if name is not None)
-    classes = ordered_classes(counts, train.class_orders.get(column))
-    _check_classes(counts, train, column, problems)
-    for part, table in tables.items():
-        for row, name in enumerate(labels[part]):
-            if name is not None and name not in counts:
-                allowed = f"the training part has only the classes {listing(classes)}"
-                problems.add_cell(table.place(row), column, name, allowed)
-    return labels, classes
-
-
-def _check_classes(counts: Counter[str], train: Table, column: str, problems: Problems) -> None:
-    place = f"{train.source}, column {column!r}"
-    rows = counts.total()
-    if len(counts) == 1:
-        problems.add(f"{place}: every label is {shorten(next(iter(counts)))}; at least two classes are needed")
-    elif len(counts) > 2 and len(counts) >= 0.9 * rows:
-        problems.add(
-            f"{place}: {len(counts)} different classes in {rows} rows, such as {listing(list(counts)[:3])}; this looks like "
-            "an id or a free text: name the label's column with --label, or choose regression if it holds numbers"
-        )
 
 
 def with_parts(reading: Reading, parts: dict[str, Examples], notes: list[str]) -> Reading:

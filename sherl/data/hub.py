@@ -132,5 +132,8 @@ def _table(split: Any, source: str) -> Table:
         if names is not None:
             orders[name] = [str(known) for known in names]
             cells = [orders[name][cell] if isinstance(cell, int) and 0 <= cell < len(names) else None for cell in cells]
+        inner = getattr(getattr(split.features.get(name), "feature", None), "names", None)
+        if inner is not None:  # a class label for each word
+            cells = [[str(inner[one]) if 0 <= one < len(inner) else None for one in cell] for cell in cells]
         columns[name] = cells
     return Table(source, columns, identity=str(getattr(split, "_fingerprint", "")), class_orders=orders)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 from sherl.data.examples import Examples, Reading, with_parts
 from sherl.data.settings import DataSpec
-from sherl.data.splits import MIN_ROWS, Key, part_sizes, split_rows, text_key
+from sherl.data.splits import MIN_ROWS, Key, part_sizes, split_rows
 from sherl.errors import DataError
 
 PARTS = ("train", "valid", "test")
@@ -21,7 +21,7 @@ def make_parts(reading: Reading, spec: DataSpec, default_rows: dict[str, int | N
         DataError: a part would have fewer than two rows, or a class no row to learn from.
     """
     wanted = {part: getattr(spec, f"{part}_rows") or default_rows.get(part) for part in PARTS}
-    keys = {part: [text_key(text) for text in rows.texts] for part, rows in reading.parts.items()}
+    keys = {part: rows.split_keys() for part, rows in reading.parts.items()}
     notes = _conflicts(reading, keys)
     given: list[str] = [part for part in ("valid", "test") if part in reading.parts]
     pool = _without_held_out(keys, given, notes)
@@ -114,11 +114,15 @@ def _check(parts: dict[str, Examples], reading: Reading) -> None:
         problems += [
             f"no row of the class {name!r} is left to train on" for name in reading.classes if name not in counts
         ]
-    elif len(set(parts["train"].labels)) == 1:
+    elif (
+        reading.targets in ("values", "texts")
+        and len(set(parts["train"].labels)) == 1
+        and parts["train"].labels[0] is not None
+    ):
         problems.append("all targets that are left to train on are equal")
     if problems:
         read = sum(len(rows) for rows in reading.parts.values())
-        texts = len({text_key(text) for rows in reading.parts.values() for text in rows.texts})
+        texts = len({key for rows in reading.parts.values() for key in rows.split_keys()})
         raise DataError(
             [*problems, f"{read} rows with {texts} different texts were read; more rows, or other parts, are needed"],
             where=f"too little data for the parts ({sizes})",

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sherl.data.encoded import EncodedPart
+from sherl.data.image_part import ImagePart
 from sherl.errors import DataError, SpecError
 from sherl.spec import TaskSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 META = "meta.json"
+
+Part: TypeAlias = EncodedPart | ImagePart
+"""Rows of texts as tokens, or of images."""
 
 
 class PreparedData:
@@ -21,7 +25,7 @@ class PreparedData:
     def __init__(self, directory: Path, meta: dict[str, Any]) -> None:
         self.directory = directory
         self._meta = meta
-        self._parts: dict[str, EncodedPart] = {}
+        self._parts: dict[str, Part] = {}
 
     @classmethod
     def open(cls, directory: Path | str) -> PreparedData:
@@ -74,7 +78,7 @@ class PreparedData:
         """Whether batches hold ``token_type_ids``."""
         return bool(self._meta["token_types"])
 
-    def part(self, name: str) -> EncodedPart:
+    def part(self, name: str) -> Part:
         """The part "train", "valid" or "test"; opened once.
 
         Raises:
@@ -84,14 +88,19 @@ class PreparedData:
         if name not in self._meta["parts"]:
             raise SpecError(f"There is no part {name!r}; parts are {', '.join(self._meta['parts'])}.")
         if name not in self._parts:
-            self._parts[name] = EncodedPart(
-                self.directory / f"{name}.safetensors",
-                self.directory / f"{name}.texts.jsonl",
-                name=name,
-                pad_token_id=self._meta["pad_token_id"],
-                pad_token_type_id=self._meta["pad_token_type_id"],
-            )
+            self._parts[name] = self._opened(name)
         return self._parts[name]
+
+    def _opened(self, name: str) -> Part:
+        if self._meta["inputs"] == "images":
+            return ImagePart(self.directory, name=name, mean=self.task.image_mean, std=self.task.image_std)
+        return EncodedPart(
+            self.directory / f"{name}.safetensors",
+            self.directory / f"{name}.texts.jsonl",
+            name=name,
+            pad_token_id=self._meta["pad_token_id"],
+            pad_token_type_id=self._meta["pad_token_type_id"],
+        )
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sherl.data.files import FORMATS, file_format, read_file
+from sherl.data.glue import glue_spec, is_glue, read_glue
 from sherl.data.hub import is_hub_id, read_hub
 from sherl.data.packaged import PACKAGED, read_packaged
+from sherl.data.plain_files import plain_reader
 from sherl.data.settings import TARGETS_OF_TASK, DataSpec
 from sherl.data.table import Table
 from sherl.errors import DataError
@@ -22,11 +24,13 @@ class Sources:
 
     rows: default numbers of rows of the parts, for sources that have them.
     implied: parts that nobody named but that came with train (splits of a hub data set).
+    notes: what a person should know of the reading.
     """
 
     tables: dict[str, Table]
     rows: dict[str, int | None] = field(default_factory=dict)
     implied: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def read_sources(spec: DataSpec) -> Sources:
@@ -44,7 +48,7 @@ def read_sources(spec: DataSpec) -> Sources:
         named = getattr(spec, part)
         if named is not None:
             try:
-                tables |= _read(named, part)
+                tables |= _read(named, part, spec.task)
             except DataError as error:
                 errors.append(error)
     if len(errors) == 1:
@@ -52,6 +56,19 @@ def read_sources(spec: DataSpec) -> Sources:
     if errors:
         raise DataError([str(error) for error in errors], where="data")
     return Sources(tables, implied=frozenset(part for part in tables if getattr(spec, part) is None))
+
+
+def read_settled(spec: DataSpec) -> tuple[DataSpec, Sources]:
+    """Every part that the settings name, and the settings with what a source adds to them.
+
+    Raises:
+        DataError: as :func:`read_sources`.
+    """
+    if not is_glue(spec.train):
+        return spec, read_sources(spec)
+    settled = glue_spec(spec)
+    tables, rows, notes = read_glue(settled)
+    return settled, Sources(tables, rows, notes=notes)
 
 
 def _packaged(source: str, spec: DataSpec) -> Sources | None:
@@ -63,21 +80,22 @@ def _packaged(source: str, spec: DataSpec) -> Sources | None:
     if spec.valid is not None or spec.test is not None:
         raise DataError(f"{source} brings its own validation and test rows: leave out --valid and --test.")
     asked = kind or ("" if spec.task == "auto" else spec.task)
-    if kind and spec.task not in ("auto", kind):
+    if kind and spec.task in TARGETS_OF_TASK and spec.task != kind:
         raise DataError(f"{source!r} was given with the task {spec.task!r}: leave one of the two out.")
     targets: Targets = METRICS.get(spec.metric).targets if spec.metric is not None else "classes"
     if asked:
-        targets = TARGETS_OF_TASK[asked]
+        targets = TARGETS_OF_TASK.get(asked, targets)
     table = read_packaged(name, classes=targets == "classes")
     return Sources({"train": table}, dict(zip(("train", "valid", "test"), PACKAGED.get(name).part_rows, strict=True)))
 
 
-def _read(source: str, part: str) -> dict[str, Table]:
+def _read(source: str, part: str, task: str) -> dict[str, Table]:
     path = Path(source).expanduser()
+    plain = plain_reader(path, task)
     if path.exists():
-        return {part: read_file(path)}
+        return {part: read_file(path) if plain is None else plain(path)}
     # a hub id's owner/name has one slash at most and no known extension
-    if file_format(path) is not None or not is_hub_id(source) or source.startswith((".", "~")):
+    if file_format(path) is not None or plain is not None or not is_hub_id(source) or source.startswith((".", "~")):
         known = ", ".join(f".{name}" for name in FORMATS)
         raise DataError(
             f"{source}: there is no such file (the working folder is {Path.cwd()}), and it is no packaged set "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sherl.fusion import layer_attention, linear_attention, pooling  # noqa: F401 - importing registers them
 from sherl.fusion.aggregation import Aggregation
 from sherl.fusion.config import FusionConfig, FusionShape
 from sherl.fusion.expansion import Expansion

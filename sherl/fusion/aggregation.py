@@ -80,7 +80,7 @@ class RedundancyAggregation(Aggregation):
         scores = _wide(torch.bmm(early, query.transpose(1, 2)).squeeze(-1))
         return scores if bias is None else scores + bias.to(scores.dtype)
 
-    def _redundancy(self, early: Float[Tensor, "rows early inner"]) -> Float[Tensor, "rows early"]:
+    def _redundancy(self, early: Float[Tensor, "rows early inner"]) -> Float[Tensor, "#rows early"]:
         """r of eq. 2, at least 1 for every row that has a direction, and 1 for a row that has none."""
         gram = _wide(torch.bmm(early, early.transpose(1, 2)))
         squared = gram.diagonal(dim1=1, dim2=2)

@@ -37,7 +37,10 @@ class FusionConfig:
     reduction_factor: r; the inner width is ``max(1, width // r)``, so r may be anything from 1 to the width.
     similarity: ``inner`` (eq. 3, the inner product with the guide) or ``learned`` (a d -> 1 layer over the product).
     gate: ``preserving`` (own input + u * fused) or ``released`` (fused + u * own input).
-    projection, aggregation, expansion: names of registered parts.
+    projection: ``refined`` (eq. 1) or ``plain`` (the down-projection and ReLU alone).
+    aggregation: ``mtsa`` (eqs. 2 and 3), or what the paper's fig. 4 holds against it: ``max``, ``mean``, ``attention`` (4
+        heads over the layers of one token), ``linear`` (eq. 3 without r), ``linear_learned`` (r learned).
+    expansion: ``linear`` or ``rectified`` (a ReLU before the up-projection).
     epsilon: added to the l2 and l1 norms of eqs. 2 and 3. The paper has none (0); with any value a vector of zeros
     has no direction and weights of nothing stay nothing, in values and in gradients.
     """

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -28,7 +28,7 @@ from sherl.backbones import Backbone
 from sherl.errors import SpecError
 from sherl.methods.settings import read_named
 from sherl.methods.tuned import Tuned
-from sherl.registry import Registry
+from sherl.registry import Registry, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,19 @@ class MethodConfig(ABC):
     """
 
     name: ClassVar[str]
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings under one name: ``{"name": ..., "preset": <its name>}``, and :meth:`from_preset`."""
+
+    @classmethod
+    def from_preset(cls, preset: str, **settings: Any) -> Self:
+        """The method with the settings of a preset; those given here go before them.
+
+        Raises:
+            SpecError: there is no such preset, or a setting is unknown or out of range.
+        """
+        built = method_from_dict({"name": cls.name, "preset": preset, **settings})
+        assert isinstance(built, cls)
+        return built
 
     def problems(self) -> list[str]:
         """What is wrong with the settings, each with the value given and what is allowed."""
@@ -87,6 +100,10 @@ class MethodConfig(ABC):
                 tuned.remove()
         return tuned
 
+    def loadable(self) -> MethodConfig:
+        """The method for a state that is about to be loaded into it: without initial values that data would decide."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; :func:`method_from_dict` reads it back."""
         plain: dict[str, Any] = {"name": self.name}
@@ -102,12 +119,31 @@ METHODS: Registry[type[MethodConfig]] = Registry("method")
 
 
 def method_from_dict(plain: object) -> MethodConfig:
-    """A method from its name or from ``{"name": ..., **settings}``; missing settings take their defaults.
+    """A method from its name or from ``{"name": ..., **settings}``; missing settings take their defaults, or those of a
+    ``preset`` that is named among them.
 
     Raises:
-        SpecError: no such method, or unknown or bad settings; the message has all problems, with the nearest names.
+        SpecError: no such method or preset, or unknown or bad settings; the message has all problems, with the nearest
+            names.
     """
-    return read_named(plain, MethodConfig, METHODS)  # type: ignore[type-abstract]
+    return read_named(_expanded(plain), MethodConfig, METHODS)  # type: ignore[type-abstract]
+
+
+def _expanded(plain: object) -> object:
+    """With the settings of a preset in the preset's place; a method without presets knows no such setting."""
+    if not isinstance(plain, Mapping) or "preset" not in plain:
+        return plain
+    name = plain.get("name")
+    presets = METHODS.get(name).PRESETS if isinstance(name, str) and name in METHODS else {}
+    if not presets:
+        return plain
+    settings = dict(plain)
+    preset = settings.pop("preset")
+    if not isinstance(preset, str) or preset not in presets:
+        raise SpecError(
+            f"Method {name}: unknown preset {preset!r}.{nearest(preset, presets)} Known are: {', '.join(presets)}."
+        )
+    return {**presets[preset], **settings}
 
 
 @contextmanager

@@ -47,11 +47,12 @@ class PromptConfig(MethodConfig):
                 f"Method prompt: a {backbone.family} model cannot carry prompts at its input: {backbone.no_input_prompts}. "
                 "LoRA and adapters fit every family."
             )
-        vectors = PromptVectors(self.num_prompts, backbone.width)
+        width = backbone.width_of(0)
+        vectors = PromptVectors(self.num_prompts, width)
         tuned.add("prompt", LatePart(parameters=dict(vectors.named_parameters()), module=vectors))
         keep = torch.ones((1, self.num_prompts + 1), dtype=torch.bool)
         # a family that cannot carry prompts says so here, not in the first step
-        backbone.prompt_arguments(keep, torch.zeros((1, self.num_prompts + 1, backbone.width), dtype=backbone.dtype))
+        backbone.prompt_arguments(keep, torch.zeros((1, self.num_prompts + 1, width), dtype=backbone.dtype))
         if self.activation_checkpointing:
             tuned.checkpoint_late_blocks()
         tuned.route = PromptRoute(backbone, vectors)
@@ -63,6 +64,9 @@ class PromptRoute(Route):
     def __init__(self, backbone: Backbone, prompts: PromptVectors) -> None:
         self.backbone = backbone
         self.prompts = prompts
+
+    def keeps(self) -> list[str]:
+        return [f"of every block: {len(self.prompts.vectors)} positions more"]
 
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:

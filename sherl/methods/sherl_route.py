@@ -14,6 +14,7 @@ from sherl.backbones import Backbone, Batch, Stack
 from sherl.errors import UnsupportedBackboneError
 from sherl.insertion import BlockCall, block_calls, other_forward
 from sherl.methods.prompting import Prompting
+from sherl.methods.recording import stack_names
 from sherl.methods.tuned import Route
 from sherl.shapes import Float
 
@@ -37,7 +38,15 @@ class Selection:
 
     def widths(self, backbone: Backbone, layer: int) -> list[int]:
         """Of the features that there are in front of a block, in their order; its own input's is the last."""
-        return [backbone.width_of(one) for one in sorted(self._selected) if one <= layer]
+        return [
+            backbone.width_of(one) if one < backbone.depth else backbone.output_width
+            for one in sorted(self._selected)
+            if one <= layer
+        ]
+
+    def places(self) -> frozenset[int]:
+        """The numbers n of the h_n that are fused."""
+        return frozenset(layer - self.layers.start for layer in self._selected)
 
 
 class FinalNorm(nn.Module):
@@ -86,7 +95,7 @@ class SourceFusion:
     """
 
     def __init__(self, backbone: Backbone, selection: Selection, fusion: nn.Module, norm: nn.Module | None) -> None:
-        self._selection, self._fusion, self._norm = selection, fusion, norm
+        self.selection, self._fusion, self._norm = selection, fusion, norm
         self._blocks = dict(enumerate(backbone.blocks[: selection.layers[-1]]))
         self._features: list[Tensor] = []
         self._fused: Tensor | None = None
@@ -96,7 +105,7 @@ class SourceFusion:
         """Records during one pass of the encoder; :meth:`fused` can be asked for until the ``with`` ends."""
 
         def on_call(layer: int, call: BlockCall) -> None:
-            if layer in self._selection:
+            if layer in self.selection:
                 self._features.append(call.hidden)
 
         def on_end(_block: nn.Module, _inputs: Any, output: Any) -> None:
@@ -151,6 +160,19 @@ class SherlRoute(Route):
         reaches_end = prompting is not None or source is not None
         seen = selection.layers if reaches_end else range(selection.layers.start, self.last_fused + 1)
         self.blocks = {layer: backbone.blocks[layer] for layer in seen}
+
+    def reads(self) -> dict[str, tuple[int, ...]]:
+        names = stack_names(self.backbone)
+        last = self.last_fused - self.first_of_stack
+        found = {names[-1]: tuple(n for n in sorted(self.selection.places()) if n <= last)}
+        if self.source is None:
+            return found
+        return {names[0]: tuple(sorted(self.source.selection.places())), **found}
+
+    def keeps(self) -> list[str]:
+        count = len(self.fusions) + (self.source is not None)
+        fusions = "fusion" if count == 1 else f"{count} fusions"
+        return [f"of the {fusions}: features of the inner width, one for each hidden state read"]
 
     @contextmanager
     def run(self, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:

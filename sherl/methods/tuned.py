@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sherl.backbones import Backbone, Batch
 from sherl.errors import CheckpointError, SpecError
@@ -26,13 +27,25 @@ class Route(ABC):
 
     forms_graph: whether the pass that runs next keeps what backward needs; said before each :meth:`run`, inside which
     gradients are off at first where early blocks are frozen.
+    works_with_cache: whether what it adds is right when a key/value cache shows it the newest tokens alone. Where it is
+    not, text is written without one: everything is computed anew for each token, and the tokens are the same.
     """
 
     forms_graph: bool = True
+    works_with_cache: bool = True
 
     @abstractmethod
     def run(self, batch: Batch) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         """Around one forward pass; gives what is to be done to the last hidden state."""
+
+    def reads(self) -> dict[str, tuple[int, ...]]:
+        """Which hidden states h_n it taps, by stack (``blocks``, or ``encoder`` and ``decoder``); n counts in the stack, h_0
+        is what its first block gets."""
+        return {}
+
+    def keeps(self) -> list[str]:
+        """What it keeps for backward beside tapped hidden states and the activations of late blocks, in words."""
+        return []
 
 
 class Tuned(nn.Module):
@@ -42,7 +55,9 @@ class Tuned(nn.Module):
     pass, state-dict keys do not change (LoRA's linear layers apart, until :meth:`remove`).
 
     train(): blocks from ``first_trainable_layer`` on and added modules train (their dropout acts); everything before
-    stays in evaluation mode and runs under no_grad. With ``first_trainable_layer = 0`` the whole model trains.
+    stays in evaluation mode and runs under no_grad. With ``first_trainable_layer = 0`` the whole model trains. Batch norms of
+    the backbone are in evaluation mode under every method: they use the pretrained statistics and never change them, so
+    that what a row gives does not depend on the others of its batch; in full fine-tuning their scales and biases train.
 
     Raises:
         SpecError: a method is on the backbone already.
@@ -60,6 +75,7 @@ class Tuned(nn.Module):
         self.config = config
         self.first_trainable_layer = first_late_layer
         self.model: nn.Module = backbone.model
+        self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         self.added = nn.ModuleDict()
         self.route: Route | None = None
         self._parts: dict[str, LatePart] = {}
@@ -113,13 +129,14 @@ class Tuned(nn.Module):
             batch: ``input_ids`` [batch, tokens] and ``attention_mask``.
             max_new_tokens: how many are written at most, the end token included; the width of the result.
             whole_length: go on until then when all rows have ended: the time and memory do not depend on values.
-            use_cache: keep keys and values of what has been written; without, everything is computed anew for each
-                token. The tokens are the same.
+            use_cache: keep keys and values of what has been written; without, and with a method whose additions need
+                all tokens (:class:`Route`), everything is computed anew for each token. The tokens are the same.
 
         Raises:
             UnsupportedBackboneError: the backbone writes no text.
             SpecError: the method has been removed, or input or output are longer than the backbone takes.
         """
+        use_cache = use_cache and (self.route is None or self.route.works_with_cache)
         with torch.no_grad(), self._passing(batch) as finish:
             return self.backbone.generate(
                 batch, max_new_tokens, finish=finish, whole_length=whole_length, use_cache=use_cache
@@ -130,7 +147,7 @@ class Tuned(nn.Module):
         """Around one pass of the backbone; gives what the method does to the last hidden state."""
         if self._removed:
             raise SpecError(f"The method {self.config.name!r} has been removed from this backbone: apply it again.")
-        if self.first_trainable_layer > 0 and self.model.training:
+        if self.model.training and (self.first_trainable_layer > 0 or self._batch_norms):
             self.train(self.training)  # somebody called train() on the pretrained model itself
         if self.route is not None:
             self.route.forms_graph = torch.is_grad_enabled()
@@ -139,8 +156,8 @@ class Tuned(nn.Module):
             yield (lambda hidden: hidden) if self.route is None else stack.enter_context(self.route.run(batch))
 
     def pool(
-        self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch tokens"]
-    ) -> Float[Tensor, "batch width"]:
+        self, hidden: Float[Tensor, "batch tokens width"], attention_mask: Int[Tensor, "batch _"]
+    ) -> Float[Tensor, "batch _"]:
         """One vector for each example (see :meth:`sherl.backbones.Backbone.pool`)."""
         return self.backbone.pool(hidden, attention_mask)
 
@@ -154,6 +171,8 @@ class Tuned(nn.Module):
             self.model.eval()
             for block in list(self.backbone.blocks)[self.first_trainable_layer :]:
                 block.train(mode)
+        for norm in self._batch_norms:
+            norm.eval()
         return self
 
     def trainable(self) -> dict[str, nn.Parameter]:

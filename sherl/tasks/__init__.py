@@ -11,6 +11,7 @@ from sherl.tasks import (  # noqa: F401 - importing registers them
     language_modelling,
     regression,
     text_to_text,
+    token_classification,
 )
 from sherl.tasks.base import TASKS, Task, task_for
 

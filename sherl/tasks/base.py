@@ -17,26 +17,30 @@ from sherl.registry import Registry
 from sherl.shapes import Float
 from sherl.spec import TaskSpec
 
-Predicts: TypeAlias = Literal["label", "target_text", "next_tokens"]
+Predicts: TypeAlias = Literal["label", "each_token", "target_text", "next_tokens"]
 
 
 class Task(ABC):
     """How logits ``[batch, outputs]`` become a loss, scores and answers. Holds no tensors and no state.
 
-    predicts: ``label``: something about a row, with a new head. ``target_text``: a text that the backbone writes with its own
-        language head; logits are ``[batch, targets, words]`` while it learns, outputs the tokens that were written,
+    predicts: ``label``: something about a row, with a new head. ``each_token``: something about every token of the input,
+        with a new head on unpooled hidden states; logits are ``[batch, tokens, outputs]``, outputs what :meth:`answers`
+        makes of them, int64 ``[batch, tokens]``. ``target_text``: a text that the backbone writes with its own language
+        head; logits are ``[batch, targets, words]`` while it learns, outputs the tokens that were written,
         ``[batch, target_length]``. ``next_tokens``: each next token of the input, with the same head; logits are
         ``[batch, tokens, words]``, outputs sums over each row.
-    writes_text: whether that is ``target_text``.
+    writes_text, per_token: whether that is ``target_text``, ``each_token``.
     """
 
     targets: Targets
     predicts: ClassVar[Predicts] = "label"
     writes_text: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.writes_text = cls.predicts == "target_text"
+        cls.per_token = cls.predicts == "each_token"
 
     def __init__(self, spec: TaskSpec) -> None:
         """Raises:
@@ -73,6 +77,10 @@ class Task(ABC):
     def loss_weight(self, labels: Tensor) -> float | Tensor:
         """How much a micro-batch counts beside others of its batch: by what :meth:`loss` is a mean over."""
         return float(len(labels))
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """What is kept of a batch's logits in evaluation: of a task ``per_token`` the best output of each token."""
+        return logits
 
     @abstractmethod
     def predictions(self, logits: Float[Tensor, "rows outputs"]) -> Vector:

@@ -27,7 +27,8 @@ class LanguageModelling(Task):
     """Cross entropy of every token but the first, each predicted from those before it.
 
     Labels are int64 token ids [rows, tokens], the input's own, -100 where nothing is to be predicted (padding, or a prompt
-    that is given). Logits at a position are of the label behind it. Outputs are float32 [rows, 3], summed over each row
+    that is given); of left-padded rows the first token's too, as nothing stands before it. Logits at a position are of the
+    label behind it. Outputs are float32 [rows, 3], summed over each row
     (:data:`SUMMED_LOSS`, :data:`TOKENS`, :data:`RIGHT`), so that logits of all rows are never held together.
     """
 
@@ -59,7 +60,8 @@ class LanguageModelling(Task):
         logits: Float[Tensor, "batch positions words"], following: Int[Tensor, "batch positions"]
     ) -> Float[Tensor, "batch 3"]:
         """Outputs of rows whose logits are these; ``following`` is what each position is to predict."""
-        losses = cross_entropy(logits.float().transpose(1, 2), following, ignore_index=PADDING, reduction="none")
+        each = cross_entropy(logits.float().flatten(0, 1), following.flatten(), ignore_index=PADDING, reduction="none")
+        losses = each.view(following.shape)
         counts = following != PADDING
         right = (logits.argmax(dim=-1) == following) & counts
         return torch.stack([losses.sum(dim=1), counts.sum(dim=1).float(), right.sum(dim=1).float()], dim=1)
@@ -86,8 +88,10 @@ class LanguageModelling(Task):
         if len(logits) != len(labels):
             raise DataError(f"{len(logits)} rows of outputs but {len(labels)} rows of labels; give one for each row.")
         sums = logits.detach().cpu().numpy().astype(np.float64)
-        if not sums[:, TOKENS].sum() > 0:
+        if not len(sums) or sums[:, TOKENS].sum() == 0:
             raise DataError("There is no token to score: at least one row with two tokens is needed.")
+        if not np.isfinite(sums).all():
+            return dict.fromkeys(self.metric_names, math.nan)
         found = {}
         for name in self.metric_names:
             column = RIGHT if name == "next_token_accuracy" else SUMMED_LOSS

@@ -13,13 +13,15 @@ from torch.nn.functional import cross_entropy
 from sherl.backbones.writing import NOT_FINITE, PADDING
 from sherl.errors import DataError, SpecError
 from sherl.forms import TensorForm
-from sherl.metrics import Targets, Vector, metric_for
+from sherl.metrics import METRICS, Targets, Vector, metric_for
 from sherl.shapes import Float, Int
 from sherl.spec import TaskSpec
 from sherl.tasks.base import TASKS, Predicts, Task
 
 NO_CLASS = -1
 """Stands for an answer that is none of the class names."""
+NO_NUMBER = -1.0
+"""What an answer that is none of the numbers counts as where values are scored, as in T5's evaluation of STS-B."""
 
 
 @final
@@ -29,13 +31,17 @@ class TextToText(Task):
 
     Labels are int64 token ids [rows, targets], each with its end token, then -100. With ``class_names`` an answer is the
     class whose tokens it is, exactly, and class metrics score it (GLUE's protocol for T5: the target is the class index
-    as a string); an answer that is none of them is wrong. Without, ``exact_match`` of the tokens is the metric.
+    as a string); an answer that is none of them is wrong. Without, ``exact_match`` of the tokens is the metric. Where the
+    metric scores values, the class names are the numbers that may be written (STS-B's in steps of 0.2); an answer that is
+    none of them counts as :data:`NO_NUMBER`.
     """
 
     predicts: ClassVar[Predicts] = "target_text"
 
     def __init__(self, spec: TaskSpec) -> None:
         self.targets: Targets = "classes" if spec.class_names else "texts"
+        if spec.class_names and METRICS.get(spec.metric).targets == "values":
+            self.targets = "values"
         super().__init__(spec)
         problems = []
         if spec.target_length < 1:
@@ -51,6 +57,9 @@ class TextToText(Task):
         long = [ids for ids in spec.label_tokens if len(ids) > spec.target_length]
         if long:
             problems.append(f"a class name of {len(long[0])} tokens is longer than target_length {spec.target_length}")
+        if self.targets == "values" and not all(map(_is_number, spec.class_names)):
+            wrong = [name for name in spec.class_names if not _is_number(name)]
+            problems.append(f"{spec.metric} scores numbers, but {wrong[:5]} among the class names are none")
         if problems:
             raise SpecError("Text-to-text: " + "; ".join(problems) + ".")
 
@@ -68,7 +77,10 @@ class TextToText(Task):
         return (labels != PADDING).sum().clamp(min=1).float()
 
     def predictions(self, logits: Int[Tensor, "rows written"]) -> Vector:
-        """With class names the index of each row's class, -1 for none; without, a number for each different text."""
+        """With class names the index of each row's class, -1 for none (or the number that it is, :data:`NO_NUMBER` for
+        none); without, a number for each different text."""
+        if self.targets == "values":
+            return self._values(self._named(logits))
         return self._named(logits) if self.spec.class_names else _numbered(_texts(logits))[0]
 
     def decode(self, logits: Int[Tensor, "rows written"]) -> list[dict[str, Any]]:
@@ -99,14 +111,27 @@ class TextToText(Task):
             if (truth == NO_CLASS).any():
                 row = int((truth == NO_CLASS).argmax())
                 raise DataError(f"The target in row {row} is none of the classes {list(self.spec.class_names)}.")
+            if self.targets == "values":
+                truth, predicted = self._values(truth), self._values(predicted)
         else:
             truth, predicted = _numbered(_texts(labels), _texts(logits))
         scores = {name: metric_for(name, self.targets) for name in self.metric_names}
         return {name: metric(truth, predicted, self.spec.num_outputs) for name, metric in scores.items()}
 
+    def _values(self, named: Vector) -> Vector:
+        """The numbers of class indices; the last place is what -1 takes."""
+        return np.array([*map(float, self.spec.class_names), NO_NUMBER], dtype=np.float64)[named]
+
     def _named(self, tokens: Tensor) -> Vector:
         places = {ids: place for place, ids in enumerate(self.spec.label_tokens)}
         return np.array([places.get(text, NO_CLASS) for text in _texts(tokens)], dtype=np.int64)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def _texts(tokens: Int[Tensor, "rows width"]) -> list[tuple[int, ...]]:

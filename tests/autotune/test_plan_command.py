@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from autotune.study.planning import plan_for
 from autotune.study.pricing import Pricer, largest_within
-from sherl.errors import SpecError
+from sherl.errors import SherlError, SpecError
 from tests.sherl.tiny import tiny_config
 
 GPU = "RTX 4070"
@@ -50,6 +50,8 @@ def planned(config_file: Path, space_file: Path, **changes: Any) -> Any:
         "max_length": 16,
         "target_length": 4,
         "classes": 2,
+        "image_size": None,
+        "task": None,
         "methods": None,
         "space": str(space_file),
         "precision": None,
@@ -185,3 +187,34 @@ def test_the_command_refuses_what_it_does_not_know(config_file: Path, tmp_path: 
     absent = command("--model", str(tmp_path / "nowhere" / "config.json"))
     assert absent.returncode == 2
     assert "no such folder" in absent.stderr
+
+
+# ---- other inputs and tasks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words", "labels"),
+    [
+        ("dinov2", {}, "classification on batches of 8 rows of 8 x 8 pixels", []),
+        ("resnet", {"image_size": 32}, "rows of 32 x 32 pixels", []),
+        ("llama", {}, "text-to-text on batches of 8 rows of 16 tokens", [4]),
+        ("llama", {"task": "language-modelling"}, "language-modelling on", [16]),
+        ("t5", {"task": "regression"}, "regression on", []),
+    ],
+)
+def test_every_kind_can_be_planned(
+    tmp_path: Path, space_file: Path, family: str, changes: dict[str, Any], words: str, labels: list[int]
+) -> None:
+    config = tiny_config(family)
+    config.save_pretrained(tmp_path / family)
+    plan = planned(tmp_path / family / "config.json", space_file, **changes)
+    assert words in plan.headline
+    assert plan.to_dict([])["row"]["labels"] == labels
+    price = next(iter(plan.prices(largest_batch=False)))
+    assert price.figures is not None, price.problem
+    assert price.figures.device > price.figures.allocated > 0
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones(config_file: Path, space_file: Path) -> None:
+    with pytest.raises(SherlError, match="classification"):
+        planned(config_file, space_file, task="clasification")

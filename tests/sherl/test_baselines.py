@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sherl.errors import SherlError, SpecError, UnsupportedBackboneError
-from sherl.methods import METHODS, MethodConfig, Tuned, full, method_from_dict
+from sherl.methods import METHODS, MethodConfig, Tuned, method_from_dict
 from sherl.methods.bitfit import BitFitConfig
 from sherl.methods.full import FullConfig
+from sherl.methods.late import originals
 from sherl.methods.linear_probe import LinearProbeConfig
 from sherl.methods.lora import LoraConfig
 from tests.sherl.test_late_routes import WIDTH, assert_same, contents, make_backbone, make_batch
@@ -233,7 +234,7 @@ def test_full_trains_also_where_the_original_weights_cannot_be_kept(monkeypatch:
     def no_room(_tensors: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(full, "Snapshot", no_room)
+    monkeypatch.setattr(originals, "Snapshot", no_room)
     tuned = make_tuned(FullConfig())
     tuned.train()
     learn(tuned, 1)

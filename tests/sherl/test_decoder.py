@@ -17,21 +17,14 @@ from sherl.backbones.masks import positions_of
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.insertion import block_calls
 from sherl.methods import method_from_dict
-from sherl.methods.base import seeded
 from sherl.methods.sherl import SherlConfig
 from sherl.model import build_model
 from sherl.training import TrainingConfig, compute_gradients, make_optimizer
+from tests.sherl.texts import text_backbone
 from tests.sherl.tiny import CLASSIFICATION, DECODERS, OPT_350M, WIDTH, tiny_backbone, tiny_batch, tiny_config
 
 MODELS = (*DECODERS, "opt-350m")
 every_model = pytest.mark.parametrize("name", MODELS)
-
-
-def decoder(name: str, *, depth: int = 3) -> Backbone:
-    if name != "opt-350m":
-        return tiny_backbone(name, depth=depth)
-    with seeded(0, torch.device("cpu")):
-        return backbone_from_config(OPT_350M(depth))
 
 
 def left_padded(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -55,7 +48,7 @@ def expected_logits(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
 @every_model
 @pytest.mark.parametrize("side", [dict, left_padded])
 def test_logits_are_what_transformers_computes(name: str, side: Callable[..., dict[str, Tensor]]) -> None:
-    backbone = decoder(name)
+    backbone = text_backbone(name)
     batch = side(tiny_batch(tokens=12))
     with torch.no_grad():
         hidden = backbone.encode(batch)
@@ -68,7 +61,7 @@ def test_logits_are_what_transformers_computes(name: str, side: Callable[..., di
 
 @every_model
 def test_padding_on_either_side_gives_the_same(name: str) -> None:
-    backbone = decoder(name)
+    backbone = text_backbone(name)
     right = tiny_batch(tokens=12)
     left = left_padded(right)
     with torch.no_grad():
@@ -84,7 +77,7 @@ def test_padding_on_either_side_gives_the_same(name: str) -> None:
 
 @every_model
 def test_padding_sees_nothing_that_comes_later(name: str) -> None:
-    backbone = decoder(name)
+    backbone = text_backbone(name)
     batch = left_padded(tiny_batch(tokens=12))
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][:, 9] = 3 + (batch["input_ids"][:, 9] - 2) % 37
@@ -100,12 +93,12 @@ def test_windows_matter_in_these_tests(name: str) -> None:
     batch = tiny_batch(tokens=12, padded=False)
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][:, 0] = 3 + (batch["input_ids"][:, 0] - 2) % 37
-    backbone = decoder(name)
-    seen: dict[int, list[Tensor]] = {0: [], 1: []}
-    with torch.no_grad(), block_calls({1: backbone.blocks[1]}, lambda _layer, call: seen[0].append(call.hidden)):
+    backbone = text_backbone(name)
+    seen: list[Tensor] = []
+    with torch.no_grad(), block_calls({1: backbone.blocks[1]}, lambda _layer, call: seen.append(call.hidden)):
         backbone.encode(batch)
         backbone.encode(changed)
-    one, other = seen[0]
+    one, other = seen
     assert not torch.allclose(one[:, 3], other[:, 3], atol=1e-4)
     assert torch.equal(one[:, 4:], other[:, 4:])  # three tokens back and its own: the first is out of reach
 
@@ -125,9 +118,9 @@ def test_late_blocks_get_what_the_backbone_gives_them(name: str) -> None:
             run(batch)
         return found
 
-    untouched = decoder(name)
+    untouched = text_backbone(name)
     expected = arguments(untouched.encode, untouched)
-    tuned = SherlConfig(reduction_factor=4).apply(decoder(name), seed=0)
+    tuned = SherlConfig(reduction_factor=4).apply(text_backbone(name), seed=0)
     given = arguments(tuned, tuned.backbone)
     assert given.keys() == expected.keys()
     for key, value in expected.items():
@@ -152,7 +145,7 @@ def test_a_saved_model_loads(name: str, tmp_path: Any) -> None:
 
 @every_model
 def test_parameters_on_meta_are_those_of_a_real_model(name: str) -> None:
-    real = decoder(name).model
+    real = text_backbone(name).model
     with torch.device("meta"):
         config = OPT_350M(3) if name == "opt-350m" else tiny_config(name)
         made = backbone_from_config(config).model
@@ -161,7 +154,7 @@ def test_parameters_on_meta_are_those_of_a_real_model(name: str) -> None:
 
 def _peak(name: str, batch: dict[str, Tensor]) -> int:
     model = build_model(
-        decoder(name), method_from_dict({"name": "sherl", "reduction_factor": 4}), CLASSIFICATION, seed=0
+        text_backbone(name), method_from_dict({"name": "sherl", "reduction_factor": 4}), CLASSIFICATION, seed=0
     )
     optimizer, _ = make_optimizer(model, TrainingConfig(learning_rate=1e-3), total_steps=1)
     model.train()
@@ -216,7 +209,7 @@ def test_what_is_no_plain_decoder_is_refused(config: Callable[[], Any], message:
 
 
 def test_a_norm_that_is_left_out_cannot_be_replaced() -> None:
-    backbone = decoder("opt-350m")
+    backbone = text_backbone("opt-350m")
     assert backbone.final_norm_of(backbone.stack_of(0)) is None
     with pytest.raises(UnsupportedBackboneError, match=r"final_norm 'new'.*opt model has none"):
         SherlConfig(final_norm="new").apply(backbone, seed=0)

@@ -38,10 +38,10 @@ def test_forms_that_do_not_match_are_refused() -> None:
         TensorForm((2, 5), "int65")
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "t5"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "t5", "llama", "dinov2", "resnet"])
 def test_a_backbone_reads_what_it_says(family: str) -> None:
     backbone = tiny_backbone(family)
-    form = backbone.inputs_form(2, 7)
+    form = backbone.inputs_form(2, tokens=7)
     assert ("token_type_ids" in form) == (family == "bert")
     assert backbone.encode(blank_batch(form)).shape[0] == 2
 

@@ -239,7 +239,9 @@ def test_lora_refuses_what_is_no_linear_layer_and_changes_nothing() -> None:
     model = make_backbone().model
     before = dict(model.named_modules())
     names = ["encoder.layer.0.attention.self.query", "encoder.layer.0.output.LayerNorm", "encoder.layer.9"]
-    with pytest.raises(UnsupportedBackboneError, match=r"is a LayerNorm, not a linear layer; .*layer.9' is no module"):
+    with pytest.raises(
+        UnsupportedBackboneError, match=r"is a LayerNorm, not a linear layer or convolution; .*layer.9' is no module"
+    ):
         inject_lora(model, names, rank=2, alpha=2)
     assert dict(model.named_modules()) == before
 
@@ -309,7 +311,7 @@ def test_defaults_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("value", "parts"),
     [
-        ("lorra", ["'lorra'", "Did you mean 'lora'", "adapter, bitfit, lora, none, prompt"]),
+        ("lorra", ["'lorra'", "Did you mean 'lora'", "adapter, bitfit, full, lora, none, prompt"]),
         ({"rank": 3}, ["has no name"]),
         ({"name": ["lora"]}, ["unknown name ['lora']"]),
         ({"name": "lora", "rnk": 3}, ["unknown setting 'rnk'", "Did you mean 'rank'"]),

@@ -144,7 +144,10 @@ def test_damaged_models(folder: Path) -> None:
 
 
 def test_unknown_architectures(folder: Path) -> None:
-    for kind, said in [("gpt2", "'gpt2' model, which sherl has no row for"), ("flurb", "no architecture that transf")]:
+    for kind, said in [
+        ("bloom", "'bloom' model, which sherl has no row for"),
+        ("flurb", "no architecture that transf"),
+    ]:
         change_config(folder, model_type=kind)
         with pytest.raises(UnsupportedBackboneError, match=said):
             load_backbone(str(folder))

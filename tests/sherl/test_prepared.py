@@ -257,7 +257,7 @@ def test_a_process_that_was_faster_with_other_settings_is_noticed(
         assert ready.exists()
         (tmp_path / "faster").rename(target)
 
-    monkeypatch.setattr("sherl.data.preparation.install_folder", overtaken)
+    monkeypatch.setattr("sherl.data.writing.install_folder", overtaken)
     with pytest.raises(DataError, match="prepared otherwise: seed differ"):
         make(source, tmp_path / "prepared")
 

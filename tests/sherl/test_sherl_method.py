@@ -128,11 +128,13 @@ def test_nothing_early_has_a_graph(family: str, insertion: str) -> None:
 
         return hook
 
-    prefixes = tuple(f"{tuned.backbone.layout.blocks}.{layer}" for layer in (2, 3))
+    layout: Any = tuned.backbone.layout
+    behind = (layout.final_norm, layout.pooled_by)
+    prefixes = tuple(f"{layout.blocks}.{layer}" for layer in (2, 3))
     early = [
         (name, module)
         for name, module in tuned.model.named_modules()
-        if not name.startswith(prefixes) and not list(module.children()) and "final_norm" not in name
+        if not name.startswith(prefixes) and not list(module.children()) and name not in behind
     ]
     for name, module in early:
         module.register_forward_hook(watch(name))

@@ -1,4 +1,4 @@
-"""Tiny encoder-decoders and text-to-text rows made in code."""
+"""Tiny models that write, and text-to-text rows made in code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sherl.methods import method_from_dict
 from sherl.methods.base import seeded
 from sherl.model import TaskModel, build_model
 from sherl.spec import TaskSpec
-from tests.sherl.tiny import FLAN, PAD, VOCABULARY, tiny_backbone
+from tests.sherl.tiny import FLAN, OPT_350M, PAD, VOCABULARY, tiny_backbone
 
 END = 2
 WRITTEN = TaskSpec(kind="text-to-text", metric="exact_match", target_length=4)
@@ -27,11 +27,13 @@ MODELS = ("t5", "flan", "mt5", "bart", "pegasus")
 
 
 def text_backbone(name: str = "t5", *, depth: int = 3, dtype: torch.dtype = torch.float32) -> Backbone:
-    """A tiny random encoder-decoder; ``flan`` is a t5 with a gated feed-forward part and a head of its own."""
-    if name != "flan":
+    """A tiny random model that writes; ``flan`` is a t5 with a gated feed-forward part and a head of its own, ``opt-350m``
+    an opt with narrower word embeddings."""
+    special = {"flan": FLAN, "opt-350m": OPT_350M}
+    if name not in special:
         return tiny_backbone(name, depth=depth, dtype=dtype)
     with seeded(0, torch.device("cpu")):
-        return backbone_from_config(FLAN(depth), dtype=dtype)
+        return backbone_from_config(special[name](depth), dtype=dtype)
 
 
 def text_batch(*, rows: int = 6, tokens: int = 9, targets: int = 4, seed: int = 0) -> dict[str, Tensor]:
@@ -50,7 +52,7 @@ def text_batch(*, rows: int = 6, tokens: int = 9, targets: int = 4, seed: int = 
 def text_model(
     method: dict[str, Any] | str, name: str = "t5", *, task: TaskSpec = WRITTEN, dtype: torch.dtype = torch.float32
 ) -> TaskModel:
-    """A tiny encoder-decoder with a method on it, for text-to-text."""
+    """A tiny model that writes with a method on it, for text-to-text."""
     plain = {"name": method} if isinstance(method, str) else method
     return build_model(text_backbone(name, dtype=dtype), method_from_dict(plain), task, seed=0)
 

@@ -16,6 +16,7 @@ from sherl.spec import TaskSpec
 VOCABULARY = 40
 PAD = 1
 WIDTH = 16
+BINS, FRAMES = 6, 16
 
 _BERT_LIKE = {
     "vocab_size": VOCABULARY,
@@ -83,6 +84,15 @@ def _bart_like(config: type) -> Callable[[int], Any]:
     )  # fmt: skip
 
 
+def _whisper(depth: int) -> Any:
+    return transformers.WhisperConfig(
+        vocab_size=VOCABULARY, num_mel_bins=BINS, d_model=WIDTH, encoder_layers=depth, decoder_layers=depth,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, dropout=0.2,
+        attention_dropout=0.2, max_source_positions=FRAMES // 2, max_target_positions=40, init_std=0.3, pad_token_id=PAD,
+        bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+
+
 def _gpt2(depth: int) -> Any:
     return transformers.GPT2Config(
         vocab_size=VOCABULARY, n_positions=40, n_embd=WIDTH, n_layer=depth, n_head=2, n_inner=24, resid_pdrop=0.2,
@@ -119,6 +129,76 @@ def _by_type(config: type, **settings: Any) -> Callable[[int], Any]:
 OPT_350M = lambda depth: _opt(depth, word_embed_proj_dim=12, do_layer_norm_before=False)  # noqa: E731
 """Word embeddings narrower than the blocks, norms behind the parts and none at the end, as in opt-350m."""
 
+
+_PATCHES = {
+    "hidden_size": WIDTH,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 8,
+    "patch_size": 2,
+    "initializer_range": 0.3,
+}
+_DROPOUTS = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+
+
+def _vit_like(config: type, **settings: Any) -> Callable[[int], Any]:
+    return lambda depth: config(**{**_PATCHES, **settings}, num_hidden_layers=depth)
+
+
+def _clip_text_like(config: type) -> Callable[[int], Any]:
+    return lambda depth: config(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_attention_heads=2, intermediate_size=24, num_hidden_layers=depth,
+        max_position_embeddings=40, attention_dropout=0.2, initializer_range=0.3, initializer_factor=2.0,
+        pad_token_id=PAD, bos_token_id=0, eos_token_id=3, projection_size=WIDTH,
+    )  # fmt: skip
+
+
+def _joint(config: type, **settings: Any) -> Callable[[int], Any]:
+    return lambda depth: config(**{**_BERT_LIKE, **settings}, num_hidden_layers=depth)
+
+
+def _lxmert(depth: int) -> Any:
+    # each of its blocks has three parts: of larger weights the first token's own identity would be lost in them
+    return transformers.LxmertConfig(
+        **{**_BERT_LIKE, "initializer_range": 0.15}, x_layers=depth, l_layers=1, r_layers=1, visual_feat_dim=12
+    )
+
+
+def _swin(depth: int) -> Any:
+    return transformers.SwinConfig(
+        image_size=16, patch_size=2, embed_dim=8, depths=[1, depth - 1], num_heads=[1, 2], window_size=2,
+        drop_path_rate=0.0, initializer_range=0.3, **_DROPOUTS,
+    )  # fmt: skip
+
+
+def _stages(config: type, **settings: Any) -> Callable[[int], Any]:
+    return lambda depth: config(**{"hidden_sizes": [8, 16, 16, 24][:depth], "depths": [2, 1, 1, 1][:depth], **settings})
+
+
+def _convnext_like(config: type) -> Callable[[int], Any]:
+    def made(depth: int) -> Any:
+        sizes = {"num_stages": depth, "patch_size": 2, "initializer_range": 0.3}
+        if config is transformers.ConvNextConfig:
+            sizes["layer_scale_init_value"] = 0.5
+        return _stages(config, **sizes)(depth)
+
+    return made
+
+
+def _mobilenet(depth: int) -> Any:
+    del depth  # its blocks are always 16
+    # through 16 blocks of random weights a rounding that crosses a ReLU's corner changes gradients by a per cent
+    return transformers.MobileNetV2Config(depth_multiplier=0.25, initializer_range=0.3, hidden_act="silu")
+
+
+def _efficientnet(depth: int) -> Any:
+    return transformers.EfficientNetConfig(
+        width_coefficient=0.25, depth_coefficient=1.0, depth_divisor=8, in_channels=[32, 32, 64, 64][:depth],
+        out_channels=[32, 64, 64, 64][:depth], kernel_sizes=[3] * depth, strides=[1, 2, 1, 1][:depth],
+        num_block_repeats=[1] * depth, expand_ratios=[1, 2, 2, 2][:depth], hidden_dim=320, initializer_range=0.3,
+    )  # fmt: skip
+
+
 CONFIGS: dict[str, Callable[[int], Any]] = {
     "bert": _bert_like(transformers.BertConfig),
     "roberta": _bert_like(transformers.RobertaConfig),
@@ -133,6 +213,7 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "mt5": _t5_like(transformers.MT5Config),
     "bart": _bart_like(transformers.BartConfig),
     "pegasus": _bart_like(transformers.PegasusConfig),
+    "whisper": _whisper,
     "gpt2": _gpt2,
     "opt": _opt,
     "llama": _llama_like(transformers.LlamaConfig),
@@ -150,6 +231,23 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "smollm3": _by_type(transformers.SmolLM3Config, use_sliding_window=True, no_rope_layers=[1, 0, 1, 1, 0, 1]),
     "phi": _llama_like(transformers.PhiConfig, resid_pdrop=0.2, embd_pdrop=0.2),
     "phi3": _llama_like(transformers.Phi3Config, sliding_window=4, resid_pdrop=0.2, embd_pdrop=0.2),
+    "clip_text_model": _clip_text_like(transformers.CLIPTextConfig),
+    "siglip_text_model": _clip_text_like(transformers.SiglipTextConfig),
+    "vit": _vit_like(transformers.ViTConfig, **_DROPOUTS),
+    "deit": _vit_like(transformers.DeiTConfig, **_DROPOUTS),
+    "dinov2": _vit_like(transformers.Dinov2Config, mlp_ratio=2, **_DROPOUTS),
+    "clip_vision_model": _vit_like(transformers.CLIPVisionConfig, attention_dropout=0.2, initializer_factor=2.0),
+    "siglip_vision_model": _vit_like(transformers.SiglipVisionConfig, attention_dropout=0.2),
+    "swin": _swin,
+    "vilt": _joint(transformers.ViltConfig, image_size=8, patch_size=2),
+    "lxmert": _lxmert,
+    "visual_bert": _joint(transformers.VisualBertConfig, visual_embedding_dim=12),
+    "resnet": _stages(transformers.ResNetConfig, embedding_size=8),
+    "regnet": _stages(transformers.RegNetConfig, embedding_size=16, hidden_sizes=[16, 16, 24], groups_width=4),
+    "convnext": _convnext_like(transformers.ConvNextConfig),
+    "convnextv2": _convnext_like(transformers.ConvNextV2Config),
+    "mobilenet_v2": _mobilenet,
+    "efficientnet": _efficientnet,
 }
 
 FLAN = _t5_like(transformers.T5Config, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
@@ -173,7 +271,26 @@ def tiny_backbone(
             for name, parameter in backbone.model.named_parameters():
                 if name.endswith("bias") or "norm" in name.lower():
                     parameter.add_(0.1 * torch.randn_like(parameter))
+            _settle(backbone)
     return backbone
+
+
+def _settle(backbone: Backbone) -> None:
+    """Give batch norms scales around 1 (EfficientNet's start near 0) and, as of a trained model, the images' statistics."""
+    norms = [module for module in backbone.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    if not norms:
+        return
+    usual, dtype = [norm.momentum for norm in norms], backbone.dtype
+    backbone.model.float()
+    for norm in norms:
+        norm.weight.copy_(1 + 0.1 * torch.randn_like(norm.weight))
+        norm.momentum = 1.0
+        norm.train()
+    backbone.encode(batch_for(backbone.family))
+    backbone.model.to(dtype)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 def tiny_batch(
@@ -194,6 +311,86 @@ def tiny_batch(
     }
 
 
+def image_size_of(family: str) -> int:
+    """Height and width, in pixels, of the images that the family's tiny model is tried on."""
+    return int(getattr(tiny_config(family), "image_size", 16)) if FAMILIES.get(family).kind != "cnn" else 16
+
+
+def tiny_images(family: str, *, rows: int = 3, size: int | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Random images of the size that the family's tiny model was made for."""
+    generator = torch.Generator().manual_seed(seed)
+    side = image_size_of(family) if size is None else size
+    return {
+        "pixel_values": torch.randn(rows, 3, side, side, generator=generator),
+        "labels": torch.arange(rows) % 2,
+    }
+
+
+def batch_for(family: str, *, rows: int = 16, tokens: int = 8) -> dict[str, Tensor]:
+    """A batch of the family's kind, with labels that can be learnt from it."""
+    kind = FAMILIES.get(family).kind if family in FAMILIES else "encoder"
+    if kind in ("vision", "cnn"):
+        batch = tiny_images(family, rows=rows)
+        _mark(batch["pixel_values"], batch["labels"])
+        return batch
+    if family in SPEECH:
+        return {name: heard(_learnable_text(rows, tokens))[name] for name in ("input_features", "labels")}
+    batch = _learnable_text(rows, tokens)
+    if kind == "cross-modal":
+        batch |= tiny_regions(family, rows=rows)
+        for name in {"pixel_values", "visual_embeds", "visual_feats"} & set(batch):
+            _mark(batch[name], batch["labels"])
+        if family == "lxmert":  # row 0 of its table of types is padding's, and never learnt
+            batch["token_type_ids"] += 1
+    return batch
+
+
+def tiny_regions(family: str, *, rows: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    """The image of a cross-modal batch: random pixels, or random features of five regions."""
+    if family == "vilt":
+        return {"pixel_values": tiny_images(family, rows=rows, seed=seed)["pixel_values"]}
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(rows, 5, 12, generator=generator)
+    if family == "lxmert":
+        return {"visual_feats": features, "visual_pos": torch.rand(rows, 5, 4, generator=generator)}
+    return {"visual_embeds": features}
+
+
+def _mark(images: Tensor, labels: Tensor) -> None:
+    """Class 1 is brighter in the first channel (or region), class 0 in the second."""
+    for label in (0, 1):
+        images[labels == label, 1 - label] += 2
+
+
+def _learnable_text(rows: int, tokens: int) -> dict[str, Tensor]:
+    """Half of a row's tokens are the label's own; later rows are shorter."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(rows) % 2
+    ids = torch.randint(10, VOCABULARY, (rows, tokens), generator=generator)
+    ids[:, ::2] = 5 + labels[:, None]
+    mask = (torch.arange(tokens) < tokens - torch.arange(rows)[:, None] % 4).to(torch.int64)
+    return {
+        "input_ids": torch.where(mask.bool(), ids, PAD),
+        "attention_mask": mask,
+        "token_type_ids": torch.zeros_like(ids),
+        "labels": labels,
+    }
+
+
+def heard(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with ``input_features`` beside its ids, for models that hear: two frames for each of its first 8 tokens.
+
+    Each token has a sound of its own; padding is silence.
+    """
+    sounds = 2 * torch.randn(VOCABULARY, BINS, generator=torch.Generator().manual_seed(0))
+    frames = (
+        (sounds[batch["input_ids"]] * batch["attention_mask"][..., None]).transpose(1, 2).repeat_interleave(2, dim=2)
+    )
+    missing = max(0, FRAMES - frames.shape[2])
+    features = torch.nn.functional.pad(frames, (0, missing))[:, :, :FRAMES].clone()
+    return {**batch, "input_features": features}
+
+
 def wider(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:
     """The same batch with more padding on the right."""
     fill = {"input_ids": PAD, "attention_mask": 0, "token_type_ids": 0}
@@ -208,4 +405,9 @@ CLASSIFICATION = TaskSpec(kind="classification", metric="accuracy", class_names=
 ALL_FAMILIES = FAMILIES.names()
 ENCODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder")
 DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "decoder")
+VISION = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "vision")
+CROSS_MODAL = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "cross-modal")
+CNNS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "cnn")
 ENCODER_DECODERS = tuple(name for name in ALL_FAMILIES if FAMILIES.get(name).kind == "encoder-decoder")
+SPEECH = tuple(name for name in ENCODER_DECODERS if FAMILIES.get(name).frames is not None)  # type: ignore[attr-defined]
+TEXTS = tuple(name for name in (*ENCODERS, *DECODERS, *ENCODER_DECODERS) if name not in SPEECH)

@@ -11,7 +11,34 @@ To add one, write a row and register it under the ``model_type`` of its configur
 
 from __future__ import annotations
 
-from sherl.backbones.families import decoders, encoder_decoders, encoders  # noqa: F401 - importing registers them
-from sherl.backbones.families.rows import FAMILIES, DecoderFamily, EncoderDecoderFamily, EncoderFamily, Family, Stack
+from sherl.backbones.families import (  # noqa: F401 - importing registers them
+    cnns,
+    cross_modal,
+    decoders,
+    encoder_decoders,
+    encoders,
+    vision,
+)
+from sherl.backbones.families.rows import (
+    FAMILIES,
+    ConvolutionalFamily,
+    CrossModalFamily,
+    DecoderFamily,
+    EncoderDecoderFamily,
+    EncoderFamily,
+    Family,
+    Stack,
+    VisionFamily,
+)
 
-__all__ = ["FAMILIES", "DecoderFamily", "EncoderDecoderFamily", "EncoderFamily", "Family", "Stack"]
+__all__ = [
+    "FAMILIES",
+    "ConvolutionalFamily",
+    "CrossModalFamily",
+    "DecoderFamily",
+    "EncoderDecoderFamily",
+    "EncoderFamily",
+    "Family",
+    "Stack",
+    "VisionFamily",
+]

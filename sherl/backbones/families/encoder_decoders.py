@@ -32,6 +32,11 @@ def _biased_logits(model: Any, hidden: Tensor) -> Tensor:
     return logits
 
 
+def _projected_logits(model: Any, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.proj_out(hidden)
+    return logits
+
+
 T5 = _add(
     EncoderDecoderFamily(
         name="t5",
@@ -85,5 +90,16 @@ PEGASUS = _add(
         fixed=("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"),
         encoder=replace(BART.encoder, final_norm="model.encoder.layer_norm"),
         decoder=replace(BART.decoder, final_norm="model.decoder.layer_norm"),
+    )
+)
+# Its encoder halves the number of frames in a convolution; what is no speech is silence, not padding: there is no mask.
+WHISPER = _add(
+    replace(
+        PEGASUS,
+        name="whisper",
+        fixed=("model.encoder.embed_positions.weight",),
+        position_table="max_target_positions",
+        logits=_projected_logits,
+        frames=lambda config: 2 * int(config.max_source_positions),
     )
 )

@@ -63,6 +63,7 @@ MPNET = _add(
         feed_forward_output="output.dense",
         masks=masks.for_scores,
         prompts=prompts.behind_position_bias,
+        beside_blocks=("encoder.relative_attention_bias",),
         positions="from_padding",
         position_offset=2,
         attention="eager",
@@ -77,6 +78,8 @@ DEBERTA_V2 = _add(
         feed_forward_output="output.dense",
         masks=masks.for_flags,
         prompts=prompts.behind_relative_positions,
+        beside_blocks=("encoder.rel_embeddings", "encoder.LayerNorm"),
+        side_settings={"conv_kernel_size": 0},  # the convolution reads the embeddings, which a side network has not
         positions="relative",
         token_types=True,
         pooler=False,
@@ -96,5 +99,35 @@ MODERNBERT = _add(
         prompts=prompts.behind_rotary_positions,
         positions="rotary",
         pooler=False,
+    )
+)
+CLIP_TEXT = _add(
+    EncoderFamily(
+        name="clip_text_model",
+        blocks="encoder.layers",
+        lora_targets=("self_attn.q_proj", "self_attn.v_proj"),
+        attention_outputs=("self_attn.out_proj",),
+        feed_forward_output="mlp.fc2",
+        final_norm="final_layer_norm",
+        masks=masks.for_causal,
+        prompts=prompts.behind_causal_mask,
+        causal=True,
+        pooling="end",
+        pooler=False,
+        model_class="CLIPTextModel",
+    )
+)
+# Its authors pad to 64 tokens without a mask and read the last position, whatever stands there. Without an attention_mask
+# that is what happens here too; with one, the last token that is no padding is read. Both go through the pretrained head.
+SIGLIP_TEXT = _add(
+    replace(
+        CLIP_TEXT,
+        name="siglip_text_model",
+        masks=masks.for_scores,
+        prompts=prompts.behind_mask,
+        causal=False,
+        pooling="last",
+        pooled_by="head",
+        model_class="SiglipTextModel",
     )
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,10 +20,12 @@ Positions = Literal["absolute", "from_padding", "relative", "rotary"]
 class Stack:
     """Blocks of a model that run one after the other.
 
-    blocks: path of their list inside the model. Inside a block, by their paths there: lora_targets, linear layers of the
-    attention that LoRA adapts (query and value, as in the LoRA paper; cross-attention included); attention_outputs, the
-    last linear layer of each attention; feed_forward_output, the block's last linear layer. A bottleneck adapter acts on
-    the output of these. final_norm: path, inside the model, of the norm behind the last block; None where there is none.
+    blocks: path of their list inside the model; where stages hold a list each, with ``*`` in the stage's place. Inside a
+    block, by their paths there (a pattern of :mod:`sherl.backbones.paths` may name several): lora_targets, linear layers of the
+    attention that LoRA adapts (query and value, as in the LoRA paper; cross-attention included; of a convolutional network
+    its convolutions); attention_outputs, the last linear layer of each attention; feed_forward_output, the block's last
+    linear layer (of a convolutional network the norm behind the last convolution). A bottleneck adapter acts on the output
+    of these. final_norm: path, inside the model, of the norm behind the last block; None where there is none.
     """
 
     blocks: str
@@ -42,8 +44,16 @@ class Family(ABC):
         that is no padding), relative, or rotary.
     position_offset: how many rows of the position table, as the configuration counts them, stand before the first
         token's.
-    attention: attention implementation asked of transformers.
+    attention: attention implementation asked of transformers; None for models without a choice.
+    model_class: name of the class in transformers; None for the one that belongs to the configuration.
+    pooler: whether the class takes ``add_pooling_layer`` (the pooler is left out: nobody reads it).
+    made_of_values: whether the class looks at values of tensors while a model is made, which fake tensors do not have.
+    settings: what the configuration is given before the model is made.
     fixed: paths of parameters that are computed by a rule and never learnt (a table of sinusoids).
+    beside_blocks: paths of modules outside the blocks that blocks are computed with (tables of relative positions): a
+        ladder's side network trains its own. side_settings: what such a network's configuration has otherwise than the
+        backbone's, beside its divided widths.
+    position_table: the setting that says how many positions a table has.
     """
 
     kind: ClassVar[str]
@@ -52,8 +62,15 @@ class Family(ABC):
     name: str
     positions: Positions = "absolute"
     position_offset: int = 0
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager"] | None = "sdpa"
+    model_class: str | None = None
+    pooler: bool = False
+    made_of_values: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
+    beside_blocks: tuple[str, ...] = ()
+    side_settings: Mapping[str, Any] = field(default_factory=dict)
+    position_table: str = "max_position_embeddings"
 
     @property
     @abstractmethod
@@ -71,7 +88,10 @@ class EncoderFamily(Family):
     prompts: makes the arguments of blocks whose input has prompts in front; None: the family cannot carry any,
         ``no_prompts`` says why.
     token_types: whether the model takes ``token_type_ids``.
-    pooler: whether the class takes ``add_pooling_layer`` (the pooler is left out: nobody reads it).
+    causal: whether a token sees none behind it.
+    pooling: ``mean``: of all tokens, as sentence encoders pool; ``last``: the last token that counts; ``end``: the first
+        end token (``eos_token_id``), as CLIP pools.
+    pooled_by: path of a linear layer that the pooled vector goes through; None where there is none.
     hidden: computes the last hidden state where the model's own forward would waste memory; None: its own forward.
     """
 
@@ -86,6 +106,9 @@ class EncoderFamily(Family):
     prompts: Callable[[nn.Module, Any, Tensor, Tensor], list[dict[str, Any]]] | None = None
     no_prompts: str = "its row has no rule for the arguments of blocks that see prompts"
     token_types: bool = False
+    causal: bool = False
+    pooling: Literal["mean", "last", "end"] = "mean"
+    pooled_by: str | None = None
     pooler: bool = True
     hidden: Callable[[nn.Module, dict[str, Any]], Tensor] | None = None
 
@@ -108,6 +131,8 @@ class EncoderDecoderFamily(Family):
 
     encoder, decoder: their stacks. logits: vocabulary logits of the model (with its language head) and hidden states.
     untied_head: whether published checkpoints of a configuration hold a head of their own beside the embeddings.
+    frames: of an encoder that hears (it reads ``input_features`` [batch, bins, frames] instead of ``input_ids``): how many
+        frames the model takes, always, by its configuration; None of one that reads.
     """
 
     kind: ClassVar[str] = "encoder-decoder"
@@ -116,6 +141,7 @@ class EncoderDecoderFamily(Family):
     decoder: Stack
     logits: Callable[[Any, Tensor], Tensor]
     untied_head: Callable[[Any], bool] = lambda _config: False
+    frames: Callable[[Any], int] | None = None
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -166,6 +192,108 @@ class DecoderFamily(Family):
                 final_norm=self.final_norm,
             ),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionFamily(Family):
+    """A family of the vision kind: an image as a stream of patches, one stack.
+
+    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`.
+    pooling: ``class``: the class token, which is the first; ``mean``: of all positions.
+    front: how many positions stand in front of the patches.
+    sizes: how images of another size than the position table's are taken: ``argument`` (the model interpolates the table
+        when it is told to), ``any`` (it does so by itself, or has no table).
+    norm_in_model: whether the model's own forward ends in ``final_norm``; CLIP norms its class token alone, and here the
+        norm goes over all positions.
+    widths: of each block's input, from the model; None where all are ``hidden_size``.
+    no_prompts: why blocks cannot carry prompts; None where they can.
+    """
+
+    kind: ClassVar[str] = "vision"
+
+    blocks: str
+    lora_targets: tuple[str, ...]
+    feed_forward_output: str
+    attention_outputs: tuple[str, ...]
+    final_norm: str
+    pooling: Literal["class", "mean"]
+    front: int
+    sizes: Literal["argument", "any"]
+    norm_in_model: bool = True
+    widths: Callable[[Any], Sequence[int]] | None = None
+    no_prompts: str | None = None
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (_only_stack(self),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalFamily(Family):
+    """A family of the cnn kind: blocks (stages, or the blocks of a flat list) whose hidden states are feature maps.
+
+    blocks, lora_targets, feed_forward_output: as in :class:`Stack`.
+    stem: path of what makes the first block's input of an image.
+    widths: channels of each block's input and, at the end, of the model's last feature map; from the model.
+    behind_blocks: path of a convolution between the last block and the last feature map; None where there is none.
+    pooled_norm: path of a norm that the average over the last map goes through; None where there is none.
+    """
+
+    kind: ClassVar[str] = "cnn"
+
+    blocks: str
+    lora_targets: tuple[str, ...]
+    feed_forward_output: str
+    stem: str
+    widths: Callable[[Any], Sequence[int]]
+    behind_blocks: str | None = None
+    pooled_norm: str | None = None
+    attention: Literal["sdpa", "eager"] | None = None
+    attention_outputs: tuple[str, ...] = ()
+    final_norm: str | None = None
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (_only_stack(self),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossModalFamily(Family):
+    """A family of the cross-modal kind: a text's tokens and, behind them, an image's positions in one stack.
+
+    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`.
+    image: what of a batch holds the image. needs: what else a batch must hold.
+    regions: how many positions of the stream are the image's, from the model and a batch.
+    no_prompts: why blocks cannot carry prompts; None where they can.
+    hidden: the last hidden state, of the model, a batch and an additive mask over all positions.
+    """
+
+    kind: ClassVar[str] = "cross-modal"
+
+    blocks: str
+    lora_targets: tuple[str, ...]
+    attention_outputs: tuple[str, ...]
+    feed_forward_output: str
+    final_norm: str | None = None
+    image: Literal["pixel_values", "visual_embeds", "visual_feats"]
+    needs: tuple[str, ...] = ()
+    no_prompts: str | None = None
+    regions: Callable[[Any, dict[str, Tensor]], int]
+    hidden: Callable[[Any, dict[str, Tensor], Tensor], Tensor]
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (_only_stack(self),)
+
+
+def _only_stack(row: VisionFamily | ConvolutionalFamily | CrossModalFamily) -> Stack:
+    return Stack(
+        blocks=row.blocks,
+        lora_targets=row.lora_targets,
+        attention_outputs=row.attention_outputs,
+        feed_forward_output=row.feed_forward_output,
+        final_norm=row.final_norm,
+    )
 
 
 FAMILIES: Registry[Family] = Registry("backbone family")

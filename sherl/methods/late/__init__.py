@@ -5,6 +5,7 @@ from __future__ import annotations
 from sherl.methods.late.adapter import AdapterRoute
 from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute, late_route_from
 from sherl.methods.late.bitfit import BitFitRoute
+from sherl.methods.late.full import FullRoute
 from sherl.methods.late.lora import LoraRoute
 from sherl.methods.late.none import NoRoute
 from sherl.methods.late.prompt import PromptRoute
@@ -13,6 +14,7 @@ __all__ = [
     "LATE_ROUTES",
     "AdapterRoute",
     "BitFitRoute",
+    "FullRoute",
     "LatePart",
     "LateRoute",
     "LoraRoute",

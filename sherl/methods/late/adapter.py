@@ -48,25 +48,32 @@ class AdapterRoute(LateRoute):
         return whole_number("reduction_factor", self.reduction_factor)
 
     def put_on(self, backbone: Backbone, layers: Sequence[int]) -> LatePart:
-        if self.reduction_factor > backbone.width:
+        width = max(backbone.width_of(layer) for layer in layers)
+        if self.reduction_factor > width:
             raise SpecError(
                 f"Late route adapter: reduction_factor {self.reduction_factor} is over the backbone's width: "
-                f"allowed are 1 to {backbone.width}."
+                f"allowed are 1 to {width}."
             )
-        return adapters_on(backbone, layers, inner_width=max(1, backbone.width // self.reduction_factor))
+        return adapters_on(backbone, layers, inner_width=lambda width: max(1, width // self.reduction_factor))
 
 
 def adapters_on(
-    backbone: Backbone, layers: Sequence[int], *, inner_width: int, behind_attention: bool = False
+    backbone: Backbone,
+    layers: Sequence[int],
+    *,
+    inner_width: int | Callable[[int], int],
+    behind_attention: bool = False,
 ) -> LatePart:
     """Adapters on the output of these blocks' feed-forward parts, before the residual sum; with ``behind_attention`` on
-    that of each attention too.
+    that of each attention too. On feature maps they act on the channels of each position.
+
+    inner_width: the same for all, or what follows from the width of the output that one acts on.
 
     Raises:
         UnsupportedBackboneError: the family's row does not say where attentions end.
     """
     adapters = nn.ModuleDict()
-    part = LatePart(module=adapters)
+    part = LatePart(module=adapters, layers=tuple(layers))
     for layer in layers:
         stack = backbone.stack_of(layer)
         if behind_attention and not stack.attention_outputs:
@@ -74,23 +81,38 @@ def adapters_on(
                 f"Adapters cannot stand behind the attention of a {backbone.family} model: its row names no "
                 "attention_outputs. Put them behind the feed-forward part alone."
             )
-        places = {str(layer): stack.feed_forward_output}
+        ends = backbone.modules_of(layer, stack.feed_forward_output)
+        places = {str(layer) if len(ends) == 1 else f"{layer}_{index}": path for index, path in enumerate(ends)}
         if behind_attention:
             places |= {f"{layer}_attention_{index}": path for index, path in enumerate(stack.attention_outputs)}
         for name, path in places.items():
             output = backbone.blocks[layer].get_submodule(path)
+            width = _output_width(output, backbone.width_of(layer))
+            inner = inner_width if isinstance(inner_width, int) else inner_width(width)
             with torch.device(next(output.parameters()).device):
-                adapter = Bottleneck(backbone.width, inner_width)
+                adapter = Bottleneck(width, inner)
             adapters[name] = adapter
             part.taken_off_by.append(output.register_forward_hook(_adapted_by(adapter)).remove)
     part.parameters.update(adapters.named_parameters())
     return part
 
 
+def _output_width(module: nn.Module, usual: int) -> int:
+    """Width (channels, of a map) of what a module gives; ``usual`` where the module does not say."""
+    if isinstance(module, nn.BatchNorm2d):
+        return module.num_features
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels
+    return module.out_features if isinstance(module, nn.Linear) else usual
+
+
 def _adapted_by(adapter: Bottleneck) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
     """A forward hook that replaces a module's output by the adapted one."""
 
-    def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def hook(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        if isinstance(module, nn.BatchNorm2d | nn.Conv2d):  # their output is a map, its channels are dimension 1
+            of_map: Tensor = adapter(output.flatten(2).transpose(1, 2))
+            return of_map.transpose(1, 2).reshape(output.shape)
         adapted: Tensor = adapter(output)
         return adapted
 

@@ -21,11 +21,13 @@ class LatePart:
 
     parameters: what it trains, by names that are stable across runs. module: the added modules that do not lie inside
     the backbone's own tree (None where there are none); whoever holds it switches it between train and eval.
+    layers: the blocks (0-based, over all stacks) that it acts in, where its parameters' names do not say so.
     taken_off_by: called in turn by :meth:`remove`, which leaves the backbone as it was, values included.
     """
 
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     module: nn.Module | None = None
+    layers: tuple[int, ...] = ()
     taken_off_by: list[Callable[[], object]] = field(default_factory=list)
 
     def remove(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sherl.backbones import Backbone
+from sherl.errors import UnsupportedBackboneError
 from sherl.methods._peft import inject_lora
 from sherl.methods.late.base import LATE_ROUTES, LatePart, LateRoute
 from sherl.methods.settings import positive_number, whole_number
@@ -32,13 +33,21 @@ class LoraRoute(LateRoute):
 
 
 def lora_on(backbone: Backbone, layers: Sequence[int], *, rank: int, alpha: float) -> LatePart:
-    """LoRA on the attention of these blocks.
+    """LoRA on the layers of these blocks that the family's row names: of attentions, or convolutions.
 
     Raises:
         UnsupportedBackboneError: a layer that the family's row names is not there.
     """
     names = [
-        f"{backbone.block_path(layer)}.{target}" for layer in layers for target in backbone.stack_of(layer).lora_targets
+        f"{backbone.block_path(layer)}.{path}"
+        for layer in layers
+        for target in backbone.stack_of(layer).lora_targets
+        for path in backbone.modules_of(layer, target)
     ]
+    if not names:
+        raise UnsupportedBackboneError(
+            f"LoRA cannot be put on these layers of a {backbone.family} model: its row's lora_targets "
+            f"({', '.join(backbone.stack_of(layers[0]).lora_targets) or 'none'}) name nothing in them."
+        )
     injected = inject_lora(backbone.model, names, rank=rank, alpha=alpha)
     return LatePart(parameters=injected.parameters, taken_off_by=[injected.remove])

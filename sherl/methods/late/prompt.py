@@ -47,5 +47,5 @@ class PromptRoute(LateRoute):
                 f"{backbone.no_late_prompts}. Take another late route: lora and adapter fit every family."
             )
         with torch.device(next(backbone.blocks[layers[0]].parameters()).device):
-            prompts = PromptVectors(self.num_prompts, backbone.width)
+            prompts = PromptVectors(self.num_prompts, backbone.width_of(layers[0]))
         return LatePart(parameters=dict(prompts.named_parameters()), module=prompts)

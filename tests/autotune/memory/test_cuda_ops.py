@@ -23,7 +23,7 @@ from sherl.backbones import FAMILIES
 from sherl.errors import UnsupportedBackboneError
 from sherl.forms import TensorForm, text_form
 from sherl.methods import METHODS
-from sherl.spec import TrainingConfig
+from sherl.spec import TaskSpec, TrainingConfig
 from tests.autotune.memory.test_scaling import workload as text_workload
 from tests.autotune.memory.test_trace import CLASSES, NUMBER, VARIANTS, _name
 from tests.sherl.tiny import tiny_config
@@ -191,6 +191,11 @@ def test_every_family_and_method_runs_only_operators_that_were_looked_at(
     trace(_workload({"name": "sherl"}, task=NUMBER, training=training), gpu)
     for family in ("t5", "bart"):
         trace(text_workload(family, {"name": "sherl"}, 6, precision), gpu)
+    for method in ("sherl", "prompt"):
+        text = {"task": TaskSpec(kind="text-to-text", metric="exact_match", target_length=3), "train_targets": 3}
+        trace(_workload({"name": method}, "gemma2", training=training, eval_targets=3, **text), gpu)
+        language = TaskSpec(kind="language-modelling", metric="neg_loss")
+        trace(_workload({"name": method}, "opt", training=training, task=language), gpu)
     translated = {name for names in TRANSLATED for name in names.split(", ")}
     assert seen - translated - set(INSIDE) - ALIKE == {"promote_types"}, "a function of dtypes, no operator on tensors"
 

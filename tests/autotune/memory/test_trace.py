@@ -17,7 +17,7 @@ from sherl.methods import METHODS, method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
 from sherl.spec import TaskSpec, TrainingConfig
-from tests.sherl.tiny import CONFIGS, tiny_backbone, tiny_batch, tiny_config
+from tests.sherl.tiny import CONFIGS, SPEECH, heard, tiny_backbone, tiny_batch, tiny_config
 
 CLASSES = TaskSpec(kind="classification", metric="accuracy", class_names=("a", "b"))
 NUMBER = TaskSpec(kind="regression", metric="pearson")
@@ -79,6 +79,8 @@ def _both(
     traced = trace(workload)
     model = build_model(backbone, method_from_dict(method), task, seed=0)
     batches = [tiny_batch(rows=rows, tokens=tokens) for rows, tokens in (train, evaluation)]
+    if backbone.family in SPEECH:
+        batches = [{name: heard(batch)[name] for name in ("input_features", "labels")} for batch in batches]
     if task.kind == "regression":
         for batch in batches:
             batch["labels"] = batch["labels"].float()

@@ -1,0 +1,166 @@
+"""Architectures without a row: tried by structure, and refused with the reason where they are not what they look like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sherl.backbones import FAMILIES, Backbone, backbone_from_config, load_backbone
+from sherl.backbones.paths import matching
+from sherl.errors import UnsupportedBackboneError
+from sherl.evaluation import eval_step
+from sherl.methods import method_from_dict
+from sherl.methods.base import seeded
+from sherl.model import build_model
+from sherl.spec import TrainingConfig
+from sherl.training import make_optimizer, train_step
+from tests.sherl.tiny import CLASSIFICATION, PAD, VOCABULARY, batch_for, tiny_batch, wider
+
+USUAL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "pad_token_id": PAD,
+    "initializer_range": 0.3,
+}
+FOUND = ("ernie", "megatron-bert", "roformer", "rembert", "deberta", "gte")
+
+
+def config_of(kind: str, **settings: Any) -> Any:
+    return transformers.AutoConfig.for_model(kind, **{**USUAL, **settings})
+
+
+def found(kind: str) -> Backbone:
+    assert kind not in FAMILIES
+    with seeded(0, torch.device("cpu")):
+        return backbone_from_config(config_of(kind))
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_an_encoder_is_found_and_says_so(kind: str) -> None:
+    backbone = found(kind)
+    assert (backbone.family, backbone.depth, backbone.layout.kind) == (kind, 3, "encoder")
+    (note,) = backbone.notes
+    assert f"'{kind}' has no row" in note
+    assert f"3 of class {type(backbone.blocks[0]).__name__}" in note
+    stack = backbone.stack_of(0)
+    assert stack.lora_targets
+    for name in (*stack.lora_targets, stack.feed_forward_output):
+        assert isinstance(backbone.blocks[0].get_submodule(name), nn.Linear)
+    assert "att" not in stack.feed_forward_output
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_it_computes_what_transformers_does_and_padding_never_leaks(kind: str) -> None:
+    backbone, batch = found(kind), tiny_batch()
+    keep = batch["attention_mask"].bool()
+    with torch.no_grad():
+        hidden = backbone.encode(batch)
+        own = backbone.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        padded = backbone.encode(wider(batch, 4))[:, : keep.shape[1]]
+    torch.testing.assert_close(hidden[keep], own[keep], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded[keep], hidden[keep], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sherl", "lora", "adapter", "bitfit", "full"])
+def test_methods_learn_on_it(method: str) -> None:
+    settings = {"name": method, "reduction_factor": 2} if method == "sherl" else {"name": method}
+    model = build_model(found("ernie"), method_from_dict(settings), CLASSIFICATION, seed=0)
+    training = TrainingConfig(learning_rate=1e-2, batch_size=16)
+    optimizer, scheduler = make_optimizer(model, training, total_steps=20)
+    batch = batch_for("bert")
+    before = float(model.loss(eval_step(model, batch), batch["labels"]))
+    for _ in range(20):
+        train_step(model, batch, optimizer, scheduler, training)
+    assert float(model.loss(eval_step(model, batch), batch["labels"])) < before
+
+
+def test_prompts_are_refused() -> None:
+    for method in ({"name": "prompt"}, {"name": "sherl", "reduction_factor": 4, "late_route": "prompt"}):
+        with pytest.raises(UnsupportedBackboneError, match="found by structure"):
+            method_from_dict(method).apply(found("ernie"), seed=0)
+
+
+def test_it_is_made_without_values_and_loaded_from_a_folder(tmp_path: Any) -> None:
+    with torch.device("meta"):
+        assert backbone_from_config(config_of("ernie")).notes
+    with FakeTensorMode():
+        assert backbone_from_config(config_of("ernie")).depth == 3
+    backbone, batch = found("ernie"), tiny_batch()
+    backbone.model.save_pretrained(tmp_path)
+    loaded = load_backbone(str(tmp_path))
+    assert loaded.notes == backbone.notes
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encode(batch), backbone.encode(batch))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "why"),
+    [
+        ("albert", {"embedding_size": 12}, "no list of at least two alike blocks.*albert_layer_groups"),
+        ("ernie", {"is_decoder": True}, "as a decoder"),
+        ("squeezebert", {"embedding_size": 16}, "no linear layer"),
+        ("nystromformer", {}, "padding changes the hidden states of tokens"),
+        ("fnet", {}, "padding changes the hidden states of tokens"),
+        ("longformer", {}, r"hidden states of 2 x 6 tokens are \(2, 512, 16\)"),
+        ("xlm", {}, "lists of their own: attentions, layer_norm1, ffns"),
+        ("vit_mae", {}, "it reads 'pixel_values', no input_ids"),
+        ("marian", {"encoder_attention_heads": 2}, "encoder-decoder"),
+    ],
+)
+def test_what_is_no_such_encoder_is_refused_with_the_reason(kind: str, settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(UnsupportedBackboneError, match=rf"(?s){kind}.*{why}.*A row says where the blocks are"):
+        backbone_from_config(config_of(kind, **settings))
+
+
+def test_a_model_that_writes_text_is_refused() -> None:
+    config = transformers.XLNetConfig(vocab_size=VOCABULARY, d_model=16, n_layer=2, n_head=2, d_inner=24)
+    with pytest.raises(UnsupportedBackboneError, match=r"xlnet.*writes text"):
+        backbone_from_config(config)
+
+
+@pytest.mark.parametrize("architectures", [None, ["FunnelModel"]])
+def test_funnel_which_pools_its_tokens_is_refused(architectures: list[str] | None) -> None:
+    config = transformers.FunnelConfig(
+        vocab_size=VOCABULARY,
+        d_model=16,
+        n_head=2,
+        d_head=8,
+        d_inner=24,
+        block_sizes=[2, 2],
+        architectures=architectures,
+    )
+    with pytest.raises(UnsupportedBackboneError, match=r"funnel.*tried by structure"):
+        backbone_from_config(config)
+
+
+def test_a_block_that_runs_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.models.ernie.modeling_ernie as ernie
+
+    plain = ernie.ErnieEncoder.forward
+
+    def twice(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        hidden = plain(self, hidden_states, *args, **kwargs).last_hidden_state
+        return plain(self, hidden, *args, **kwargs)
+
+    monkeypatch.setattr(ernie.ErnieEncoder, "forward", twice)
+    with pytest.raises(UnsupportedBackboneError, match="do not run once each"):
+        found("ernie")
+
+
+def test_patterns_name_modules_in_order() -> None:
+    model = nn.ModuleDict({"a": nn.ModuleList([nn.Linear(1, 1), nn.ReLU()]), "b": nn.ModuleList([nn.ReLU()])})
+    assert matching(model, "*.0") == ["a.0", "b.0"]
+    assert matching(model, "a.-1") == ["a.1"]
+    assert matching(model, "b|c.0") == ["b.0"]
+    assert matching(model, "*.1") == ["a.1"]
+    assert matching(model, "no.where") == ["no.where"]
+    assert matching(model, "*.7") == []
