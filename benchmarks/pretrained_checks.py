@@ -71,10 +71,10 @@ def _likelihood(folder: Path) -> str:
         ids = tokenizer(text, return_tensors="pt").input_ids
         with torch.no_grad():
             losses.append(float(model(input_ids=ids, labels=ids).loss))
-    assert losses[0] < 4.5 and losses[0] + 1 < losses[1], (
-        f"nats a token: text {losses[0]:.2f}, shuffled {losses[1]:.2f}"
-    )
-    return f"nats a token: text {losses[0]:.2f}, its words shuffled {losses[1]:.2f}"
+    told = f"nats a token: text {losses[0]:.2f}, its words shuffled {losses[1]:.2f}"
+    assert losses[0] < 4.5, told
+    assert losses[0] + 1 < losses[1], told
+    return told
 
 
 def _neighbours(folder: Path, *, size: int) -> str:
@@ -157,7 +157,8 @@ def _transcription(folder: Path) -> str:
             written = tokenizer.decode(ids[0], skip_special_tokens=True).strip()
             right += text.strip(" .!").split()[-1].lower() in written.lower()
             told.append(f"{text!r} as {written!r}")
-    assert captions and 2 * right >= len(captions), f"{right} of {len(captions)} captions: {'; '.join(told)}"
+    assert captions, "the package has no spoken captions of mammals"
+    assert 2 * right >= len(captions), f"{right} of {len(captions)} captions: {'; '.join(told)}"
     return f"{right} of {len(captions)} captions: {'; '.join(told)}"
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import io
-import json
 import tempfile
 import zipfile
 from pathlib import Path
@@ -76,11 +76,14 @@ def gemma() -> Path:
                 temporary, gguf_file=GEMMA_FILE, dtype=torch.float32
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(temporary, gguf_file=GEMMA_FILE)
-        model.save_pretrained(folder)
+        config = copy.deepcopy(model.config)
+        if hasattr(config, "quantization_config"):
+            del (
+                config.quantization_config
+            )  # the weights are float32 now; of one that says otherwise nothing can be saved
+        plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(model.state_dict(), strict=True)
+        plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        settings = folder / "config.json"
-        plain = json.loads(settings.read_text(encoding="utf-8"))
-        plain.pop("quantization_config", None)  # the weights are float32 now
-        settings.write_text(json.dumps(plain, indent=2), encoding="utf-8")
 
     return cached("gemma-3-270m", GEMMA, make)

@@ -40,6 +40,8 @@ from real_settings import (
 )
 from real_table import steps_table, tables
 
+from sherl.errors import SpecError, UnsupportedBackboneError
+
 STEPS = 50
 Pair = tuple[RealBackbone, RealMethod]
 
@@ -79,14 +81,19 @@ def work(
 ) -> bool:
     """Run cases and write down each result as it comes; whether nothing is left.
 
-    A case is not begun where its pair's longest run so far would not end before the deadline.
+    What sherl refuses is written down too, and the pair left out. A case is not begun where its pair's longest run so far would not end before the deadline.
     """
     took: dict[str, float] = {}
     for case in cases:
         if now() + took.get(case.pair, 0.0) >= deadline:
             return False
         began = now()
-        row = run(case)
+        try:
+            row = run(case)
+        except (UnsupportedBackboneError, SpecError) as error:
+            record.refuse(case, str(error))
+            print(f"{case.pair} was refused: {error}", flush=True)
+            continue
         took[case.pair] = max(took.get(case.pair, 0.0), now() - began)
         record.add(case, row)
         shown = {name: row[name] for name in ("status", "valid", "test", "tensors", "seconds", "falls") if name in row}

@@ -22,6 +22,8 @@ class RealRecord:
         self.file = file
         self.rows: dict[str, Row] = {}
         self.unreadable = 0
+        self.refused: dict[str, str] = {}
+        """Pairs that were refused in this call, with the reason."""
         if not file.exists():
             return
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -33,24 +35,40 @@ class RealRecord:
 
     def add(self, case: Case, row: Row) -> None:
         """Write a result; it is on the disk when this returns."""
-        whole = {
-            "key": case.key,
-            "backbone": case.backbone.name,
-            "method": case.method.name,
-            "learning_rate": case.learning_rate,
-            "seed": case.seed,
-            **row,
-        }
+        self._write(
+            {
+                "key": case.key,
+                "backbone": case.backbone.name,
+                "method": case.method.name,
+                "learning_rate": case.learning_rate,
+                "seed": case.seed,
+                **row,
+            }
+        )
+
+    def _write(self, row: Row) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("ab+") as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":
                     stream.write(b"\n")
-            stream.write(json.dumps(whole, allow_nan=False).encode() + b"\n")
+            stream.write(json.dumps(row, allow_nan=False).encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
-        self.rows[case.key] = whole
+        self.rows[row["key"]] = row
+
+    def refuse(self, case: Case, reason: str) -> None:
+        """Write down that sherl refuses a pair. It is not tried again in this call; in the next it is, as a later version
+        may take it."""
+        self.refused[case.pair] = reason
+        if self.refusal(case.backbone, case.method) != reason:
+            self._write({"key": f"{case.pair}/refused", "status": "refused", "reason": reason})
+
+    def refusal(self, backbone: RealBackbone, method: RealMethod) -> str | None:
+        """Why a pair was refused the last time; None where it never was."""
+        row = self.rows.get(f"{backbone.name}/{method.name}/refused")
+        return None if row is None else str(row["reason"])
 
     def of(self, case: Case) -> Row | None:
         """The result of a case; None where it has not run."""
@@ -71,7 +89,9 @@ class RealRecord:
         return float(best["learning_rate"])
 
     def next_case(self, backbone: RealBackbone, method: RealMethod) -> Case | None:
-        """What is to run next of a pair; None where nothing is left to do."""
+        """What is to run next of a pair; None where nothing is left to do, or it was refused in this call."""
+        if Case(backbone, method, method.learning_rates[0], CHOOSING_SEED).pair in self.refused:
+            return None
         for case in self.choosing(backbone, method):
             if self.of(case) is None:
                 return case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import lru_cache
 from itertools import chain, count, islice
@@ -73,7 +74,10 @@ def run_case(case: Case, *, deadline: float) -> dict[str, Any]:
     except Diverged as error:
         return {"status": "diverged", "reason": str(error), "conditions": _conditions()}
     if case.seed in SEEDS:
-        row["test"] = evaluate(model, data.test, training.batch_size)[data.task.metric]
+        score = evaluate(model, data.test, training.batch_size)[data.task.metric]
+        if not math.isfinite(score):
+            return {"status": "diverged", "reason": f"the test score is {score}", "conditions": _conditions()}
+        row["test"] = score
     return {**row, "conditions": _conditions()}
 
 
@@ -94,6 +98,8 @@ def run_steps(case: Case) -> dict[str, Any]:
         for batch in islice(chain.from_iterable(epochs), case.steps)
     ]
     seconds = (time.perf_counter() - began) / case.steps
+    if not all(map(math.isfinite, losses)):
+        return {"status": "diverged", "reason": "a loss is not finite", "conditions": _conditions()}
     first, last = sum(losses[:ENDS]) / ENDS, sum(losses[-ENDS:]) / ENDS
     return {
         "status": "complete",

@@ -40,29 +40,29 @@ BACKBONES = (
     RealBackbone("efficientnet", "efficientnet-lite0", "clothes, 96 px"),
 )
 
-_BESIDE = (1e-3, 3e-3, 1e-2)
-_INSIDE = (3e-4, 1e-3, 3e-3)
+_ADDED = (3e-4, 1e-3, 3e-3)
+"""Of all methods that train new modules beside or inside the frozen backbone."""
 METHODS = (
-    RealMethod("sherl", {"name": "sherl", "start_layer": -1, "reduction_factor": 8}, _BESIDE),
-    RealMethod("unipt", {"name": "unipt"}, _BESIDE),
-    RealMethod("ladder", {"name": "ladder", "reduction_factor": 8}, _BESIDE),
-    RealMethod("lora", {"name": "lora", "rank": 8}, _INSIDE),
-    RealMethod("adapter", {"name": "adapter", "inner_width": 48}, _INSIDE),
+    RealMethod("sherl", {"name": "sherl", "start_layer": -1, "reduction_factor": 8}, _ADDED),
+    RealMethod("unipt", {"name": "unipt"}, _ADDED),
+    RealMethod("ladder", {"name": "ladder", "reduction_factor": 8}, _ADDED),
+    RealMethod("lora", {"name": "lora", "rank": 8}, _ADDED),
+    RealMethod("adapter", {"name": "adapter", "inner_width": 48}, _ADDED),
     RealMethod("full", {"name": "full"}, (3e-5, 1e-4, 3e-4)),
-    RealMethod("linear-probe", {"name": "linear_probe"}, (3e-3, 1e-2, 3e-2)),
+    RealMethod("linear-probe", {"name": "linear_probe"}, (3e-4, 3e-3, 3e-2)),
 )
 
 VARIANTS = (
-    RealMethod("sherl-released-gate", {"name": "sherl", "start_layer": -1, "gate": "released"}, _BESIDE),
-    RealMethod("sherl-learned", {"name": "sherl", "start_layer": -1, "similarity": "learned"}, _BESIDE),
-    RealMethod("sherl-multi", {"name": "sherl", "start_layer": -2, "insertion": "multi"}, _BESIDE),
+    RealMethod("sherl-released-gate", {"name": "sherl", "start_layer": -1, "gate": "released"}, _ADDED),
+    RealMethod("sherl-learned", {"name": "sherl", "start_layer": -1, "similarity": "learned"}, _ADDED),
+    RealMethod("sherl-multi", {"name": "sherl", "start_layer": -2, "insertion": "multi"}, _ADDED),
     RealMethod(
-        "sherl-late-lora", {"name": "sherl", "start_layer": -1, "late_route": {"name": "lora", "rank": 8}}, _BESIDE
+        "sherl-late-lora", {"name": "sherl", "start_layer": -1, "late_route": {"name": "lora", "rank": 8}}, _ADDED
     ),
-    RealMethod("unipt-added", {"name": "unipt", "output": "added"}, _BESIDE),
-    RealMethod("ladder-added", {"name": "ladder", "output": "added"}, _BESIDE),
-    RealMethod("ladder-r4", {"name": "ladder", "reduction_factor": 4}, _BESIDE),
-    RealMethod("unipt-r8", {"name": "unipt", "reduction_factor": 8}, _BESIDE),
+    RealMethod("unipt-added", {"name": "unipt", "output": "added"}, _ADDED),
+    RealMethod("ladder-added", {"name": "ladder", "output": "added"}, _ADDED),
+    RealMethod("ladder-r4", {"name": "ladder", "reduction_factor": 4}, _ADDED),
+    RealMethod("unipt-r8", {"name": "unipt", "reduction_factor": 8}, _ADDED),
 )
 """Four of SHERL and four of its rivals: the same extra tuning for both. They run with ``--variants`` only."""
 

@@ -20,6 +20,8 @@ def tables(record: RealRecord, backbones: Sequence[RealBackbone], methods: Seque
             if rows:
                 lines.append(_line(record, backbone, method, rows, scored))
                 used += rows + scored
+            elif (reason := record.refusal(backbone, method)) is not None:
+                lines.append(f"| {method.name} | | refused: {' '.join(reason.split())} | | | | | |")
         if lines:
             parts.append(
                 f"**{backbone.model}, {backbone.data}** ({backbone.epochs} epochs, batch {backbone.batch_size})\n\n"
@@ -29,7 +31,7 @@ def tables(record: RealRecord, backbones: Sequence[RealBackbone], methods: Seque
     if not parts:
         return "There are no results yet."
     told = f"Learning rate: of three, by validation on seed {CHOOSING_SEED}; `*`: the chosen one is the least or the largest. Test: seeds {', '.join(map(str, SEEDS))}."
-    return "\n\n".join([*parts, told, _under(used)])
+    return "\n\n".join([*parts, told, *([_under(used)] if used else [])])
 
 
 def _line(record: RealRecord, backbone: RealBackbone, method: RealMethod, rows: list[Row], scored: list[Row]) -> str:
@@ -56,7 +58,8 @@ def _line(record: RealRecord, backbone: RealBackbone, method: RealMethod, rows: 
 
 def steps_table(record: RealRecord, cases: Iterable[Case]) -> str:
     """The table of ``--fifty-steps``."""
-    found = [(case, row) for case in cases if (row := record.of(case)) is not None]
+    asked = list(cases)
+    found = [(case, row) for case in asked if (row := record.of(case)) is not None]
     if not found:
         return "There are no results yet."
     lines = [
@@ -64,12 +67,23 @@ def steps_table(record: RealRecord, cases: Iterable[Case]) -> str:
         f"{row['tensors'] / 1e6:.0f} | {row['step_seconds']:.2f} | {row['first_loss']:.3f} | {row['last_loss']:.3f} | "
         f"{'yes' if row['falls'] else 'NO'} |"
         for case, row in found
+        if row["status"] == "complete"
+    ]
+    lines += [
+        f"| {case.backbone.model}, {case.backbone.data} | {case.method.name} | diverged: {row['reason']} | | | | | | |"
+        for case, row in found
+        if row["status"] == "diverged"
     ]
     head = (
         "| model, data | method | trainable | batch | tensors MB | step s | loss, first 10 steps | last 10 of 50 | falls |\n"
         "|---|---|---|---|---|---|---|---|---|\n"
     )
-    return head + "\n".join(lines) + "\n\n" + _under([row for _, row in found])
+    refused = [
+        f"| {case.backbone.model}, {case.backbone.data} | {case.method.name} | refused: {' '.join(reason.split())} | | | | | | |"
+        for case in asked
+        if record.of(case) is None and (reason := record.refusal(case.backbone, case.method)) is not None
+    ]
+    return head + "\n".join([*lines, *refused]) + "\n\n" + _under([row for _, row in found])
 
 
 def _under(rows: Iterable[Row]) -> str:
