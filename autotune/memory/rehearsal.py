@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -38,7 +37,6 @@ def measure_rehearsal(
 @contextmanager
 def followed(memory: TensorMemory, model: TaskModel, *batches: Batch) -> Iterator[None]:
     """The model and the batches count as held; so does all that comes to life inside."""
-    gc.collect()  # what an earlier failure left in a cycle is not this model's
     with memory, labelled(memory, model):
         memory.track(model, *batches)
         yield

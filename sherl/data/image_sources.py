@@ -50,9 +50,10 @@ def wants_images(spec: DataSpec) -> bool:
     """Whether the settings are about images."""
     if spec.task != "auto":
         return spec.task == "image-classification"
-    train = spec.train or ""
-    path = Path(train).expanduser()
-    return spec.image is not None or train == DIGITS or path.is_dir() or path.suffix == ".npz" or _is_idx(path)
+    if spec.train is None:  # the packaged texts
+        return spec.image is not None
+    path = Path(spec.train).expanduser()
+    return spec.image is not None or spec.train == DIGITS or path.is_dir() or path.suffix == ".npz" or _is_idx(path)
 
 
 def read_images(spec: DataSpec) -> dict[str, ImageTable]:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from sherl.data import DataSpec, ImagePart, ImageSettings, PreparedData, prepare, prepare_images
+from sherl.data.image_sources import wants_images
 from sherl.errors import DataError, SpecError
 from tests.sherl.data_samples import write_csv
 from tests.sherl.image_samples import PLAIN, backbone_folder, picture, write_folder, write_idx
@@ -253,3 +254,9 @@ def test_prepare_takes_size_and_mean_of_the_backbone_and_a_small_model_learns(tm
     assert float(right.float().mean()) > 0.85
     larger = DataSpec(train="digits", train_rows=300, image_size=16)
     assert prepare(larger, backbone_source=source, directory=tmp_path / "q").task.image_size == (16, 16)
+
+
+def test_no_source_at_all_means_the_packaged_texts() -> None:
+    assert not wants_images(DataSpec())
+    assert not wants_images(DataSpec(text="review"))
+    assert wants_images(DataSpec(task="image-classification"))
