@@ -45,6 +45,7 @@ from sherl.forms import TensorForm, text_form
 from sherl.methods import MethodConfig, method_from_dict
 from sherl.methods.adapter import AdapterConfig
 from sherl.methods.added_biases import add_biases
+from sherl.methods.bitfit import BitFitConfig
 from sherl.methods.late import LatePart
 from sherl.methods.lora import LoraConfig
 from sherl.methods.sherl import RELEASED_LAYERS, SherlConfig
@@ -71,25 +72,50 @@ RTE = TaskSpec(
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedAdapter(MethodConfig):
-    """Adapters and all norms train, as LST's configuration `adapters.json` has it."""
+    """Adapters behind self-attention and feed-forward parts and all norms train: 3,625,728 parameters of T5-base, the 1.63 % that
+    the paper has (with adapters behind the cross-attention it would be 2.03 %)."""
 
     name: ClassVar[str] = "adapter"
 
     def put_on(self, tuned: Tuned) -> None:
-        AdapterConfig(placement="attention_and_feed_forward").put_on(tuned)
-        norms = {name: p for name, p in tuned.model.named_parameters() if "layer_norm" in name}
-        tuned.add("norms", LatePart(parameters=norms))
+        AdapterConfig(placement="self_attention_and_feed_forward").put_on(tuned)
+        tuned.add("norms", _norms(tuned))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedBitFit(MethodConfig):
+    """All biases train, the language head's too: 280,960 parameters of T5-base, the 0.13 % that the paper has (0.11 % without
+    the head's)."""
+
+    name: ClassVar[str] = "bitfit"
+
+    def put_on(self, tuned: Tuned) -> None:
+        BitFitConfig(add_missing=True).put_on(tuned)
+        tuned.add("head bias", _head_bias(tuned))
+
+
+def _head_bias(tuned: Tuned) -> LatePart:
+    head = tuned.backbone.model.lm_head
+    bias = torch.nn.Parameter(torch.zeros(head.out_features))
+    hook = head.register_forward_hook(lambda _module, _inputs, logits: logits + bias)
+    return LatePart(parameters={"bias": bias}, taken_off_by=[hook.remove])
+
+
+def _norms(tuned: Tuned) -> LatePart:
+    return LatePart(parameters={name: p for name, p in tuned.model.named_parameters() if "layer_norm" in name})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedLora(MethodConfig):
-    """LoRA and all biases train, as LST's configuration `lora.json` has it."""
+    """LoRA and all biases train, the language head's too: 3,819,904 parameters of T5-base, the 1.71 % that the paper has (1.70 %
+    without the head's)."""
 
     name: ClassVar[str] = "lora"
 
     def put_on(self, tuned: Tuned) -> None:
         tuned.add("biases", add_biases(tuned.backbone))  # first: the layers that LoRA adds are to have none
         LoraConfig(rank=32).put_on(tuned)
+        tuned.add("head bias", _head_bias(tuned))
 
 
 @dataclass(frozen=True)
@@ -109,9 +135,11 @@ def _sherl(size: str) -> dict[str, Any]:
 
 ROWS: dict[str, Row] = {
     "full": Row("t5-base", {"name": "full"}, 17.6),
-    "adapter": Row("t5-base", {"name": "adapter", "placement": "attention_and_feed_forward"}, 13.0, ReleasedAdapter()),
+    "adapter": Row(
+        "t5-base", {"name": "adapter", "placement": "self_attention_and_feed_forward"}, 13.0, ReleasedAdapter()
+    ),
     "lora": Row("t5-base", {"name": "lora", "rank": 32}, 12.6, ReleasedLora()),
-    "bitfit": Row("t5-base", {"name": "bitfit", "add_missing": True}, 10.7),
+    "bitfit": Row("t5-base", {"name": "bitfit", "add_missing": True}, 10.7, ReleasedBitFit()),
     "prompt": Row("t5-base", {"name": "prompt", "num_prompts": 100}, 22.2),
     "sherl": Row("t5-base", _sherl("t5-base"), 2.9),
     "sherl t5-large": Row("t5-large", _sherl("t5-large"), 7.1),

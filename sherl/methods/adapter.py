@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from sherl.methods.base import METHODS, MethodConfig
 from sherl.methods.late.adapter import adapters_on
 from sherl.methods.settings import flag, whole_number
 from sherl.methods.tuned import Tuned
 
-PLACEMENTS = ("feed_forward", "attention_and_feed_forward")
+PLACEMENTS: dict[str, Literal["none", "self", "all"]] = {
+    "feed_forward": "none",
+    "self_attention_and_feed_forward": "self",
+    "attention_and_feed_forward": "all",
+}
+"""Behind which attentions adapters stand beside the feed-forward part."""
 
 
 @METHODS.register("adapter")
@@ -21,7 +26,7 @@ class AdapterConfig(MethodConfig):
     inner_width: between down- and up-projection; 48 in SHERL's table 1.
     placement: ``feed_forward``: one a block, on the output of its feed-forward part (Pfeiffer);
         ``attention_and_feed_forward``: on the output of each attention too (Houlsby; a decoder's block that cross-attends
-        has three).
+        has three); ``self_attention_and_feed_forward``: not on the cross-attention's (SHERL's table 1).
     activation_checkpointing: all blocks run again in backward instead of keeping their activations.
     """
 
@@ -42,7 +47,7 @@ class AdapterConfig(MethodConfig):
             backbone,
             range(backbone.depth),
             inner_width=self.inner_width,
-            behind_attention=self.placement == "attention_and_feed_forward",
+            attentions=PLACEMENTS[self.placement],
         )
         tuned.add("adapter", part)
         if self.activation_checkpointing:

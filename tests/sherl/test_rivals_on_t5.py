@@ -21,6 +21,10 @@ COUNTS: dict[str, tuple[dict[str, Any], int]] = {
         {"name": "adapter", "inner_width": 48, "placement": "attention_and_feed_forward"},
         (24 + 36) * (2 * 768 * 48 + 48 + 768),
     ),
+    "adapters behind self-attention": (
+        {"name": "adapter", "inner_width": 48, "placement": "self_attention_and_feed_forward"},
+        (24 + 24) * (2 * 768 * 48 + 48 + 768),
+    ),
     "lora": ({"name": "lora", "rank": 32}, 36 * 2 * 32 * (768 + 768)),
     "prompt": ({"name": "prompt", "num_prompts": 100}, 100 * 768),
     "bitfit": (

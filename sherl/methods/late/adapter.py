@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +62,10 @@ def adapters_on(
     layers: Sequence[int],
     *,
     inner_width: int | Callable[[int], int],
-    behind_attention: bool = False,
+    attentions: Literal["none", "self", "all"] = "none",
 ) -> LatePart:
-    """Adapters on the output of these blocks' feed-forward parts, before the residual sum; with ``behind_attention`` on
-    that of each attention too. On feature maps they act on the channels of each position.
+    """Adapters on the output of these blocks' feed-forward parts, before the residual sum, and on that of no attention, of
+    the self-attention or of all. On feature maps they act on the channels of each position.
 
     inner_width: the same for all, or what follows from the width of the output that one acts on.
 
@@ -76,15 +76,15 @@ def adapters_on(
     part = LatePart(module=adapters, layers=tuple(layers))
     for layer in layers:
         stack = backbone.stack_of(layer)
-        if behind_attention and not stack.attention_outputs:
+        if attentions != "none" and not stack.attention_outputs:
             raise UnsupportedBackboneError(
                 f"Adapters cannot stand behind the attention of a {backbone.family} model: its row names no "
                 "attention_outputs. Put them behind the feed-forward part alone."
             )
         ends = backbone.modules_of(layer, stack.feed_forward_output)
         places = {str(layer) if len(ends) == 1 else f"{layer}_{index}": path for index, path in enumerate(ends)}
-        if behind_attention:
-            places |= {f"{layer}_attention_{index}": path for index, path in enumerate(stack.attention_outputs)}
+        wanted = {"none": 0, "self": 1, "all": None}[attentions]  # the self-attention's stands first in a row
+        places |= {f"{layer}_attention_{index}": path for index, path in enumerate(stack.attention_outputs[:wanted])}
         for name, path in places.items():
             output = backbone.blocks[layer].get_submodule(path)
             width = _output_width(output, backbone.width_of(layer))
