@@ -129,6 +129,10 @@ class Row:
     released: MethodConfig | None = None
 
 
+def _ladder(kept: str) -> dict[str, Any]:
+    return {"name": "ladder", "reduction_factor": 8, "kept_layers": kept, "initialisation": "random"}
+
+
 def _sherl(size: str) -> dict[str, Any]:
     return SherlConfig.released(kept_layers=RELEASED_LAYERS[size]).to_dict()
 
@@ -141,6 +145,9 @@ ROWS: dict[str, Row] = {
     "lora": Row("t5-base", {"name": "lora", "rank": 32}, 12.6, ReleasedLora()),
     "bitfit": Row("t5-base", {"name": "bitfit", "add_missing": True}, 10.7, ReleasedBitFit()),
     "prompt": Row("t5-base", {"name": "prompt", "num_prompts": 100}, 22.2),
+    "lst": Row("t5-base", _ladder("drop:0,4,8"), 5.5),
+    "lst t5-large": Row("t5-large", _ladder("every:2"), 12.2),
+    "lst t5-3b": Row("t5-3b", _ladder("last:2"), 22.4),
     "sherl": Row("t5-base", _sherl("t5-base"), 2.9),
     "sherl t5-large": Row("t5-large", _sherl("t5-large"), 7.1),
     "sherl t5-3b": Row("t5-3b", _sherl("t5-3b"), 21.8),

@@ -34,10 +34,6 @@ class Counted:
     released: int | None = None
 
 
-def _ladder(kept: str) -> dict[str, Any]:
-    return {"name": "ladder", "reduction_factor": 8, "kept_layers": kept, "initialisation": "random"}
-
-
 def _of_memory(row: str, published: float, released: int | None = None) -> Counted:
     """A row of the memory table, as its repository trains it."""
     known = ROWS[row]
@@ -50,11 +46,11 @@ TABLE: dict[str, Counted] = {
     "lora": _of_memory("lora", 1.71),
     "bitfit": _of_memory("bitfit", 0.13),
     "prompt": _of_memory("prompt", 0.03),
-    "LST": Counted("t5-base", _ladder("drop:0,4,8"), 1.74, 3_878_712),
+    "LST": _of_memory("lst", 1.74, 3_878_712),
     "SHERL": _of_memory("sherl", 0.85, 1_907_236),
-    "LST t5-large": Counted("t5-large", _ladder("every:2"), 1.23),
+    "LST t5-large": _of_memory("lst t5-large", 1.23),
     "SHERL t5-large": _of_memory("sherl t5-large", 0.64, 4_700_548),
-    "LST t5-3b": Counted("t5-3b", _ladder("last:2"), 0.08),
+    "LST t5-3b": _of_memory("lst t5-3b", 0.08),
     "SHERL t5-3b": _of_memory("sherl t5-3b", 0.04, 1_087_620),
 }
 
