@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import torch
 import transformers
 
 from autotune.outcome import Candidate
-from sherl.backbones import FAMILIES
+from sherl.backbones import Backbone, backbone_from_config
 from sherl.evaluation import Batch
+from sherl.forms import TensorForm
 from sherl.spec import Precision, TaskSpec
+from sherl.tasks import task_for
 
 Size = Literal["real", "small"]
 
 CLASSES = TaskSpec(kind="classification", metric="accuracy", class_names=("a", "b"))
 WRITTEN = TaskSpec(kind="text-to-text", metric="exact_match", target_length=8)
+LANGUAGE = TaskSpec(kind="language-modelling", metric="neg_perplexity")
 FIRST_TOKEN = 5  # below it stand padding and the tokens that begin and end a text
 
 
@@ -41,10 +45,17 @@ class Model:
         settings = self.real if size == "real" else self.small
         return dict(transformers.AutoConfig.for_model(self.model_type, **settings).to_dict())
 
-    @property
-    def has_token_types(self) -> bool:
-        """Whether its batches hold ``token_type_ids``."""
-        return bool(getattr(FAMILIES.get(self.model_type), "token_types", False))
+    def form(self, size: Size, rows: int, tokens: int) -> dict[str, TensorForm]:
+        """A batch's shapes and types, labels included; tokens say nothing of images."""
+        labels = task_for(self.task).labels_form(rows, tokens, self.task.target_length)
+        return {**_without_weights(self.name, size).inputs_form(rows, tokens=tokens), "labels": labels}
+
+
+@cache
+def _without_weights(name: str, size: Size) -> Backbone:
+    plain = next(model for model in MODELS if model.name == name).config(size)
+    with torch.device("meta"):
+        return backbone_from_config(transformers.AutoConfig.for_model(plain.pop("model_type"), **plain))
 
 
 _SMALL_BERT = {
@@ -55,6 +66,7 @@ _SMALL_BERT = {
     "intermediate_size": 128,
     "max_position_embeddings": 80,
 }
+_SMALL_DECODER = {"vocab_size": 500, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _DEBERTA_V3 = {
     "relative_attention": True,
     "position_buckets": 256,
@@ -65,34 +77,9 @@ _DEBERTA_V3 = {
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
-_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 
 MODELS = (
     Model(name="bert-base", model_type="bert", kind="encoder", task=CLASSES, real={}, small=_SMALL_BERT),
-    Model(
-        name="roberta-base",
-        model_type="roberta",
-        kind="encoder",
-        task=CLASSES,
-        real=_ROBERTA,
-        small={**_SMALL_BERT, "type_vocab_size": 1},
-    ),
-    Model(
-        name="distilbert-base",
-        model_type="distilbert",
-        kind="encoder",
-        task=CLASSES,
-        real={},
-        small={"vocab_size": 500, "dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 128},
-    ),
-    Model(
-        name="mpnet-base",
-        model_type="mpnet",
-        kind="encoder",
-        task=CLASSES,
-        real={"vocab_size": 30527, "max_position_embeddings": 514},
-        small=_SMALL_BERT,
-    ),
     Model(
         name="deberta-v3-base",
         model_type="deberta-v2",
@@ -107,25 +94,6 @@ MODELS = (
             "intermediate_size": 3072,
         },
         small={**_SMALL_BERT, **_DEBERTA_V3, "position_buckets": 16},
-    ),
-    Model(
-        name="modernbert-base",
-        model_type="modernbert",
-        kind="encoder",
-        task=CLASSES,
-        real={},
-        small={
-            **_SMALL_BERT,
-            "num_hidden_layers": 4,
-            "local_attention": 16,
-            "pad_token_id": 0,
-            "cls_token_id": 1,
-            "bos_token_id": 1,
-            "sep_token_id": 2,
-            "eos_token_id": 2,
-        },
-        refuses=("bitfit",),  # it has no biases
-        refuses_late=("bitfit",),
     ),
     Model(
         name="t5-base",
@@ -185,6 +153,75 @@ MODELS = (
         refuses=("linear_probe",),
         refuses_late=("prompt",),
     ),
+    Model(
+        name="gpt2",
+        model_type="gpt2",
+        kind="decoder",
+        task=LANGUAGE,
+        real={},
+        small={**_SMALL_DECODER, "n_positions": 80, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_inner": 128},
+        refuses=("linear_probe",),
+        refuses_late=("prompt",),
+    ),
+    Model(
+        name="qwen2.5-0.5b",
+        model_type="qwen2",
+        kind="decoder",
+        task=WRITTEN,
+        real={
+            "vocab_size": 151936,
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
+        small={
+            **_SMALL_DECODER,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 80,
+        },
+        refuses=("linear_probe",),
+        refuses_late=("prompt",),
+    ),
+    Model(
+        name="vit-base",
+        model_type="vit",
+        kind="vision",
+        task=CLASSES,
+        real={},
+        small={
+            "hidden_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 128,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+    ),
+    Model(
+        name="resnet-50",
+        model_type="resnet",
+        kind="cnn",
+        task=CLASSES,
+        real={},
+        small={"embedding_size": 16, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 2, 2, 1]},
+        refuses=("prompt",),
+        refuses_late=("prompt",),
+    ),
+    Model(
+        name="vilt-b32",
+        model_type="vilt",
+        kind="cross-modal",
+        task=CLASSES,
+        real={},
+        small={**_SMALL_BERT, "image_size": 32, "patch_size": 8, "max_image_length": -1},
+    ),
 )
 
 # method forms, each with what it changes of training
@@ -193,6 +230,8 @@ FORMS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"name": "sherl"}, {}),
     ({"name": "full", "activation_checkpointing": True}, {"accumulation": 2}),
     ({"name": "linear_probe"}, {}),
+    ({"name": "unipt"}, {}),
+    ({"name": "ladder", "initialisation": "random"}, {}),
     ({"name": "lora", "rank": 8}, {}),
     ({"name": "sherl", "insertion": "multi", "start_layer": -2}, {}),
     ({"name": "adapter"}, {}),
@@ -204,6 +243,7 @@ FORMS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"name": "lora", "rank": 8, "activation_checkpointing": True}, {}),
     ({"name": "sherl", "late_route": {"name": "prompt"}}, {"accumulation": 2}),
     ({"name": "full"}, {"accumulation": 2}),
+    ({"name": "sherl", "late_route": {"name": "full"}}, {}),
     ({"name": "sherl", "gate": "released", "similarity": "learned"}, {}),
     ({"name": "adapter", "activation_checkpointing": True}, {}),
     ({"name": "sherl", "start_layer": -2, "late_route": {"name": "none"}, "activation_checkpointing": True}, {}),
@@ -278,19 +318,18 @@ def cases(size: Size, models: Sequence[Model] = MODELS) -> list[Case]:
 
 
 def batch_of(case: Case, rows: int, tokens: int, *, seed: int = 0) -> Batch:
-    """Random full rows of this shape, as :mod:`sherl.data` makes them: int64 ids and mask [rows, tokens]; labels [rows], or
-    [rows, target_length] where text is written."""
+    """Random full rows of this shape, as :mod:`sherl.data` makes them; of pixels and regions random figures."""
     model = case.backbone
-    words = int(model.config(case.size)["vocab_size"])
+    words = int(model.config(case.size).get("vocab_size", FIRST_TOKEN + 1))
     generator = torch.Generator().manual_seed(seed)
-    batch = {
-        "input_ids": torch.randint(FIRST_TOKEN, words, (rows, tokens), generator=generator),
-        "attention_mask": torch.ones(rows, tokens, dtype=torch.int64),
-    }
-    if model.has_token_types:
-        batch["token_type_ids"] = torch.zeros(rows, tokens, dtype=torch.int64)
-    if model.task.target_length:
-        batch["labels"] = torch.randint(FIRST_TOKEN, words, (rows, model.task.target_length), generator=generator)
-    else:
-        batch["labels"] = torch.arange(rows) % model.task.num_outputs
+    batch = {}
+    for name, form in model.form(case.size, rows, tokens).items():
+        if form.dtype == "float32":
+            batch[name] = torch.randn(form.shape, generator=generator)
+        elif name == "labels" and len(form.shape) == 1:
+            batch[name] = torch.arange(rows) % model.task.num_outputs
+        elif name in ("input_ids", "labels"):
+            batch[name] = torch.randint(FIRST_TOKEN, words, form.shape, generator=generator)
+        else:
+            batch[name] = torch.full(form.shape, int(name == "attention_mask"))
     return batch

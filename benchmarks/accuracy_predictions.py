@@ -12,7 +12,7 @@ from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
 from autotune.memory.scaling import NotEvenError
 from autotune.outcome import MemoryFigures
-from sherl.forms import BatchForm, TensorForm, text_form
+from sherl.forms import BatchForm
 
 LEAST_ROWS, MOST_ROWS = 2, 4096
 
@@ -20,8 +20,8 @@ LEAST_ROWS, MOST_ROWS = 2, 4096
 LINES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("bert-base", {"name": "full"}, {"precision": "fp32"}),
     ("bert-base", {"name": "sherl", "insertion": "multi", "start_layer": -2}, {"precision": "bf16"}),
-    ("roberta-base", {"name": "lora", "rank": 8}, {"precision": "fp32"}),
-    ("modernbert-base", {"name": "full", "activation_checkpointing": True}, {"precision": "bf16"}),
+    ("gpt2", {"name": "lora", "rank": 8}, {"precision": "fp32"}),
+    ("vit-base", {"name": "full", "activation_checkpointing": True}, {"precision": "bf16"}),
     ("t5-base", {"name": "sherl", "start_layer": -2, "late_route": {"name": "lora"}}, {"precision": "fp32"}),
     ("bart-base", {"name": "adapter"}, {"precision": "bf16"}),
 )
@@ -48,11 +48,10 @@ class Predicted:
 
 def predictor_for(case: Case, setting: Setting) -> Predictor:
     """The predictor of a study on this case's model and shapes."""
-    model, written = case.backbone, case.backbone.task.target_length
+    model = case.backbone
 
     def form(rows: int) -> BatchForm:
-        labels = TensorForm((rows, written) if written else (rows,))
-        return text_form(rows, case.tokens, labels, token_types=model.has_token_types)
+        return model.form(case.size, rows, case.tokens)
 
     return Predictor(
         model.config(case.size),

@@ -261,7 +261,7 @@ def test_growth_counts_from_the_emptiest_moment() -> None:
 
 
 def test_a_case_that_cannot_be_traced_is_told_of() -> None:
-    refused = replace(next(case for case in SMALL if case.model == "modernbert-base"), method={"name": "bitfit"})
+    refused = replace(next(case for case in SMALL if case.model == "resnet-50"), method={"name": "prompt"})
     (row,) = accuracy.grade_on_cpu([refused])
     assert row.measured.status == "failed"
     assert "UnsupportedBackboneError" in accuracy.shown(row)
@@ -285,7 +285,7 @@ def test_a_process_over_its_cap_is_ended_and_one_that_fails_says_why() -> None:
     ended = runs.run(SMALL[0], runs.Stand("cpu"), cap_bytes=10 * MB, outside_bytes=0)
     assert ended.status == "ended by the guard"
     assert "over the cap" in ended.error
-    refused = replace(next(case for case in SMALL if case.model == "modernbert-base"), method={"name": "bitfit"})
+    refused = replace(next(case for case in SMALL if case.model == "resnet-50"), method={"name": "prompt"})
     failed = runs.run(refused, runs.Stand("cpu"), cap_bytes=64 * GB, outside_bytes=0)
     assert failed.status == "failed"
     assert "UnsupportedBackboneError" in failed.error
