@@ -128,7 +128,9 @@ def plan_for(
         raise SpecError(
             f"--max-length {max_length} is more than the {backbone.max_tokens} tokens that {model} takes. Give at most that."
         )
-    loaded = SearchSpace.load(space, methods=methods, depth=backbone.depth, width=backbone.width, precision=precision)
+    loaded = SearchSpace.load(
+        space, methods=methods, depth=len(backbone.last_stack), width=backbone.width, precision=precision
+    )
     settled = _device(device)
     notes = [*loaded.notes]
     cap = settled.total_bytes if memory_cap is None else parse_bytes(memory_cap)
