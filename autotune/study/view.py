@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.config import StudyConfig
-from autotune.deploy import export
+from autotune.deploy import example_input, export
 from autotune.errors import SelectionError, StudyError
 from autotune.files import write_text
 from autotune.outcome import Outcome, Status, TrialRecord
@@ -169,7 +169,7 @@ def _closing(
     meters = sorted({record.outcome.peak.meter for record in records if record.outcome and record.outcome.peak})
     where = f" --study-dir {folder.path}" if folder.path.parent != Path("studies") else ""
     lines = [
-        f"Trials: {words}; {refused} configurations refused before their start. Cap {format_bytes(config.memory_cap)}"
+        f"Trials: {words}; {refused} configuration{'' if refused == 1 else 's'} refused before their start. Cap {format_bytes(config.memory_cap)}"
         + (f", measured by {', '.join(meters)}." if meters else ".")
     ]
     lines += [
@@ -268,11 +268,13 @@ def export_from_study(study_dir: str | Path | None, directory: Path, *, trial: i
             "selection": selection["explanation"] if selection is not None and selected else None,
         },
     )
+    example = example_input(data.task.to_dict())
+    words = " ".join(f'"{word}"' for word in ([example] if isinstance(example, str) else example))
     return Exported(
         directory=written.directory,
         explanation=(
             f"Trial {trial} ({chosen.candidate.label}) is in {written.directory}: {', '.join(written.files)}, "
             f"{format_bytes(written.size_bytes)}.\n"
-            f'Try it: autotune predict {written.directory} "a text", or in Python: sherl.load("{written.directory}")'
+            f'Try it: autotune predict {written.directory} {words}, or in Python: sherl.load("{written.directory}")'
         ),
     )
