@@ -15,6 +15,7 @@ from autotune.files import write_text
 from autotune.outcome import Outcome, Status, TrialRecord
 from autotune.report import Point, Preference, ReportPaths, Selection, points_from, select, write_report
 from autotune.search import StudyRecord
+from autotune.search.rows import identity
 from autotune.space import shape_key
 from autotune.study.folder import StudyFolder, find_folder
 from autotune.tracking import Tracker
@@ -180,7 +181,8 @@ def _closing(
     lines.append(
         f"Figures and tables: {paths.front_html.parent}; MLflow: {config.mlflow_uri or folder.path / 'mlflow.db'}"
     )
-    if counts.get(Status.INTERRUPTED):
+    ended = {identity(record.candidate) for record in records if record.outcome and not _interrupted(record)}
+    if any(_interrupted(record) and identity(record.candidate) not in ended for record in records):
         lines.append(f"Go on with what was interrupted: autotune resume{where}")
     if selection is not None:
         lines.append(
@@ -188,6 +190,10 @@ def _closing(
             f"then autotune export{where} DIR"
         )
     return "\n".join(lines)
+
+
+def _interrupted(record: TrialRecord) -> bool:
+    return record.outcome is not None and record.outcome.status is Status.INTERRUPTED
 
 
 def _went_wrong(record: TrialRecord) -> bool:
