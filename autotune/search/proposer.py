@@ -239,7 +239,7 @@ class Proposer:
         candidate, refusal = min(known, key=lambda pair: pair[1].predicted.device if pair[1].predicted else 0)
         need = format_bytes(refusal.predicted.device) if refusal.predicted else "?"
         return NothingFitsError(
-            f"{head} The one that comes nearest is {candidate.label}, which needs {need}: {refusal.reason} "
+            f"{head} The one that comes nearest is {candidate.label}, which needs {need}: {refusal.reason.rstrip('.')}. "
             f"Give a --memory-cap above that, a smaller model, or a space with smaller batches."
         )
 
