@@ -8,7 +8,8 @@ from sherl.data import DataSpec
 from sherl.data.image_sources import wants_images
 from sherl.model import require_suited
 
-_OF_IMAGES = ("vision", "cnn")
+OF_IMAGES = ("vision", "cnn")
+"""Kinds of models whose rows are images alone."""
 
 
 def require_model_suits(backbone: Backbone, data: DataSpec, *, max_length: int | None = None) -> None:
@@ -27,12 +28,12 @@ def require_model_suits(backbone: Backbone, data: DataSpec, *, max_length: int |
             f"A {family} reads {reads}, and a study has no data of that sort: it takes texts or images. Take a model of one "
             "of these, or train this one in Python (sherl.model.build_model, sherl.training.fit)."
         )
-    if images and kind not in _OF_IMAGES:
+    if images and kind not in OF_IMAGES:
         raise ConfigError(
-            f"The data are images, and a {family} reads texts. Take a model of images ({_families(_OF_IMAGES)}), or say what "
+            f"The data are images, and a {family} reads texts. Take a model of images ({_families(OF_IMAGES)}), or say what "
             "the task on texts is with --task."
         )
-    if not images and kind in _OF_IMAGES:
+    if not images and kind in OF_IMAGES:
         raise ConfigError(
             f"A {family} reads images, and these data are not taken for such. Give --task image-classification with a folder "
             "that holds a folder for each class (or a table with a column of paths), or a model of texts."
