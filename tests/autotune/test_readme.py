@@ -20,6 +20,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALL = re.compile(r"pip install -e '\.\[(demo|test)\]' && (.+)")
 
 
+READ_ELSEWHERE = {"data.md": "autotune/test_data_options.py", "sherl.md": "sherl/test_docs.py"}
+"""Pages whose examples go on from one another, or are settings alone, and the tests that run them."""
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
@@ -50,6 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three studies and a plan, each in seconds where nothing else runs
 def test_the_commands_run_one_after_another(place: Path) -> None:
     for command in commands():
         match = INSTALL.fullmatch(command)
@@ -64,6 +69,7 @@ def test_the_commands_run_one_after_another(place: Path) -> None:
             words += ["--train", "train.csv", "--text", "review", "--label", "stars", "--max-length", "32"]
         if "--image-size" in words:
             words[words.index("--image-size") + 1] = "8"
+            words[words.index("--trials") + 1] = "1"
         if "--min-metric" in words:  # what a run on toy data reaches says nothing
             words[words.index("--min-metric") + 1] = "0.1"
         done = subprocess.run(
@@ -104,7 +110,8 @@ def test_links_of_the_readme_and_the_docs_lead_somewhere() -> None:
 
 def test_python_examples_of_the_docs_run() -> None:
     for page in sorted((ROOT / "docs").glob("*.md")):
-        if page.name == "data.md":  # settings alone, which test_data_options.py reads
+        if page.name in READ_ELSEWHERE:
+            assert page.name in (ROOT / "tests" / READ_ELSEWHERE[page.name]).read_text(encoding="utf-8")
             continue
         for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
             done = subprocess.run(
