@@ -61,7 +61,7 @@ class StudyConfig(BaseModel):
     at the start less 5 %, None the cap. model: a name, folder or
     hub id that :func:`sherl.backbones.resolve_source` knows. data: the fields of :class:`sherl.data.DataSpec`, which
     judges their values. methods: those of the space to try, None for all. metric: None takes the task's own.
-    max_length: tokens at which texts are cut; None takes 128, or the backbone's limit where that is less.
+    max_length: tokens at which texts are cut; None takes 128, or the backbone's limit where that is less; not for images.
     space: the name of a file in ``search_spaces/`` or a path. time_budget: seconds. threads: CPU threads of one trial
     and parallel: trials at once, None lets the runner decide. plugins: modules that trials import first.
 

@@ -8,6 +8,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+NO_LABEL = -100
+"""Stands in rows of labels where nothing is to be learnt; losses pass over it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,23 @@ def widest(*forms: BatchForm) -> dict[str, TensorForm]:
         if len({(len(each.shape), each.dtype) for each in same}) > 1:
             raise ValueError(f"Forms of {name!r} differ in more than their sizes: {same}.")
         made[name] = TensorForm(tuple(map(max, zip(*(each.shape for each in same), strict=True))), one.dtype)
+    return made
+
+
+def enlarged(batch: Mapping[str, Tensor], form: BatchForm) -> dict[str, Tensor]:
+    """A batch made as large as ``form`` says: its rows come again, and behind each stands padding (-100 in labels, else 0).
+
+    Raises:
+        ValueError: the form is smaller somewhere, names other tensors, or has others of their types.
+    """
+    if widest(form_of(batch), form) != dict(form):
+        raise ValueError(f"A batch of the form {form_of(batch)} cannot be enlarged to the smaller {dict(form)}.")
+    made = {}
+    for name, tensor in batch.items():
+        again = torch.arange(form[name].shape[0]) % len(tensor)
+        missing = [size - own for size, own in zip(form[name].shape[1:], tensor.shape[1:], strict=True)]
+        behind = [width for size in reversed(missing) for width in (0, size)]
+        made[name] = pad(tensor[again], behind, value=NO_LABEL if name == "labels" else 0)
     return made
 
 

@@ -12,7 +12,7 @@ from sherl.methods.base import MethodConfig, seeded
 from sherl.methods.tuned import Tuned, copy_state
 from sherl.shapes import Float, Int
 from sherl.spec import TaskSpec
-from sherl.tasks import task_for
+from sherl.tasks import TASKS, task_for
 from sherl.tasks.language_modelling import LanguageModelling
 
 HEAD_DROPOUT = 0.1
@@ -149,6 +149,26 @@ class TaskModel(nn.Module):
         return {**self.tuned.trainable_tensors(), **{f"head.{name}": tensor for name, tensor in head.items()}}
 
 
+def require_suited(backbone: Backbone, kind: str) -> None:
+    """Raises where this backbone, with weights or without, cannot learn a task of this kind.
+
+    Raises:
+        UnsupportedBackboneError: it writes no text, is no language model, or gives no hidden states of the input's tokens.
+        UnknownNameError: no task of this kind is known.
+    """
+    predicts = TASKS.get(kind).predicts
+    if predicts == "each_token" and backbone.layout.kind not in _TOKEN_KINDS:
+        raise UnsupportedBackboneError(
+            f"The task {kind} answers every token of the input, but what a {backbone.family} model "
+            f"({backbone.layout.kind}) gives last is no hidden state of these. Take one of the kinds "
+            f"{', '.join(_TOKEN_KINDS)}, such as bert."
+        )
+    if predicts == "target_text" and not backbone.writes_text:
+        raise backbone.no_text()
+    if predicts == "next_tokens" and not backbone.continues_text:
+        raise backbone.no_continuation()
+
+
 def build_model(backbone: Backbone, method: MethodConfig, task: TaskSpec, *, seed: int) -> TaskModel:
     """The backbone with a method on it and a new head for a task, in evaluation mode.
 
@@ -162,24 +182,16 @@ def build_model(backbone: Backbone, method: MethodConfig, task: TaskSpec, *, see
     """
     asked = task_for(task)  # an unknown kind shows before the backbone is touched
     predicts = asked.predicts
-    if asked.per_token and backbone.layout.kind not in _TOKEN_KINDS:
-        raise UnsupportedBackboneError(
-            f"The task {task.kind} answers every token of the input, but what a {backbone.family} model "
-            f"({backbone.layout.kind}) gives last is no hidden state of these. Take one of the kinds "
-            f"{', '.join(_TOKEN_KINDS)}, such as bert."
-        )
-    if predicts == "target_text" and not backbone.writes_text:
-        raise backbone.no_text()
-    if predicts == "next_tokens" and not backbone.continues_text:
-        raise backbone.no_continuation()
+    require_suited(backbone, task.kind)
     head: Head | LanguageHead
-    if predicts != "label":
+    speaks = predicts in ("target_text", "next_tokens")
+    if speaks:
         head = LanguageHead(backbone)
     else:
         with seeded(seed, backbone.device), backbone.device:
             head = Head(backbone.width, task.num_outputs)
     tuned = method.apply(backbone, seed=seed)
-    if predicts != "label" and not tuned.trainable():
+    if speaks and not tuned.trainable():
         tuned.remove()
         raise UnsupportedBackboneError(
             f"Method {method.name} trains a new head alone, and {task.kind} predicts with the pretrained one: nothing would "

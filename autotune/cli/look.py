@@ -38,7 +38,11 @@ def select(
         str | None, typer.Option("--memory-cap", help="Only models whose training held no more of the device: 6GB.")
     ] = None,
     min_metric: Annotated[
-        float | None, typer.Option("--min-metric", help="Only models that reach this on validation.")
+        float | None,
+        typer.Option(
+            "--min-metric",
+            help="Only models that reach this on validation; below 0 for neg_perplexity and the like: -20.",
+        ),
     ] = None,
     prefer: Annotated[
         Literal["metric", "memory", "knee"], typer.Option("--prefer", help="What to take among those that qualify.")
@@ -89,9 +93,10 @@ def _answer(answer: dict[str, Any]) -> str:
     if "tags" in answer:
         return " ".join(f"{word}/{tag or '-'}" for word, tag in zip(answer["words"], answer["tags"], strict=True))
     if "text" in answer:
-        return str(answer["text"])
+        written = " ".join(str(answer["text"]).split())  # one line
+        return f"{written} (none of the classes)" if "label" in answer and answer["label"] is None else written
     if "perplexity" in answer:
-        return "-" if answer["perplexity"] is None else f"{answer['perplexity']:.4f}"
+        return "no token to predict" if answer["perplexity"] is None else f"perplexity {answer['perplexity']:.4f}"
     return f"{answer['value']:.4f}"
 
 
@@ -99,7 +104,10 @@ def predict(
     directory: Annotated[Path, typer.Argument(help="A folder that `autotune export` wrote.")],
     texts: Annotated[
         list[str],
-        typer.Argument(help="Texts; for a task on pairs, first and second text in turn; for images their paths."),
+        typer.Argument(
+            help="Texts; for a task on pairs, first and second text in turn; for tags sentences, words apart by blanks; for "
+            "images their paths."
+        ),
     ],
     model: Annotated[str | None, typer.Option("--model", help="The backbone, where it lies elsewhere now.")] = None,
     as_json: Json = False,
@@ -107,7 +115,11 @@ def predict(
 ) -> None:
     """Predict on raw texts or images with an exported model.
 
-    Example: autotune predict model "a warm, funny, engaging film"
+    Examples:
+
+      autotune predict model "a warm, funny, engaging film"
+
+      autotune predict model photo.jpg another.png --json
     """
     import sherl
     from autotune.errors import ConfigError

@@ -58,7 +58,7 @@ def plan(
         str | None,
         typer.Option(
             "--task",
-            help="classification, regression, text-to-text, language-modelling or token-classification; default: "
+            help="classification, regression, text-to-text, language-modelling, token-classification or image-classification; default: "
             "text-to-text for a model that writes text, else classification.",
         ),
     ] = None,

@@ -23,6 +23,14 @@ Examples:
   autotune run --memory-cap 6GiB --model roberta-base --train train.csv --test test.csv --text review --label stars
 
   autotune run --memory-cap 8GB --method sherl --method lora --trials 40 --time-budget 2h
+
+  autotune run --memory-cap 8GB --model t5-small --task text-to-text --train notes.csv --template "summarize: {text}"
+
+  autotune run --memory-cap 8GB --model gpt2 --task language-modelling --unit stream --train book.txt
+
+  autotune run --memory-cap 8GB --model roberta-base --task token-classification --train train.conll --metric entity_f1
+
+  autotune run --memory-cap 8GB --model facebook/dinov2-small --task image-classification --train photos --image-size 56
 """
 RESUME_HELP = """Go on with a study after Ctrl-C, a crash or a reboot.
 
@@ -117,14 +125,16 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            "--model", help="A local folder or a hub id of a pretrained encoder; default: the packaged MiniLM."
+            "--model",
+            help="A local folder or a hub id of a pretrained model: an encoder (bert, mpnet, ...), a decoder (gpt2, llama, ...), an "
+            "encoder-decoder (t5, bart, ...), a vision transformer (vit, dinov2, ...) or a CNN (resnet, convnext, ...); default: the packaged MiniLM.",
         ),
     ] = "all-minilm-l6-v2",
     train: Annotated[
         str | None,
         typer.Option(
             "--train",
-            help="csv, tsv, jsonl, json or parquet file, a folder of images, a task of GLUE (glue:rte or glue:rte@FOLDER), or a hub "
+            help="csv, tsv, jsonl, json or parquet file, plain text or CoNLL for the tasks that read them, a folder with a folder of images for each class, a task of GLUE (glue:rte or glue:rte@FOLDER), or a hub "
             "id; default: movie reviews.",
         ),
     ] = None,
@@ -172,7 +182,7 @@ def run(
             "--metric",
             help="What to maximise: accuracy, f1 (of the second of two classes; of more their mean), f1_macro, "
             "matthews, accuracy_f1; for regression spearman, pearson, pearson_spearman, r2, neg_rmse, neg_mae; for free text "
-            "exact_match; for tags token_accuracy, token_f1, entity_f1; for language modelling neg_perplexity, neg_loss.",
+            "exact_match; for tags token_accuracy, token_f1, entity_f1; for language modelling neg_perplexity, neg_loss, next_token_accuracy.",
         ),
     ] = None,
     method: Annotated[
@@ -191,7 +201,8 @@ def run(
     max_length: Annotated[
         int | None,
         typer.Option(
-            "--max-length", help="Longest text in tokens, longer ones are cut; default: 128, or the model's limit."
+            "--max-length",
+            help="Longest text in tokens, longer ones are cut; default: 128, or the model's limit where that is less; not for images.",
         ),
     ] = None,
     parallel: Annotated[

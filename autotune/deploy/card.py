@@ -9,7 +9,7 @@ from typing import Any
 from autotune.outcome import MemoryFigures, Outcome, TrialRecord
 from autotune.units import format_bytes, format_duration
 
-_NOT_ON_THE_CARD = {"task", "metric", "tokens", "tokenizer"}  # said elsewhere, or too fine for a card
+_NOT_ON_THE_CARD = {"task", "metric", "tokens", "tokenizer", "backbone"}  # said elsewhere, or too fine for a card
 _LONGEST_VALUE = 600
 LICENCES = {
     "all-minilm-l6-v2": "Apache-2.0 (weights, by the Sentence Transformers team); the package that carries them is MIT"
@@ -29,7 +29,7 @@ def model_card(
     task = manifest["task"]
     sections = [
         f"# {_text(settings.get('name') or folder_name)}: trial {record.number}",
-        f"A {_text(task['kind'])} model: {_text(record.candidate.label)} on {_text(_source(manifest))}.",
+        f"{_sort(task)}: {_text(record.candidate.label)} on {_text(_source(manifest))}.",
         _loading(folder_name, manifest),
         _task(task, info),
         _results(record, outcome, settings, info),
@@ -44,12 +44,37 @@ def model_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def example_input(task: Mapping[str, Any]) -> str | tuple[str, str]:
+    """What a model of this task (a dictionary as :meth:`sherl.spec.TaskSpec.to_dict` gives it) may be handed, for examples."""
+    if task.get("image_size"):
+        return "photo.jpg"
+    if task.get("pair"):
+        return ("A first text.", "A second text.")
+    return "Words of a sentence" if task["kind"] == "token-classification" else "A text."
+
+
+_ANSWERS = {
+    "regression": "a value",
+    "text-to-text": "the text that it writes",
+    "language-modelling": "nats a token, perplexity and the number of tokens",
+    "token-classification": "the words (split at blanks, or give a list of them) and their tags",
+}
+
+
+def _kind(task: Mapping[str, Any]) -> str:
+    return "image classification" if task.get("image_size") else str(task["kind"])
+
+
+def _sort(task: Mapping[str, Any]) -> str:
+    kind = _text(_kind(task))
+    return f"{'An' if kind[0] in 'aeiou' else 'A'} {kind} model"
+
+
 def _loading(folder_name: str, manifest: Mapping[str, Any]) -> str:
-    example = '("A first text.", "A second text.")' if manifest["task"].get("pair") else '"A text to judge."'
-    if manifest["task"].get("image_size"):
-        example = '"photo.jpg"'
+    example = example_input(manifest["task"])
+    given = repr(example) if isinstance(example, tuple) else json.dumps(example)
     folder = json.dumps(folder_name, ensure_ascii=False)
-    code = f"import sherl\nmodel = sherl.load({folder})  # the path of this folder\nprint(model.predict({example}))"
+    code = f"import sherl\nmodel = sherl.load({folder})  # the path of this folder\nprint(model.predict({given}))  # {_ANSWERS.get(_kind(manifest['task']), 'a label and its scores')}"
     text = f"## How to load it\n\n```python\n{code}\n```"
     if _is_path(_source(manifest)):
         text += (
@@ -60,7 +85,7 @@ def _loading(folder_name: str, manifest: Mapping[str, Any]) -> str:
 
 
 def _task(task: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    lines = [f"- task: {_text(task['kind'])}" + (" of pairs of texts" if task.get("pair") else "")]
+    lines = [f"- task: {_text(_kind(task))}" + (" of pairs of texts" if task.get("pair") else "")]
     if task.get("class_names"):
         lines.append("- classes: " + ", ".join(_text(name) for name in task["class_names"]))
     data = info.get("data")

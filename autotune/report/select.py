@@ -150,7 +150,7 @@ def _nothing_meets(front: Sequence[Point], memory_cap: int | None, min_metric: f
         lines.append(f"The least memory has trial {nearest.number}, {_figures(nearest)}.")
         if nearest.device is None:
             lines.append("No device peak was measured, so no point can be shown to stay within a cap.")
-    elif under:
+    elif memory_cap is not None:
         nearest = max(under, key=lambda point: (point.ranked_metric, -point.number))
         lines.append(f"The best that stays within memory is trial {nearest.number}, {_figures(nearest)}.")
     if min_metric is not None and not reaching:

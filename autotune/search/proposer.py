@@ -230,13 +230,16 @@ class Proposer:
     def _nothing_fits(self) -> NothingFitsError:
         known = [(candidate, refusal) for candidate, refusal in self._refused.values() if refusal.predicted is not None]
         count = len(self._refused)
-        head = f"None of the {count} configuration{'s' if count != 1 else ''} of the search space {self.space.name!r} fits."
+        whole = f"None of the {count} configuration{'s' if count != 1 else ''} of the search space {self.space.name!r}"
         if not known:
-            return NothingFitsError(f"{head} For example {next(iter(self._refused.values()))[1].reason}")
+            reasons = list(dict.fromkeys(refusal.reason for _, refusal in self._refused.values()))
+            more = f" And {len(reasons) - 3} other reasons." if len(reasons) > 3 else ""
+            return NothingFitsError(f"{whole} suits this model and task. {' '.join(reasons[:3])}{more}")
+        head = f"{whole} fits."
         candidate, refusal = min(known, key=lambda pair: pair[1].predicted.device if pair[1].predicted else 0)
         need = format_bytes(refusal.predicted.device) if refusal.predicted else "?"
         return NothingFitsError(
-            f"{head} The one that comes nearest is {candidate.label}, which needs {need}: {refusal.reason} "
+            f"{head} The one that comes nearest is {candidate.label}, which needs {need}: {refusal.reason.rstrip('.')}. "
             f"Give a --memory-cap above that, a smaller model, or a space with smaller batches."
         )
 

@@ -33,11 +33,13 @@ class Predicts(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """What the predictions say of a space before the search: how many shapes it has, were predicted, do not fit."""
+    """What the predictions say of a space before the search: how many shapes it has, were predicted, do not fit the cap, do not
+    suit the model or the task."""
 
     shapes: int
     predicted: int
     refused: int
+    unsuited: int
     least: int | None
     most: int | None
     cap: int
@@ -46,13 +48,16 @@ class PlanSummary:
     @property
     def sentence(self) -> str:
         """The summary in words."""
+        unsuited = f", {self.unsuited} do not suit the model or the task" if self.unsuited else ""
         if self.least is None or self.most is None:
+            if self.unsuited:
+                return f"{self.predicted} of {self.shapes} configurations looked at{unsuited}"
             return f"{self.shapes} configurations that differ in memory, each is predicted when it is drawn"
         reach = f"device {format_bytes(self.least)} to {format_bytes(self.most)}"
         later = "" if self.predicted == self.shapes else " (the others are predicted when they are drawn)"
         return (
             f"{self.predicted} of {self.shapes} configurations that differ in memory predicted in "
-            f"{format_duration(self.seconds)}{later}: {reach}; {self.refused} do not fit {format_bytes(self.cap)}"
+            f"{format_duration(self.seconds)}{later}: {reach}; {self.refused} do not fit {format_bytes(self.cap)}{unsuited}"
         )
 
 
@@ -158,10 +163,11 @@ class FitCheck:
         shapes = list(space.shapes())
         random.Random(seed).shuffle(shapes)
         devices: list[int] = []
-        refused = predicted = 0
+        refused = unsuited = predicted = 0
         for candidate in shapes:
             refusal = self(candidate)
-            refused += refusal is not None
+            refused += refusal is not None and refusal.predicted is not None
+            unsuited += refusal is not None and refusal.predicted is None
             predicted += 1
             figures = refusal.predicted if refusal is not None else self.figures(self.planned(candidate))
             if figures is not None:
@@ -172,6 +178,7 @@ class FitCheck:
             shapes=len(shapes),
             predicted=predicted,
             refused=refused,
+            unsuited=unsuited,
             least=min(devices, default=None),
             most=max(devices, default=None),
             cap=self.cap,

@@ -15,6 +15,7 @@ from autotune.outcome import Candidate
 from autotune.runner.shares import usable_cores
 from autotune.space import SearchSpace
 from autotune.study.pricing import Price, PricingJob, price_all, shapes_at
+from autotune.study.suits import OF_IMAGES
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.baseline import baseline_bytes
 from autotune.trial.fork_server import PRELOAD
@@ -22,6 +23,7 @@ from autotune.units import format_bytes, parse_bytes
 from sherl.backbones import backbone_from_config, load_config
 from sherl.errors import SpecError
 from sherl.metrics import DEFAULT_METRICS
+from sherl.model import require_suited
 from sherl.spec import TaskSpec
 from sherl.tasks import TASKS, task_for
 
@@ -119,7 +121,7 @@ def plan_for(
         UnitError: the cap is no size.
         SpecError: there is no such model, or it takes no rows of this length.
         UnknownNameError: there is no such task.
-        UnsupportedBackboneError: no family covers the model.
+        UnsupportedBackboneError: no family covers the model, or it cannot learn the task.
     """
     config = load_config(model)
     with torch.device("meta"):
@@ -128,7 +130,9 @@ def plan_for(
         raise SpecError(
             f"--max-length {max_length} is more than the {backbone.max_tokens} tokens that {model} takes. Give at most that."
         )
-    loaded = SearchSpace.load(space, methods=methods, depth=backbone.depth, width=backbone.width, precision=precision)
+    loaded = SearchSpace.load(
+        space, methods=methods, depth=len(backbone.last_stack), width=backbone.width, precision=precision
+    )
     settled = _device(device)
     notes = [*loaded.notes]
     cap = settled.total_bytes if memory_cap is None else parse_bytes(memory_cap)
@@ -138,7 +142,11 @@ def plan_for(
             "the cap instead"
         )
         cap = settled.total_bytes
-    spec = _task(task or ("text-to-text" if backbone.writes_text else "classification"), classes, target_length)
+    kind = task or ("text-to-text" if backbone.writes_text else "classification")
+    if kind == "image-classification" and backbone.layout.kind in OF_IMAGES:  # as studies call it
+        kind = "classification"
+    require_suited(backbone, kind)
+    spec = _task(kind, classes, target_length)
     on_cpu = isinstance(settled, DeviceInfo) and settled.kind == "cpu"
     job = PricingJob(
         backbone_config=config.to_dict(),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from autotune.config import StudyConfig
 from autotune.memory.device import DeviceInfo, available_device
@@ -24,6 +25,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.prediction import learn_context, predictor_for
 from autotune.study.scoring import score_front
 from autotune.study.source import RunnerListener, StudySource, TrialSettings
+from autotune.study.suits import require_model_suits
 from autotune.study.view import StudyResult, has_trials, summarise
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
@@ -37,15 +39,7 @@ SURVEY_SECONDS = 8.0
 """How long the plan may predict before the first trial starts; what is left is predicted when it is drawn."""
 
 LONGEST = 128
-"""Tokens at which texts are cut unless a person says otherwise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Backbone:
-    config: Any
-    depth: int
-    width: int
-    max_tokens: int | None
+"""Tokens at which texts are cut unless a person says otherwise; images have no such limit."""
 
 
 def run_study(config: StudyConfig, listener: StudyListener) -> StudyResult:
@@ -93,11 +87,16 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
     tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=listener.warning)
     try:
         listener.phase("prepare", f"{config.model} in {folder.path}")
-        backbone = _backbone(config.model)
+        backbone_config = load_config(config.model)
+        with torch.device("meta"):  # without weights
+            backbone = backbone_from_config(backbone_config)
+        require_model_suits(backbone, DataSpec.from_dict(config.data), max_length=config.max_length)
+        for note in backbone.notes:
+            listener.note(note)
         space = SearchSpace.load(
             folder.keep_space(config.space),
             methods=config.methods,
-            depth=backbone.depth,
+            depth=len(backbone.last_stack),
             width=backbone.width,
             precision=config.precision,
         )
@@ -118,7 +117,7 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
         with _record(folder, config) as record:
             for candidate in record.interrupt_running():
                 listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
-            predictor = predictor_for(config, folder, backbone.config, data, device, record, threads=machine.threads)
+            predictor = predictor_for(config, folder, backbone_config, data, device, record, threads=machine.threads)
             fits = FitCheck(predictor, cap, writes_text=task_for(data.task).writes_text)
             listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
             plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
@@ -157,16 +156,6 @@ def _data(folder: StudyFolder, config: StudyConfig, max_tokens: int | None) -> P
         directory=folder.prepared,
         max_length=config.max_length or min(LONGEST, max_tokens or LONGEST),
     )
-
-
-def _backbone(source: str) -> _Backbone:
-    """Depth and width of the backbone from its configuration, without weights."""
-    import torch
-
-    config = load_config(source)
-    with torch.device("meta"):
-        shape = backbone_from_config(config)
-    return _Backbone(config=config, depth=len(shape.last_stack), width=shape.width, max_tokens=shape.max_tokens)
 
 
 def _describe(data: PreparedData, listener: StudyListener) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from autotune.config import StudyConfig
-from autotune.deploy import export
+from autotune.deploy import example_input, export
 from autotune.errors import SelectionError, StudyError
 from autotune.files import write_text
 from autotune.outcome import Outcome, Status, TrialRecord
 from autotune.report import Point, Preference, ReportPaths, Selection, points_from, select, write_report
 from autotune.search import StudyRecord
+from autotune.search.rows import identity
 from autotune.space import shape_key
 from autotune.study.folder import StudyFolder, find_folder
 from autotune.tracking import Tracker
@@ -169,7 +170,7 @@ def _closing(
     meters = sorted({record.outcome.peak.meter for record in records if record.outcome and record.outcome.peak})
     where = f" --study-dir {folder.path}" if folder.path.parent != Path("studies") else ""
     lines = [
-        f"Trials: {words}; {refused} configurations refused before their start. Cap {format_bytes(config.memory_cap)}"
+        f"Trials: {words}; {refused} configuration{'' if refused == 1 else 's'} refused before their start. Cap {format_bytes(config.memory_cap)}"
         + (f", measured by {', '.join(meters)}." if meters else ".")
     ]
     lines += [
@@ -180,7 +181,8 @@ def _closing(
     lines.append(
         f"Figures and tables: {paths.front_html.parent}; MLflow: {config.mlflow_uri or folder.path / 'mlflow.db'}"
     )
-    if counts.get(Status.INTERRUPTED):
+    ended = {identity(record.candidate) for record in records if record.outcome and not _interrupted(record)}
+    if any(_interrupted(record) and identity(record.candidate) not in ended for record in records):
         lines.append(f"Go on with what was interrupted: autotune resume{where}")
     if selection is not None:
         lines.append(
@@ -188,6 +190,10 @@ def _closing(
             f"then autotune export{where} DIR"
         )
     return "\n".join(lines)
+
+
+def _interrupted(record: TrialRecord) -> bool:
+    return record.outcome is not None and record.outcome.status is Status.INTERRUPTED
 
 
 def _went_wrong(record: TrialRecord) -> bool:
@@ -268,11 +274,13 @@ def export_from_study(study_dir: str | Path | None, directory: Path, *, trial: i
             "selection": selection["explanation"] if selection is not None and selected else None,
         },
     )
+    example = example_input(data.task.to_dict())
+    words = " ".join(f'"{word}"' for word in ([example] if isinstance(example, str) else example))
     return Exported(
         directory=written.directory,
         explanation=(
             f"Trial {trial} ({chosen.candidate.label}) is in {written.directory}: {', '.join(written.files)}, "
             f"{format_bytes(written.size_bytes)}.\n"
-            f'Try it: autotune predict {written.directory} "a text", or in Python: sherl.load("{written.directory}")'
+            f'Try it: autotune predict {written.directory} {words}, or in Python: sherl.load("{written.directory}")'
         ),
     )

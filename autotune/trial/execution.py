@@ -24,6 +24,7 @@ from sherl.backbones import load_backbone
 from sherl.checkpoint import load_checkpoint, save_checkpoint
 from sherl.data import PreparedData
 from sherl.evaluation import Batch, eval_step, evaluate
+from sherl.forms import enlarged, form_of, widest
 from sherl.methods import method_from_dict
 from sherl.model import TaskModel, build_model
 from sherl.precision import weights_dtype
@@ -173,7 +174,7 @@ class _Trial:
         assert self._confines is not None
         began = time.perf_counter()
         train_batch = data.part("train").largest_batch(training.batch_size)
-        eval_batch = data.part("valid").largest_batch(evaluation_rows(training))
+        eval_batch = _largest_evaluation(data, evaluation_rows(training))
         self._doing = f"rehearsing its largest batch ({_shape(train_batch)})"
         with self._confines.measured(model, train_batch, eval_batch):
             rehearse(model, train_batch, eval_batch, training)
@@ -228,6 +229,12 @@ class _Trial:
         return self._confines.parts if self._confines is not None else {}
 
 
+def _largest_evaluation(data: PreparedData, rows: int) -> Batch:
+    """A batch of the validation part as large as any of it or of the test part: what fits here can be scored at the end."""
+    valid, test = (data.part(name).largest_batch(rows) for name in ("valid", "test"))
+    return enlarged(valid, widest(form_of(valid), form_of(test)))
+
+
 def _seed(seed: int) -> None:
     """Every generator that a library may draw from."""
     random.seed(seed)
@@ -239,6 +246,9 @@ def _shape(batch: Batch) -> str:
     if "input_ids" in batch:
         rows, tokens = batch["input_ids"].shape
         return f"{rows} x {tokens} tokens"
+    if "pixel_values" in batch:
+        rows, _, height, width = batch["pixel_values"].shape
+        return f"{rows} images of {height} x {width} pixels"
     name, tensor = next((name, tensor) for name, tensor in batch.items() if name != "labels")
     return f"{' x '.join(map(str, tensor.shape))}, {name}"
 

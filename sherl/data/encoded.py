@@ -24,10 +24,7 @@ from sherl.data.batching import (
     training_plan,
 )
 from sherl.errors import DataError
-from sherl.forms import TensorForm, form_of
-
-NO_LABEL = -100
-"""Stands in rows of labels where nothing is to be learnt; losses pass over it."""
+from sherl.forms import NO_LABEL, TensorForm, form_of
 
 Batch: TypeAlias = dict[str, Tensor]
 Text: TypeAlias = str | tuple[str, ...]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sherl.data.delimited import read_csv, read_tsv
+from sherl.data.plain_files import tasks_of_plain
 from sherl.data.problems import Problems, shorten
 from sherl.data.table import Table
 from sherl.errors import DataError
@@ -46,7 +47,15 @@ def read_file(path: Path) -> Table:
     name = file_format(path)
     known = ", ".join(f".{known}" for known in FORMATS)
     if name is None:
-        raise DataError(f"{path}: the extension {path.suffix!r} is no known format; known are {known}, also with .gz.")
+        tasks = tasks_of_plain(path)
+        hint = (
+            f" The task{'s' if len(tasks) > 1 else ''} {' and '.join(tasks)} would read it: see --task."
+            if tasks
+            else ""
+        )
+        raise DataError(
+            f"{path}: the extension {path.suffix!r} is no known format; known are {known}, also with .gz.{hint}"
+        )
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".gz":

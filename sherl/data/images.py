@@ -164,7 +164,7 @@ def _summary(
     counts = {part: Counter(rows.labels) for part, rows in reading.parts.items()}
     return {
         "name": spec.name or Path(spec.train or "").name,
-        "source": {part: table.source for part, table in tables.items()},
+        "source": {part: _short(table.source) for part, table in tables.items()},
         "task": task.kind,
         "metric": task.metric,
         "rows": {part: len(rows) for part, rows in reading.parts.items()},
@@ -174,3 +174,8 @@ def _summary(
         "notes": notes,
         "classes": {part: {name: count[name] for name in task.class_names} for part, count in counts.items()},
     }
+
+
+def _short(source: str) -> str:
+    """A folder or file by its name, as texts' sources are told; other names as they are."""
+    return Path(source).name if Path(source).is_absolute() else source

@@ -111,6 +111,8 @@ def _opened(picture: Picture) -> tuple[Any, int]:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
         if isinstance(error, PictureError):
             raise
+        if isinstance(error, OSError) and error.strerror:  # the system's own, no finding of Pillow's
+            raise PictureError(f"it cannot be read: {error.strerror}") from error
         raise PictureError(f"it is damaged ({error})") from error
 
 

@@ -25,6 +25,11 @@ def plain_reader(path: Path, task: str) -> Callable[[Path], Table] | None:
     return None
 
 
+def tasks_of_plain(path: Path) -> list[str]:
+    """The tasks that read such a file."""
+    return [task for task in ("language-modelling", "token-classification") if plain_reader(path, task) is not None]
+
+
 def read_lines(path: Path) -> Table:
     """Each line as a row of the column ``text``, empty ones too: a stream needs them.
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sherl.backbones import FAMILIES, load_config, load_tokenizer
+import torch
+
+from sherl.backbones import backbone_from_config, load_config, load_tokenizer
 from sherl.data.encoding import effective_max_length, save_part, tokenizer_fingerprint
 from sherl.data.image_settings import image_settings
 from sherl.data.image_sources import wants_images
@@ -114,8 +116,6 @@ _ROWS: dict[str, Callable[[Sources, Encoding], TaskRows]] = {
 
 def _limits(backbone_source: str) -> tuple[str, int | None]:
     """The backbone's kind, and the longest input that its positions allow; None where nothing bounds it."""
-    config = load_config(backbone_source)
-    family = FAMILIES.get(config.model_type)
-    if family.positions in ("relative", "rotary"):
-        return family.kind, None
-    return family.kind, int(config.max_position_embeddings) - family.position_offset
+    with torch.device("meta"):
+        backbone = backbone_from_config(load_config(backbone_source))
+    return backbone.layout.kind, backbone.max_tokens

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sherl.data.columns import Columns
-from sherl.data.encoded import NO_LABEL
 from sherl.data.encoding import ROWS_AT_ONCE, Encoded
 from sherl.data.examples import Examples, Reading
 from sherl.data.parting import make_parts
@@ -20,6 +19,7 @@ from sherl.data.sources import Sources
 from sherl.data.splits import text_key
 from sherl.data.table import Table
 from sherl.errors import DataError
+from sherl.forms import NO_LABEL
 from sherl.metrics import metric_for
 from sherl.spans import has_prefixes
 from sherl.spec import TaskSpec

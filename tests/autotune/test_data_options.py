@@ -24,6 +24,9 @@ from .small_study import ROOT
 DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
+TASKS_NAMED = ("text-to-text", "language-modelling", "token-classification", "image-classification")
+
+
 def blocks(language: str) -> list[str]:
     found: list[str] = re.findall(rf"```{language}\n(.*?)```", DOCS, flags=re.DOTALL)
     return found
@@ -60,11 +63,14 @@ def test_the_pages_commands_are_understood(asked: list[StudyConfig]) -> None:
     commands = [line for block in blocks("bash") for line in block.strip().splitlines()]
     for command in commands:
         ask(shlex.split(command)[1:])
-    assert len(asked) == len(commands) == 2
-    assert asked[0].data["template"] == "summarize: {text}"
-    assert asked[0].data["target_length"] == 40
-    assert asked[1].data["image_size"] == 56
-    assert all(DataSpec.from_dict(config.data).task != "auto" for config in asked)
+    assert len(asked) == len(commands)
+    by_task = {DataSpec.from_dict(config.data).task: config for config in asked}
+    assert set(by_task) == {"auto", *TASKS_NAMED}
+    assert any(
+        config.data["template"] == "summarize: {text}" and config.data["target_length"] == 40 for config in asked
+    )
+    assert by_task["image-classification"].data["image_size"] == 56
+    assert by_task["language-modelling"].max_length == 128
 
 
 def test_the_pages_settings_are_sound_and_name_every_task() -> None:

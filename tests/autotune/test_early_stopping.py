@@ -27,6 +27,11 @@ def test_a_trial_below_the_median_of_cheaper_ones_is_stopped() -> None:
     assert with_peers([10, 20, 100]).observe(9, 100, 2, 0.79)
 
 
+def test_metrics_below_zero_are_compared_by_their_sign() -> None:
+    assert with_peers([10, 20, 100], metric=-30.0).observe(9, 100, 2, -31.0)
+    assert not with_peers([10, 20, 100], metric=-30.0).observe(9, 100, 2, -29.0)
+
+
 def test_a_cheaper_trial_is_never_stopped_for_being_worse_than_dearer_ones() -> None:
     rule = with_peers([100, 100, 100, 100])
     assert not rule.observe(9, 99, 2, 0.1)

@@ -15,6 +15,7 @@ import torch
 
 import sherl
 from autotune.deploy import export
+from autotune.deploy.card import model_card
 from autotune.errors import StudyError
 from sherl.backbones import DEFAULT_BACKBONE, load_backbone, resolve_source
 from sherl.checkpoint import save_checkpoint
@@ -106,6 +107,34 @@ def test_the_card_says_what_a_stranger_needs_and_its_code_runs(
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert "label" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "sort", "call", "answers"),
+    [
+        ({"kind": "text-to-text"}, "A text-to-text model", 'predict("A text.")', "the text that it writes"),
+        ({"kind": "regression", "pair": True}, "A regression model", "predict(('A first text.', 'A second", "a value"),
+        ({"kind": "language-modelling"}, "A language-modelling model", 'predict("A text.")', "perplexity"),
+        ({"kind": "token-classification"}, "A token-classification", 'predict("Words of a sentence")', "their tags"),
+        ({"kind": "classification", "image_size": [8, 8]}, "An image classification", 'predict("photo.jpg")', "label"),
+    ],
+)
+def test_the_card_hands_each_task_its_own_input(task: dict[str, Any], sort: str, call: str, answers: str) -> None:
+    assert RECORD.outcome is not None
+    backbone = {"source": "some/model", "family": "any", "fingerprint": "f"}
+    card = model_card(
+        RECORD,
+        RECORD.outcome,
+        folder_name="model",
+        manifest={"task": task, "backbone": backbone, "precision": "fp32"},
+        settings={"metric": "neg_perplexity"},
+        info={"data": {"name": "photos", "backbone": "/home/me/model"}},
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert call in code
+    assert answers in code
+    assert sort in card
+    assert "/home/me" not in card
 
 
 def test_requirements_are_pinned_to_what_an_index_has(minilm: tuple[Path, torch.Tensor], tmp_path: Path) -> None:

@@ -69,6 +69,12 @@ def test_a_further_point_never_makes_the_hypervolume_smaller(points: list[Point]
     assert after >= before * (1 - 1e-12)
 
 
+def test_metrics_below_zero_have_a_front_and_an_area() -> None:
+    points = [point(1, -90.0, 10), point(2, -40.0, 20), point(3, -60.0, 30), point(4, -20.0, 40)]
+    assert [p.number for p in pareto_front(points)] == [1, 2, 4]
+    assert hypervolume(points, (-100.0, 50)) == 10 * 40 + 50 * 30 + 20 * 10
+
+
 def test_equal_points_stand_together_and_a_worse_one_falls() -> None:
     points = [point(1, 0.8, 100), point(2, 0.8, 100), point(3, 0.8, 101), point(4, 0.79, 100), point(5, 0.7, 50)]
     assert [p.number for p in pareto_front(points)] == [5, 1, 2]

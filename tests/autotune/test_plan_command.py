@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from autotune.study.planning import plan_for
 from autotune.study.pricing import Pricer, largest_within
-from sherl.errors import SherlError, SpecError
+from sherl.errors import SherlError, SpecError, UnknownNameError, UnsupportedBackboneError
 from tests.sherl.tiny import tiny_config
 
 GPU = "RTX 4070"
@@ -218,3 +218,29 @@ def test_every_kind_can_be_planned(
 def test_an_unknown_task_is_refused_with_the_known_ones(config_file: Path, space_file: Path) -> None:
     with pytest.raises(SherlError, match="classification"):
         planned(config_file, space_file, task="clasification")
+
+
+def test_a_task_that_the_model_cannot_learn_is_refused_and_images_are_called_as_in_a_study(
+    config_file: Path, space_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedBackboneError, match="writes no text"):
+        planned(config_file, space_file, task="text-to-text")
+    images = tmp_path / "images.json"
+    images.write_text(json.dumps(tiny_config("resnet").to_dict()))
+    made = planned(images, space_file, task="image-classification", image_size=16)
+    assert made.job.task.kind == "classification"
+    with pytest.raises(UnknownNameError):
+        planned(config_file, space_file, task="image-classification")
+
+
+def test_start_layers_count_in_the_stack_that_runs_last(tmp_path: Path) -> None:
+    """As in a study: of three and three blocks -4 is no block of the decoder, though there are six."""
+    config = tmp_path / "t5.json"
+    config.write_text(json.dumps(tiny_config("t5").to_dict()))
+    space = tmp_path / "layers.yaml"
+    space.write_text(
+        "name: layers\nmethods:\n  sherl: {learning_rate: 1e-3, reduction_factor: 2, start_layer: {choice: [-1, -4]}}\n"
+    )
+    made = planned(config, space)
+    assert {candidate.method["start_layer"] for candidate in made.candidates} == {-1}
+    assert any("left out -4" in note for note in made.notes)

@@ -201,7 +201,7 @@ def test_nothing_fits_is_said_with_the_nearest(record: StudyRecord, space: Searc
 
 
 def test_nothing_fits_without_figures(record: StudyRecord, space: SearchSpace) -> None:
-    with pytest.raises(NothingFitsError, match="For example this family carries no method"):
+    with pytest.raises(NothingFitsError, match=r"suits this model and task\. this family carries no method"):
         Proposer(record, space, lambda _: Refusal(reason="this family carries no method"), total=4, seed=0).next()
 
 

@@ -14,9 +14,14 @@ import pytest
 from tests.sherl.data_samples import two_class_rows, write_csv
 
 from .small_study import ROOT, SPACE, environment, make_model
+from .task_inputs import save_images_model, save_photos
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALL = re.compile(r"pip install -e '\.\[(demo|test)\]' && (.+)")
+
+
+READ_ELSEWHERE = {"data.md": "autotune/test_data_options.py", "sherl.md": "sherl/test_docs.py"}
+"""Pages whose examples go on from one another, or are settings alone, and the tests that run them."""
 
 
 def blocks(language: str) -> list[str]:
@@ -37,16 +42,19 @@ def test_both_lines_that_install_are_run_by_the_check() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with the files that the README's own-data command names."""
+    """A working folder with the files that the README's own-data commands name."""
     folder = tmp_path_factory.mktemp("readme")
     make_model(folder / "path" / "or" / "hub-id")
     for name, start in (("train.csv", 0), ("test.csv", 120)):
         write_csv(folder / name, two_class_rows(160)[start : start + 120], header=("review", "stars"))
     (folder / "space.yaml").write_text(SPACE)
+    save_images_model(folder / "facebook" / "dinov2-small", "dinov2", size=8)
+    save_photos(folder / "photos")
     return folder
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three studies and a plan, each in seconds where nothing else runs
 def test_the_commands_run_one_after_another(place: Path) -> None:
     for command in commands():
         match = INSTALL.fullmatch(command)
@@ -59,6 +67,9 @@ def test_the_commands_run_one_after_another(place: Path) -> None:
         if words[1:] == ["run", "--memory-cap", "8GB", "--trials", "2", "--space", "space.yaml"]:
             # the packaged data would be fetched; the packaged model is the README's
             words += ["--train", "train.csv", "--text", "review", "--label", "stars", "--max-length", "32"]
+        if "--image-size" in words:
+            words[words.index("--image-size") + 1] = "8"
+            words[words.index("--trials") + 1] = "1"
         if "--min-metric" in words:  # what a run on toy data reaches says nothing
             words[words.index("--min-metric") + 1] = "0.1"
         done = subprocess.run(
@@ -99,6 +110,9 @@ def test_links_of_the_readme_and_the_docs_lead_somewhere() -> None:
 
 def test_python_examples_of_the_docs_run() -> None:
     for page in sorted((ROOT / "docs").glob("*.md")):
+        if page.name in READ_ELSEWHERE:
+            assert page.name in (ROOT / "tests" / READ_ELSEWHERE[page.name]).read_text(encoding="utf-8")
+            continue
         for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
             done = subprocess.run(
                 [sys.executable, "-c", block],

@@ -81,6 +81,18 @@ def test_says_what_was_asked_and_what_comes_nearest() -> None:
         select([])
 
 
+def test_metrics_below_zero_are_chosen_by_like_others() -> None:
+    perplexities = [point(1, -90.0, GB), point(2, -40.0, 2 * GB), point(3, -38.5, 8 * GB)]
+    assert select(perplexities).point.number == 3
+    assert select(perplexities, min_metric=-50).point.number == 3
+    assert select(perplexities, min_metric=-50, prefer="memory").point.number == 2
+    assert select(perplexities, prefer="knee").point.number == 2
+    with pytest.raises(SelectionError, match="to reach a metric of -10") as caught:
+        select(perplexities, min_metric=-10)
+    assert "highest metric has trial 3" in str(caught.value)
+    assert "stays within memory" not in str(caught.value), "no memory was asked for"
+
+
 def test_conditions_that_make_no_sense_are_refused_together() -> None:
     with pytest.raises(SelectionError) as caught:
         select(FRONT, memory_cap=0, min_metric=math.nan, prefer="speed")  # type: ignore[arg-type]  # what a person may type

@@ -183,7 +183,8 @@ def test_ctrl_c_has_its_exit_code_and_resume_keeps_a_new_total_from_anywhere(tmp
         driver.stdout.read()
         assert driver.wait(timeout=60) == 130
     assert statuses(study)[0] is Status.COMPLETE
-    autotune("resume", "--study-dir", study, cwd=elsewhere)
+    said = autotune("resume", "--study-dir", study, cwd=elsewhere).stdout
+    assert "Go on with what was interrupted" not in said, "it was trained again"
     after = statuses(study)
     assert sum(status is not Status.INTERRUPTED for status in after.values()) == 3
     assert Status.INTERRUPTED in after.values()

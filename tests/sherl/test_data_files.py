@@ -115,6 +115,7 @@ def test_rows_and_lines_are_named_also_after_texts_of_several_lines(tmp_path: Pa
         ("a.csv.gz", b"plain", "no complete gzip file"),
         ("a.xlsx", b"PK", "no known format; known are .csv, .json, .jsonl, .parquet, .tsv"),
         ("a", b"text", "no known format"),
+        ("a.txt", b"text", "language-modelling and token-classification would read it"),
     ],
 )
 def test_files_that_cannot_be_read_say_why(tmp_path: Path, name: str, content: bytes, expected: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sherl.forms import TensorForm, blank_batch, form_of, text_form, widest
+from sherl.forms import TensorForm, blank_batch, enlarged, form_of, text_form, widest
 from sherl.tasks import task_for
 from tests.sherl.tiny import CLASSIFICATION, tiny_backbone, tiny_batch
 
@@ -50,3 +50,16 @@ def test_a_backbone_reads_what_it_says(family: str) -> None:
 
 def test_a_task_says_what_its_labels_look_like() -> None:
     assert task_for(CLASSIFICATION).labels_form(4, 9, 0) == TensorForm((4,))
+
+
+def test_a_batch_is_enlarged_by_its_own_rows_and_padding() -> None:
+    batch = {**tiny_batch(rows=2, tokens=4, padded=False), "labels": torch.tensor([[5, 2], [6, 2]])}
+    form = widest(form_of(batch), {**form_of(batch), **text_form(3, 6, TensorForm((3, 4)), token_types=True)})
+    made = enlarged(batch, form)
+    assert form_of(made) == form
+    assert torch.equal(made["input_ids"][2, :4], batch["input_ids"][0])
+    assert made["attention_mask"].sum(dim=1).tolist() == [4, 4, 4]
+    assert made["labels"].tolist() == [[5, 2, -100, -100], [6, 2, -100, -100], [5, 2, -100, -100]]
+    assert all(torch.equal(enlarged(batch, form_of(batch))[name], tensor) for name, tensor in batch.items())
+    with pytest.raises(ValueError, match="cannot be enlarged"):
+        enlarged(batch, text_form(1, 4, TensorForm((1, 2)), token_types=True))

@@ -187,3 +187,8 @@ def test_damaged_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         image_settings(folder, None)
     assert PLAIN.size == (8, 8)
+
+
+def test_what_the_system_does_not_open_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="cannot be read: No such file"):
+        pixels(tmp_path / "none.png", PLAIN)
