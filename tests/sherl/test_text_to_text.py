@@ -28,7 +28,10 @@ METHOD_SETTINGS["sherl-multi"] = {"name": "sherl", "insertion": "multi", "start_
 METHOD_SETTINGS["sherl-adapter"] = {"name": "sherl", "reduction_factor": 4, "late_route": "adapter"}
 METHOD_SETTINGS["bitfit"] = {"name": "bitfit", "add_missing": True}
 METHOD_SETTINGS["prompt"] = {"name": "prompt", "num_prompts": 3}  # 100 would drown rows of 9 tokens
-METHOD_SETTINGS["ladder"] = {"name": "ladder", "reduction_factor": 2}  # of 16 channels an eighth is too few for sinusoids
+METHOD_SETTINGS["ladder"] = {
+    "name": "ladder",
+    "reduction_factor": 2,
+}  # of 16 channels an eighth is too few for sinusoids
 METHOD_SETTINGS["checkpointed"] = {"name": "full", "activation_checkpointing": True}
 every_model = pytest.mark.parametrize("name", MODELS)
 every_method = pytest.mark.parametrize("case", list(METHOD_SETTINGS))
