@@ -290,11 +290,14 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(cell: tuple[str, str
         optimizer.zero_grad()
         compute_gradients(model, batch, optimizer, pieces)
         found.append([p.grad.clone() if p.grad is not None else None for p in model.trainable_parameters()])
-    assert any(gradient is not None and bool(gradient.abs().max() > 0) for gradient in found[0])
+    largest = max(float(gradient.abs().max()) for gradient in found[0] if gradient is not None)
+    assert largest > 0
     for whole, cut in zip(*found, strict=True):
         assert (whole is None) == (cut is None)
         if whole is not None and cut is not None:
-            assert torch.allclose(whole, cut, atol=1e-5 + 1e-4 * float(whole.abs().max()))
+            # what rows cancel out is rounded as what is added up there is large
+            tolerance = 1e-5 + 1e-4 * float(whole.abs().max()) + 1e-6 * largest
+            assert torch.allclose(whole, cut, rtol=0, atol=tolerance)
 
 
 # ---- training
