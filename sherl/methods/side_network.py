@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sherl.backbones import Backbone, backbone_from_config
 from sherl.backbones.paths import matching
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.methods.recording import stacks_of
+from sherl.shapes import Float
 
 DIVIDED = frozenset({
     "hidden_size", "d_model", "dim", "n_embd", "embed_dim", "embedding_size", "hidden_sizes", "word_embed_proj_dim",
@@ -94,7 +97,7 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
     """A backbone of the same kind and family, its widths divided, with as many blocks in each stack as are kept.
 
     Only its blocks, final norms and what the row names beside them are of use; the rest is frozen and not read.
-    Initial values come from torch's global generator.
+    Initial values come from torch's global generator. Batch norms become :class:`MapNorm`.
 
     Raises:
         UnsupportedBackboneError: the family's configuration has no width that could be divided, or its blocks are of
@@ -128,6 +131,7 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
             )
         for path in matching(full.model, stack.blocks):
             del full.model.get_submodule(path)[len(layers) :]
+    _free_of_batches(full.model)
     side = type(full)(full.model, full.layout)
     side.model.requires_grad_(False)
     return side
@@ -146,6 +150,32 @@ def _made(config: Any, dtype: torch.dtype) -> Backbone | str:
     empty = (name for name, parameter in made.model.named_parameters() if parameter.numel() == 0)
     name = next(empty, None)
     return made if name is None else f"{name} would have no channel"
+
+
+class MapNorm(nn.Module):
+    """In a batch norm's place: each image's map is normalised by its own mean and variance, over all channels.
+
+    A side network starts without statistics, and those of a batch would differ with its micro-batches.
+    """
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        self.weight = nn.Parameter(torch.ones_like(norm.weight))
+        self.bias = nn.Parameter(torch.zeros_like(norm.bias))
+
+    def forward(
+        self, maps: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The same shape."""
+        even = functional.layer_norm(maps, maps.shape[1:], eps=self.eps)
+        return even * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def _free_of_batches(model: nn.Module) -> None:
+    for path, norm in list(model.named_modules()):
+        if isinstance(norm, _BatchNorm):
+            model.set_submodule(path, MapNorm(norm))
 
 
 def _smaller(backbone: Backbone, factor: int) -> int:
@@ -167,17 +197,13 @@ def side_parameters(side: Backbone) -> dict[str, nn.Parameter]:
     """What of a side network is of use, by names in its model: of blocks, of final norms, of what the row names."""
     paths = [side.block_path(layer) for layer in range(side.depth)]
     paths += [stack.final_norm for stack in side.layout.stacks if stack.final_norm is not None]
-    paths += [path for path in side.layout.beside_blocks if _has(side.model, path)]
+    paths += [path for pattern in side.layout.beside_blocks for path in matching(side.model, pattern)]
     fixed = side.layout.fixed
     return {
         name: parameter
         for name, parameter in side.model.named_parameters()
         if any(name.startswith(f"{path}.") for path in paths) and name not in fixed
     }
-
-
-def _has(model: nn.Module, path: str) -> bool:
-    return path in dict(model.named_modules())
 
 
 def side_batch(

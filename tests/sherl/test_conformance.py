@@ -1,15 +1,15 @@
 """What every method promises, on every family of backbones.
 
-The cases are made of the registries: whatever is registered when this file is collected is tested, with its default
-settings, on every family; SHERL is tried with each late route too. A method that a family cannot carry must refuse with
-UnsupportedBackboneError and leave the backbone as it was.
+The cells are made of the registries: whatever is registered when this file is collected is tested, every method with its
+default settings on every family. Variants of SHERL are dealt out: each family gets two or more of them, and each kind all
+that it can carry. A method that a family cannot carry must refuse with UnsupportedBackboneError and leave the backbone as
+it was. A cell's models are made once and shared by its tests.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,30 +27,54 @@ from sherl.methods.late import LATE_ROUTES
 from sherl.model import TaskModel, build_model
 from sherl.spec import TrainingConfig
 from sherl.training import compute_gradients, make_optimizer, train_step
+from tests.sherl.sherl_samples import assert_same, contents
 from tests.sherl.tiny import CLASSIFICATION, CONFIGS, PAD, VOCABULARY, batch_for, tiny_backbone, wider
 
 DEPTH = 3
 STEPS = 30
+SEED = 2  # not 0, with which a checkpoint is loaded: what it leaves out would be drawn alike
+FALLEN = 0.9
+"""Of the loss at the start, what is left at most after so many steps."""
 
-CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in METHODS.names()}
+METHOD_CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in METHODS.names()}
 # of the default's two inner units (width 16) a ReLU may shut both for the one token, alike in all rows, that a decoder reads
-CASES["sherl"] = {"name": "sherl", "reduction_factor": 2}
-CASES["ladder"] = {"name": "ladder", "reduction_factor": 2}  # two channels behind a norm would be +1 and -1
-CASES["prompt"] = {"name": "prompt", "num_prompts": 3}  # the default of 100 would drown rows of 8 tokens
-for _route in LATE_ROUTES.names():
-    CASES[f"sherl-multi-{_route}"] = {
-        "name": "sherl", "insertion": "multi", "start_layer": -2, "reduction_factor": 4, "late_route": {"name": _route},
-    }  # fmt: skip
-CASES["sherl-released"] = {"name": "sherl", "gate": "released", "similarity": "learned", "reduction_factor": 4}
-CASES["sherl-attention"] = {"name": "sherl", "aggregation": "attention", "reduction_factor": 2}
-CASES["sherl-shallow"] = {"name": "sherl", "regulate": False, "reduction_factor": 2}
+METHOD_CASES["sherl"] = {"name": "sherl", "reduction_factor": 2}
+METHOD_CASES["ladder"] = {"name": "ladder", "reduction_factor": 2}  # two channels behind a norm would be +1 and -1
+METHOD_CASES["prompt"] = {"name": "prompt", "num_prompts": 3}  # the default of 100 would drown rows of 8 tokens
 
-every = pytest.mark.parametrize("family", FAMILIES.names())
-decoders = pytest.mark.parametrize(
-    "family", [name for name in FAMILIES.names() if FAMILIES.get(name).kind == "decoder"]
-)
-each_method = pytest.mark.parametrize("case", METHODS.names())
-each_case = pytest.mark.parametrize("case", list(CASES))
+VARIANTS: dict[str, dict[str, Any]] = {
+    f"sherl-multi-{route}": {
+        "name": "sherl", "insertion": "multi", "start_layer": -2, "reduction_factor": 2, "late_route": {"name": route},
+    }
+    for route in LATE_ROUTES.names()
+}  # fmt: skip
+VARIANTS["sherl-released"] = {"name": "sherl", "gate": "released", "similarity": "learned", "reduction_factor": 2}
+VARIANTS["sherl-attention"] = {"name": "sherl", "aggregation": "attention", "reduction_factor": 2}
+VARIANTS["sherl-shallow"] = {"name": "sherl", "regulate": False, "reduction_factor": 2}
+CASES = METHOD_CASES | VARIANTS
+
+
+def kinds() -> dict[str, list[str]]:
+    """The families of each kind, in the registry's order."""
+    found: dict[str, list[str]] = {}
+    for family in FAMILIES.names():
+        found.setdefault(FAMILIES.get(family).kind, []).append(family)
+    return found
+
+
+def dealt() -> dict[str, list[str]]:
+    """Variants by family: dealt out in turn within each kind, two each, or more where a kind has few families."""
+    names = list(VARIANTS)
+    hands = {}
+    for families in kinds().values():
+        size = max(2, -(-len(names) // len(families)))
+        for place, family in enumerate(families):
+            hands[family] = [names[(place * size + card) % len(names)] for card in range(size)]
+    return hands
+
+
+HANDS = dealt()
+CELLS = [(family, case) for family in FAMILIES.names() for case in [*METHOD_CASES, *HANDS[family]]]
 
 
 def backbone_of(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -66,24 +90,24 @@ def backbone_of(family: str, dtype: torch.dtype = torch.float32) -> Backbone:
         return backbone_from_config(config, dtype=dtype)
 
 
-def model_of(family: str, case: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> TaskModel:
-    """A tiny model; skips where the family refuses the method, after a look at what the refusal leaves."""
-    backbone = backbone_of(family, dtype)
-    before = values_of(backbone.model)
-    try:
-        return build_model(backbone, method_from_dict(CASES[case]), CLASSIFICATION, seed=seed)
-    except UnsupportedBackboneError as refusal:
-        assert same(values_of(backbone.model), before)
-        build_model(backbone, method_from_dict("linear_probe"), CLASSIFICATION, seed=seed)  # and it can still be used
-        pytest.skip(f"refused: {refusal}")
+def put_on(backbone: Backbone, case: str, *, seed: int) -> TaskModel:
+    return build_model(backbone, method_from_dict(CASES[case]), CLASSIFICATION, seed=seed)
 
 
 def values_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def near(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, atol=1e-5 * max(1.0, float(other.abs().max())))
 
 
 def loss_of(model: TaskModel, batch: dict[str, Tensor]) -> float:
@@ -99,132 +123,133 @@ def feeds_nothing(name: str) -> bool:
     return reads_nobody or ("decoder" in name and any(part in name for part in chooses))
 
 
-def train(model: TaskModel, steps: int, *, precision: Any = "fp32") -> list[float]:
-    training = TrainingConfig(learning_rate=1e-2, batch_size=16, weight_decay=0.0, precision=precision)
-    optimizer, scheduler = make_optimizer(model, training, total_steps=steps)
+def train(model: TaskModel, steps: int, *, precision: Any = "fp32", until: float = 0.0) -> list[float]:
+    """Losses of each step; every ten steps it is seen whether the loss without dropout is under ``until``: enough then."""
+    few = model.tuned.config.name in ("linear_probe", "prompt")  # what little trains may take longer steps
+    rate = 3e-2 if few else 1e-2
+    training = TrainingConfig(learning_rate=rate, batch_size=16, weight_decay=0.0, precision=precision)
+    optimizer, scheduler = make_optimizer(model, training, total_steps=STEPS)
+    losses: list[float] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         batch = batch_for(model.tuned.backbone.family)
-        return [float(train_step(model, batch, optimizer, scheduler, training)) for _ in range(steps)]
+        for step in range(1, steps + 1):
+            losses.append(float(train_step(model, batch, optimizer, scheduler, training)))
+            if step % 10 == 0 and loss_of(model, batch) < until:
+                break
+    return losses
+
+
+@pytest.fixture(scope="module", params=CELLS, ids="-".join)
+def cell(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Family and case; module-wide, so that all tests of one cell come one after the other."""
+    given: tuple[str, str] = request.param
+    return given
+
+
+@pytest.fixture(scope="module")
+def fresh(cell: tuple[str, str]) -> TaskModel:
+    """The model at its start, whose values no test changes; skips where the family refuses the method, after a look at what
+    the refusal leaves."""
+    family, case = cell
+    backbone = backbone_of(family)
+    before = values_of(backbone.model)
+    torch.manual_seed(1)
+    try:
+        return put_on(backbone, case, seed=SEED)
+    except UnsupportedBackboneError as refusal:
+        assert same(values_of(backbone.model), before)
+        put_on(backbone, "linear_probe", seed=0)  # and it can still be used
+        if family not in str(refusal):
+            pytest.fail(f"the message does not say whose blocks cannot carry it: {refusal}")
+        pytest.skip("the family refuses the method")
 
 
 class Run(NamedTuple):
-    """A model after some training, and what it was before."""
+    """A model after some training, and what was before: its backbone carried a model of another seed at first."""
 
     model: TaskModel
-    untouched: dict[str, Tensor]  # the backbone's weights before the method came
+    contents_before: dict[str, Any]  # of the backbone, before any method came
+    contents_between: dict[str, Any]  # behind remove() of the first model, which had been trained a little
+    hidden_before: Tensor
+    hidden_between: Tensor
+    start: dict[str, Tensor]
+    start_of_other_seed: dict[str, Tensor]
     loss_before: float
-    trainable_before: dict[str, Tensor]
     frozen_before: dict[str, Tensor]
 
 
-@cache
-def trained(family: str, case: str) -> Run:
-    model = model_of(family, case)
-    trainable = {name: tensor.clone() for name, tensor in model.trainable_state().items()}
+@pytest.fixture(scope="module")
+def trained(cell: tuple[str, str], fresh: TaskModel) -> Run:
+    del fresh  # skips where the method is refused
+    family, case = cell
+    backbone, batch = backbone_of(family), batch_for(family)
+    before = contents(backbone)
+    with torch.no_grad():
+        hidden_before = backbone.encode(batch)
+    first = put_on(backbone, case, seed=6)
+    other = copied(first.trainable_state())
+    train(first, 2)
+    first.tuned.remove()
+    between = contents(backbone)
+    assert all(parameter.grad is None for parameter in backbone.model.parameters())
+    with torch.no_grad():
+        hidden_between = backbone.encode(batch)
+    torch.manual_seed(2)
+    model = put_on(backbone, case, seed=SEED)
+    start = copied(model.trainable_state())
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-    run = Run(model, values_of(backbone_of(family).model), loss_of(model, batch_for(family)), trainable, frozen)
-    train(model, STEPS)
-    return run
+    loss = loss_of(model, batch)
+    train(model, STEPS, until=FALLEN * loss)
+    return Run(model, before, between, hidden_before, hidden_between, start, other, loss, frozen)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forget_trained_models() -> Iterator[None]:
-    yield
-    trained.cache_clear()
+def test_each_kind_carries_every_variant_somewhere() -> None:
+    """Where the families that a variant was dealt to refuse it, all families of their kind do."""
+
+    def carries(family: str, case: str) -> bool:
+        try:
+            put_on(backbone_of(family), case, seed=0)
+        except UnsupportedBackboneError:
+            return False
+        return True
+
+    for kind, families in kinds().items():
+        for case in VARIANTS:
+            chosen = [family for family in families if case in HANDS[family]]
+            assert chosen, (kind, case)
+            if not any(carries(family, case) for family in chosen):
+                could = [family for family in families if carries(family, case)]
+                assert not could, f"{case} was dealt to {chosen}, which refuse it; {could} could carry it"
 
 
-# ---- values
+# ---- at the start
 
 
-@every
-@each_case
-def test_logits_are_finite_float32(family: str, case: str) -> None:
-    batch = batch_for(family)
-    logits = eval_step(model_of(family, case), batch)
+def test_a_fresh_model_is_finite_and_only_its_trainables_want_gradients(
+    cell: tuple[str, str], fresh: TaskModel
+) -> None:
+    batch = batch_for(cell[0])
+    logits = eval_step(fresh, batch)
     assert logits.shape == (len(batch["labels"]), CLASSIFICATION.num_outputs)
     assert logits.dtype == torch.float32
     assert bool(torch.isfinite(logits).all())
-
-
-@every
-@each_case
-def test_padding_never_leaks(family: str, case: str) -> None:
-    model, batch = model_of(family, case), batch_for(family)
-    if "attention_mask" not in batch:
-        pytest.skip("nothing of an image or of speech is padding: silence is heard")
-    train(model, 2)  # a gate at its start would hide a leak in the fused part
-    logits = eval_step(model, batch)
-    padding = batch["attention_mask"] == 0
-    other_ids = {**batch, "input_ids": torch.where(padding, 7, batch["input_ids"])}
-    assert torch.allclose(eval_step(model, wider(batch, 5)), logits, atol=1e-5)
-    assert torch.allclose(eval_step(model, other_ids), logits, atol=1e-5)
-    row = 3
-    length = int(batch["attention_mask"][row].sum())
-    texts = ("input_ids", "attention_mask", "token_type_ids")
-    alone = {name: t[row : row + 1, :length] if name in texts else t[row : row + 1] for name, t in batch.items()}
-    assert torch.allclose(eval_step(model, alone), logits[row : row + 1], atol=1e-5)
-
-
-@decoders
-@each_case
-def test_left_and_right_padding_give_the_same(family: str, case: str) -> None:
-    model, batch = model_of(family, case), batch_for(family)
-    train(model, 2)
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    left = {name: tensor.clone() for name, tensor in batch.items()}
-    for row, length in enumerate(lengths):
-        for name in ("input_ids", "attention_mask"):
-            left[name][row] = batch[name][row].roll(-length)
-    assert bool((left["attention_mask"][:, -1] == 1).all())
-    assert torch.allclose(eval_step(model, left), eval_step(model, batch), atol=1e-5)
-
-
-@decoders
-@each_case
-def test_no_position_sees_a_later_one(family: str, case: str) -> None:
-    model, batch = model_of(family, case), batch_for(family)
-    train(model, 2)
-    model.eval()
-    changed = {**batch, "input_ids": batch["input_ids"].clone()}
-    changed["input_ids"][:, 4] = 8
-    with torch.no_grad():
-        before, after = model.tuned(batch), model.tuned(changed)
-    assert torch.equal(before[:, :4], after[:, :4])
-    assert not torch.allclose(before[:, 4], after[:, 4], atol=1e-3)
-
-
-@every
-@each_case
-def test_the_seed_decides_the_start(family: str, case: str) -> None:
-    torch.manual_seed(1)
-    first = model_of(family, case, seed=5).trainable_state()
-    torch.manual_seed(2)
-    second = model_of(family, case, seed=5).trainable_state()
-    other = model_of(family, case, seed=6).trainable_state()
-    assert same(first, second)
-    assert not same(first, other)
-
-
-# ---- what trains
-
-
-@every
-@each_case
-def test_exactly_the_trainables_require_gradients(family: str, case: str) -> None:
-    model = model_of(family, case)
-    trainable = model.trainable_parameters()
-    required = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    trainable = fresh.trainable_parameters()
+    required = {id(parameter) for parameter in fresh.parameters() if parameter.requires_grad}
     assert {id(parameter) for parameter in trainable} == required
     assert len(trainable) == len(required)
-    assert len(model.trainable_state()) >= len(trainable)
-    assert {id(parameter) for parameter in model.head.parameters()} <= required
+    assert len(fresh.trainable_state()) >= len(trainable)
+    assert {id(parameter) for parameter in fresh.head.parameters()} <= required
 
 
-@every
-@each_case
-def test_there_is_no_graph_before_the_first_trainable_layer(family: str, case: str) -> None:
-    model = model_of(family, case)
+def test_the_seed_decides_the_start(fresh: TaskModel, trained: Run) -> None:
+    """The same on another backbone of the same weights, whatever the global generator and however often it was tuned."""
+    assert same(copied(fresh.trainable_state()), trained.start)
+    assert not same(trained.start, trained.start_of_other_seed)
+
+
+def test_there_is_no_graph_before_the_first_trainable_layer(cell: tuple[str, str], fresh: TaskModel) -> None:
+    model, batch = fresh, batch_for(cell[0])
     first = model.tuned.first_trainable_layer
     model.train()
     blocks = model.tuned.backbone.blocks
@@ -245,7 +270,7 @@ def test_there_is_no_graph_before_the_first_trainable_layer(family: str, case: s
         if first:
             stack.callback(blocks[first - 1].register_forward_hook(lambda *args: outputs.append(args[2])).remove)
         for _ in range(2):
-            loss = model.loss(model(batch_for(family)), batch_for(family)["labels"])
+            loss = model.loss(model(batch), batch["labels"])
         loss.backward()
     assert sorted(seen) == list(range(first))
     for layer, hidden in seen.items():
@@ -257,88 +282,93 @@ def test_there_is_no_graph_before_the_first_trainable_layer(family: str, case: s
         assert not hidden_out.requires_grad
 
 
-@every
-@each_method
-def test_accumulated_gradients_are_those_of_the_whole_batch(family: str, case: str) -> None:
-    model, batch = model_of(family, case), batch_for(family)
-    training = TrainingConfig(learning_rate=1e-2)
-    optimizer, _ = make_optimizer(model, training, total_steps=1)
+def test_accumulated_gradients_are_those_of_the_whole_batch(cell: tuple[str, str], fresh: TaskModel) -> None:
+    model, batch = fresh.eval(), batch_for(cell[0])  # dropout would draw differently
+    optimizer, _ = make_optimizer(model, TrainingConfig(learning_rate=1e-2), total_steps=1)
     found = []
     for pieces in (1, 5):
         optimizer.zero_grad()
-        compute_gradients(model, batch, optimizer, pieces)  # in evaluation mode: dropout would draw differently
+        compute_gradients(model, batch, optimizer, pieces)
         found.append([p.grad.clone() if p.grad is not None else None for p in model.trainable_parameters()])
-    assert any(gradient is not None and bool(gradient.abs().max() > 0) for gradient in found[0])
+    largest = max(float(gradient.abs().max()) for gradient in found[0] if gradient is not None)
+    assert largest > 0
     for whole, cut in zip(*found, strict=True):
         assert (whole is None) == (cut is None)
         if whole is not None and cut is not None:
-            assert torch.allclose(whole, cut, atol=1e-5 + 1e-4 * float(whole.abs().max()))
+            # what rows cancel out is rounded as what is added up there is large
+            tolerance = 1e-5 + 1e-4 * float(whole.abs().max()) + 1e-6 * largest
+            assert torch.allclose(whole, cut, rtol=0, atol=tolerance)
 
 
 # ---- training
 
 
-@every
-@each_method
-def test_the_loss_falls(family: str, case: str) -> None:
-    run = trained(family, case)
-    assert loss_of(run.model, batch_for(family)) < 0.9 * run.loss_before
-
-
-@every
-@each_method
-def test_training_changes_the_trainables_and_nothing_else(family: str, case: str) -> None:
-    run = trained(family, case)
-    parameters = dict(run.model.named_parameters())
-    assert all(torch.equal(parameters[name], tensor) for name, tensor in run.frozen_before.items())
-    state = run.model.trainable_state()
-    buffers = len(state) - len(run.model.trainable_parameters())
-    still = [name for name, tensor in run.trainable_before.items() if torch.equal(state[name], tensor)]
+def test_the_loss_falls_and_nothing_but_the_trainables_changes(cell: tuple[str, str], trained: Run) -> None:
+    assert loss_of(trained.model, batch_for(cell[0])) < FALLEN * trained.loss_before
+    parameters = dict(trained.model.named_parameters())
+    assert all(torch.equal(parameters[name], tensor) for name, tensor in trained.frozen_before.items())
+    state = trained.model.trainable_state()
+    buffers = len(state) - len(trained.model.trainable_parameters())
+    still = [name for name, tensor in trained.start.items() if torch.equal(state[name], tensor)]
     unused = [name for name in still if not feeds_nothing(name)]
     assert len(unused) <= buffers, unused
 
 
-@every
-@each_method
-def test_saved_and_loaded_to_the_bit(family: str, case: str, tmp_path: Path) -> None:
-    model = trained(family, case).model
+def test_saved_and_loaded_to_the_bit(cell: tuple[str, str], trained: Run, tmp_path: Path) -> None:
+    model, batch = trained.model, batch_for(cell[0])
     save_checkpoint(model, tmp_path / "kept", max_length=None)
-    loaded = load_checkpoint(tmp_path / "kept", backbone=backbone_of(family))
+    loaded = load_checkpoint(tmp_path / "kept", backbone=backbone_of(cell[0]))
     assert same(loaded.trainable_state(), model.trainable_state())
-    assert torch.allclose(eval_step(loaded, batch_for(family)), eval_step(model, batch_for(family)), atol=1e-6)
+    assert torch.allclose(eval_step(loaded, batch), eval_step(model, batch), atol=1e-6)
 
 
-@every
-@each_case
-def test_bf16_training_stays_finite(family: str, case: str) -> None:
-    model = model_of(family, case, dtype=torch.bfloat16)
-    assert eval_step(model, batch_for(family)).dtype == torch.float32
+def test_remove_gives_the_backbone_back(trained: Run) -> None:
+    assert_same(dict(trained.contents_before), dict(trained.contents_between))
+    assert torch.equal(trained.hidden_before, trained.hidden_between)
+
+
+def test_bf16_training_stays_finite(cell: tuple[str, str], fresh: TaskModel) -> None:
+    del fresh  # skips where the method is refused
+    model = put_on(backbone_of(cell[0], torch.bfloat16), cell[1], seed=0)
+    assert eval_step(model, batch_for(cell[0])).dtype == torch.float32
     losses = train(model, 3, precision="bf16")
     assert all(loss == loss and abs(loss) < 100 for loss in losses)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in model.trainable_state().values())
 
 
-@every
-@each_case
-def test_remove_gives_the_backbone_back(family: str, case: str) -> None:
-    backbone = backbone_of(family)
-    before, wanted_grad = values_of(backbone.model), [p.requires_grad for p in backbone.model.parameters()]
-    modules = [(name, type(module)) for name, module in backbone.model.named_modules()]
-    flags = [module.training for module in backbone.model.modules()]
+# ---- which positions are seen: of a trained model, as a gate at its start would hide a leak in the fused part
+
+
+def test_no_position_sees_what_it_must_not(cell: tuple[str, str], trained: Run) -> None:
+    """Padding never leaks; on decoders it may stand on either side, and no position sees a later one."""
+    model, batch = trained.model.eval(), batch_for(cell[0])
+    if "attention_mask" not in batch:
+        pytest.skip("nothing of an image or of speech is padding: silence is heard")
+    logits = eval_step(model, batch)
+    padding = batch["attention_mask"] == 0
+    other_ids = {**batch, "input_ids": torch.where(padding, 7, batch["input_ids"])}
+    assert near(eval_step(model, wider(batch, 5)), logits)
+    assert near(eval_step(model, other_ids), logits)
+    row = 3
+    length = int(batch["attention_mask"][row].sum())
+    texts = ("input_ids", "attention_mask", "token_type_ids")
+    alone = {name: t[row : row + 1, :length] if name in texts else t[row : row + 1] for name, t in batch.items()}
+    assert near(eval_step(model, alone), logits[row : row + 1])
+    if FAMILIES.get(cell[0]).kind != "decoder":
+        return
+    assert near(eval_step(model, padded_on_the_left(batch)), logits)
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][:, 4] = 8
     with torch.no_grad():
-        hidden = backbone.encode(batch_for(family))
-    try:
-        model = build_model(backbone, method_from_dict(CASES[case]), CLASSIFICATION, seed=0)
-    except UnsupportedBackboneError as refusal:
-        pytest.skip(f"refused: {refusal}")
-    train(model, 2)
-    model.tuned.remove()
-    assert same(values_of(backbone.model), before)
-    assert [(name, type(module)) for name, module in backbone.model.named_modules()] == modules
-    assert [module.training for module in backbone.model.modules()] == flags
-    assert [p.requires_grad for p in backbone.model.parameters()] == wanted_grad
-    assert all(p.grad is None for p in backbone.model.parameters())
-    hooks = [m for m in backbone.model.modules() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
-    assert not hooks
-    with torch.no_grad():
-        assert torch.equal(backbone.encode(batch_for(family)), hidden)
+        before, after = model.tuned(batch), model.tuned(changed)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4], after[:, 4], atol=1e-3)
+
+
+def padded_on_the_left(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    left = copied(batch)
+    for row, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+        for name in ("input_ids", "attention_mask"):
+            left[name][row] = batch[name][row].roll(-length)
+    assert bool((left["attention_mask"][:, -1] == 1).all())
+    return left

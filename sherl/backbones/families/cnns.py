@@ -71,6 +71,7 @@ MOBILENET_V2 = _add(
         stem="conv_stem",
         widths=_mobilenet_widths,
         behind_blocks="conv_1x1.convolution",
+        beside_blocks=("conv_1x1",),
         pooler=True,
     )
 )
@@ -83,5 +84,6 @@ EFFICIENTNET = _add(
         stem="embeddings",
         widths=_efficientnet_widths,
         behind_blocks="encoder.top_conv",
+        beside_blocks=("encoder.top_conv", "encoder.top_bn"),
     )
 )

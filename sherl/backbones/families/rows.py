@@ -50,8 +50,8 @@ class Family(ABC):
     made_of_values: whether the class looks at values of tensors while a model is made, which fake tensors do not have.
     settings: what the configuration is given before the model is made.
     fixed: paths of parameters that are computed by a rule and never learnt (a table of sinusoids).
-    beside_blocks: paths of modules outside the blocks that blocks are computed with (tables of relative positions): a
-        ladder's side network trains its own. side_settings: what such a network's configuration has otherwise than the
+    beside_blocks: paths or patterns of modules outside the blocks, from the first of them on, that the last hidden state is
+        computed with (tables of relative positions, what lies between stages): a ladder's side network trains its own. side_settings: what such a network's configuration has otherwise than the
         backbone's, beside its divided widths.
     position_table: the setting that says how many positions a table has.
     """

@@ -73,6 +73,7 @@ SWIN = _add(
         VIT,
         name="swin",
         blocks="encoder.layers.*.blocks",
+        beside_blocks=("encoder.layers.*.downsample",),
         pooling="mean",
         front=0,
         widths=_swin_widths,

@@ -19,14 +19,12 @@ from autotune.memory.gpu import GpuKind
 from autotune.memory.operators import ALIKE, INSIDE, TRANSLATED
 from autotune.memory.replay import replay
 from autotune.memory.trace import Workload, trace, trace_events
-from sherl.backbones import FAMILIES
 from sherl.errors import UnsupportedBackboneError
-from sherl.forms import TensorForm, text_form
-from sherl.methods import METHODS
+from sherl.forms import TensorForm, form_of, text_form
 from sherl.spec import TaskSpec, TrainingConfig
 from tests.autotune.memory.test_scaling import workload as text_workload
-from tests.autotune.memory.test_trace import CLASSES, NUMBER, VARIANTS, _name
-from tests.sherl.tiny import tiny_config
+from tests.autotune.memory.test_trace import CLASSES, NUMBER, VARIANTS, _name, dealt, settings_of
+from tests.sherl.tiny import batch_for, tiny_config
 
 AMPERE = GpuKind.of((8, 0), {})
 WORKSPACE = AMPERE.workspace_bytes
@@ -177,13 +175,14 @@ def test_every_family_and_method_runs_only_operators_that_were_looked_at(
     monkeypatch.setattr(allocated._Following, "__torch_dispatch__", watching)
     training = TrainingConfig(learning_rate=1e-3, batch_size=6, precision=precision)
     gpu = GpuKind.of(capability, {})
-    # a sixth of the matrix for each generation and precision: all of it is covered by the six together
-    wanted = [(family, {"name": method}) for family in FAMILIES.names() for method in METHODS.names()]
+    # each family with three methods and every method on each kind: half for each precision, a sixth for each of the six
+    wanted = [(family, settings_of(method)) for family, method in dealt(3)]
     wanted += [("bert", variant) for variant in VARIANTS]
     place = [(7, 5), (8, 0), (9, 0)].index(capability) + 3 * (precision == "bf16")
     for family, method in wanted[place::6]:
+        form = form_of(batch_for(family, rows=6))
         try:
-            result = trace(_workload(method, family, training=training), gpu)
+            result = trace(_workload(method, family, training=training, train_batch=form, eval_batch=form), gpu)
         except UnsupportedBackboneError:
             continue
         assert result.reserved is not None
@@ -192,10 +191,17 @@ def test_every_family_and_method_runs_only_operators_that_were_looked_at(
     for family in ("t5", "bart"):
         trace(text_workload(family, {"name": "sherl"}, 6, precision), gpu)
     for method in ("sherl", "prompt"):
-        text = {"task": TaskSpec(kind="text-to-text", metric="exact_match", target_length=3), "train_targets": 3}
-        trace(_workload({"name": method}, "gemma2", training=training, eval_targets=3, **text), gpu)
-        language = TaskSpec(kind="language-modelling", metric="neg_loss")
-        trace(_workload({"name": method}, "opt", training=training, task=language), gpu)
+        written = text_form(6, 9, TensorForm((6, 3)))
+        text = {"task": TaskSpec(kind="text-to-text", metric="exact_match", target_length=3)}
+        text |= {"train_batch": written, "eval_batch": written}
+        trace(_workload({"name": method}, "gemma2", training=training, **text), gpu)
+        form = text_form(6, 9, TensorForm((6, 9)))
+        language = {
+            "task": TaskSpec(kind="language-modelling", metric="neg_loss"),
+            "train_batch": form,
+            "eval_batch": form,
+        }
+        trace(_workload({"name": method}, "opt", training=training, **language), gpu)
     translated = {name for names in TRANSLATED for name in names.split(", ")}
     assert seen - translated - set(INSIDE) - ALIKE == {"promote_types"}, "a function of dtypes, no operator on tensors"
 
