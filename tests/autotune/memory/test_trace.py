@@ -130,8 +130,8 @@ def test_each_kind_is_dealt_every_method_and_each_family_three() -> None:
 
 @pytest.mark.parametrize(("family", "method"), dealt(3))
 def test_every_family_and_method_is_exact(family: str, method: str) -> None:
-    """Each family with three methods, on batches of its own kind, and every method on each kind. (The whole matrix of some
-    380 cells takes 6 minutes of processor time; it was equal too.)"""
+    """Each family with three methods, on batches of its own kind, and every method on each kind: the whole matrix of some
+    380 cells would take over 5 minutes of processor time."""
     if family not in CONFIGS:
         pytest.fail(f"add {family!r} to tests/sherl/tiny.py")
     backbone = tiny_backbone(family)
