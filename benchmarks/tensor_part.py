@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Batch = dict[str, Tensor]
+from sherl.data import Part
 
 
-class TensorPart:
+class TensorPart(Part):
     """Rows of one size with labels; what :func:`sherl.training.fit` and :func:`sherl.evaluation.evaluate` ask of a part.
 
     inputs: by the name that the backbone reads, each [rows, ...]. labels: int64 [rows].
@@ -24,31 +24,9 @@ class TensorPart:
             raise ValueError(f"{len(labels)} labels were given for inputs of {lengths} rows.")
         self._inputs = dict(inputs)
         self.labels = labels
+        self.lengths = np.ones(len(labels), dtype=np.int64)  # all rows are of one size
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, rows: Any) -> Batch:
+    def batch(self, rows: Any) -> dict[str, Tensor]:
         """The batch of these rows, in this order."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         return {**{name: tensor[index] for name, tensor in self._inputs.items()}, "labels": self.labels[index]}
-
-    def num_batches(self, batch_size: int) -> int:
-        """Number of batches of an epoch; a short last one counts."""
-        return -(-len(self) // batch_size)
-
-    def batches(self, batch_size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
-        """Every row once, in an order drawn from (seed, epoch); with ``seed=None`` in row order."""
-        order = np.arange(len(self))
-        if seed is not None:
-            order = np.random.default_rng([seed, epoch]).permutation(order)
-        return (self.batch(order[first : first + batch_size]) for first in range(0, len(self), batch_size))
-
-    def eval_batches(self, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Batches in row order, each with the numbers of its rows."""
-        order = torch.arange(len(self))
-        return ((self.batch(rows), rows) for rows in order.split(batch_size))
-
-    def largest_batch(self, batch_size: int) -> Batch:
-        """A batch that none exceeds: all rows are of one size."""
-        return self.batch(range(min(batch_size, len(self))))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sherl.data.encoded import Batch, EncodedPart
+from sherl.data.encoded import EncodedPart
 from sherl.data.glue import GLUE
 from sherl.data.image_part import ImagePart
 from sherl.data.image_settings import ImageSettings, image_settings
 from sherl.data.images import prepare_images
 from sherl.data.packaged import PACKAGED
+from sherl.data.part import Batch, Part
 from sherl.data.preparation import prepare, prepare_with
 from sherl.data.prepared import PreparedData
 from sherl.data.settings import DataSpec
@@ -22,6 +23,7 @@ __all__ = [
     "EncodedPart",
     "ImagePart",
     "ImageSettings",
+    "Part",
     "PreparedData",
     "image_settings",
     "prepare",

@@ -53,12 +53,6 @@ def training_plan(lengths: NDArray[Any], batch_size: int, *, seed: int, epoch: i
     return [batches[position] for position in generator.permutation(len(batches))]
 
 
-def largest_shape(lengths: NDArray[Any], batch_size: int) -> tuple[int, int]:
-    """(rows, tokens) of the batch with most tokens that either plan can make: a full one with the longest row."""
-    batch_size = checked_batch_size(batch_size)
-    return min(batch_size, len(lengths)), int(np.max(lengths, initial=0))
-
-
 def _cut(rows: Indices, size: int) -> list[Indices]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,29 +15,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sherl.data.batching import (
-    Indices,
-    checked_batch_size,
-    evaluation_plan,
-    largest_shape,
-    longest_first,
-    training_plan,
-)
+from sherl.data.batching import Indices
+from sherl.data.part import Batch, Part
 from sherl.errors import DataError
-from sherl.forms import NO_LABEL, TensorForm, form_of
+from sherl.forms import NO_LABEL
 
-Batch: TypeAlias = dict[str, Tensor]
 Text: TypeAlias = str | tuple[str, ...]
 """A text, a pair of texts, or the words of a sentence."""
 
 
-class EncodedPart:
+class EncodedPart(Part):
     """Rows of token ids with labels. Opening one costs little: ids are read from a memory map as batches need them.
 
     A batch is ``input_ids`` and ``attention_mask`` (int64 ``[batch, tokens]``), ``labels`` (int64 or float32
     ``[batch]``; of text-to-text int64 target tokens ``[batch, targets]``, of token classification int64 tags and of
-    language modelling the token ids ``[batch, tokens]``, each with -100 where nothing is to be learnt) and, where the tokenizer marks the second text of a pair, ``token_type_ids``; padding is on the right
-    and only to the longest row of the batch.
+    language modelling the token ids ``[batch, tokens]``, each with -100 where nothing is to be learnt) and, where the
+    tokenizer marks the second text of a pair, ``token_type_ids``; padding is on the right and only to the longest row of the
+    batch.
     """
 
     def __init__(self, tensors: Path, texts: Path, *, name: str, pad_token_id: int, pad_token_type_id: int = 0) -> None:
@@ -63,9 +57,6 @@ class EncodedPart:
         self.lengths: NDArray[np.int64] = np.diff(self._offsets)
         """Tokens of each row, in row order."""
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
     @property
     def longest_label(self) -> int:
         """Tokens of the longest row of labels; 0 where a row has one label."""
@@ -83,65 +74,13 @@ class EncodedPart:
             rows = [json.loads(line) for line in lines]
         return [tuple(row) if isinstance(row, list) else row for row in rows]
 
-    @cached_property
-    def order(self) -> Indices:
-        """Row indices in the order of evaluation, the longest row first."""
-        return longest_first(self.lengths)
-
-    def num_batches(self, batch_size: int) -> int:
-        """Number of batches of an epoch; a short last one counts.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        return -(-len(self) // checked_batch_size(batch_size))
-
-    def batches(self, batch_size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
-        """Every row once, in batches of rows of similar length whose order is drawn from (seed, epoch).
-
-        With ``seed=None`` rows come in the order of :attr:`order`, as in :meth:`eval_batches`.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        if seed is None:
-            plan = evaluation_plan(self.lengths, batch_size)
-        else:
-            plan = training_plan(self.lengths, batch_size, seed=seed, epoch=epoch)
-        return (self.batch(rows) for rows in plan)
-
-    def eval_batches(self, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Batches from the longest rows to the shortest, each with the int64 indices of its rows.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        plan = evaluation_plan(self.lengths, batch_size)
-        return ((self.batch(rows), torch.from_numpy(rows)) for rows in plan)
-
-    def largest_shape(self, batch_size: int) -> tuple[int, int]:
-        """(rows, tokens) that no batch of this size exceeds, in training or evaluation.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        return largest_shape(self.lengths, batch_size)
-
-    def largest_form(self, batch_size: int) -> dict[str, TensorForm]:
-        """Shapes and types that no batch of this size exceeds, in training or evaluation.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        return form_of(self.largest_batch(batch_size))
-
     def largest_batch(self, batch_size: int) -> Batch:
-        """A batch of that shape: the longest rows; target tokens are padded to the part's longest target.
+        """As of every part; target tokens are padded to the part's longest target.
 
         Raises:
             SpecError: the batch size is below 1.
         """
-        made = self.batch(self.order[: checked_batch_size(batch_size)])
+        made = super().largest_batch(batch_size)
         missing = self.longest_label - made["labels"].shape[-1]
         if self._label_offsets is not None and missing > 0:
             made["labels"] = pad(made["labels"], (0, missing), value=NO_LABEL)

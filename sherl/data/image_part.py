@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,14 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sherl.data.batching import Indices, checked_batch_size, evaluation_plan, training_plan
+from sherl.data.batching import Indices
+from sherl.data.part import Batch, Part
 from sherl.errors import DataError
-from sherl.forms import TensorForm, form_of
-
-Batch: TypeAlias = dict[str, Tensor]
 
 
-class ImagePart:
+class ImagePart(Part):
     """Rows of images with labels; the counterpart of :class:`sherl.data.EncodedPart`.
 
     A batch is ``pixel_values``, float32 ``[batch, 3, height, width]`` normalised with the backbone's mean and deviation,
@@ -46,9 +43,6 @@ class ImagePart:
         self.lengths: NDArray[np.int64] = np.ones(len(self.labels), dtype=np.int64)
         """1 for each row: all images are of one size."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     @property
     def has_token_types(self) -> bool:
         """Never: batches hold no tokens."""
@@ -59,65 +53,6 @@ class ImagePart:
         """What each row's image is called, in row order; read on first use."""
         with self._texts_path.open(encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
-
-    @property
-    def order(self) -> Indices:
-        """Row indices in the order of evaluation."""
-        return np.arange(len(self), dtype=np.int64)
-
-    def num_batches(self, batch_size: int) -> int:
-        """Number of batches of an epoch; a short last one counts.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        return -(-len(self) // checked_batch_size(batch_size))
-
-    def batches(self, batch_size: int, *, seed: int | None, epoch: int = 0) -> Iterator[Batch]:
-        """Every row once, in an order drawn from (seed, epoch); with ``seed=None`` in row order.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        if seed is None:
-            plan = evaluation_plan(self.lengths, batch_size)
-        else:
-            plan = training_plan(self.lengths, batch_size, seed=seed, epoch=epoch)
-        return (self.batch(rows) for rows in plan)
-
-    def eval_batches(self, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Batches in row order, each with the int64 indices of its rows.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        plan = evaluation_plan(self.lengths, batch_size)
-        return ((self.batch(rows), torch.from_numpy(rows)) for rows in plan)
-
-    def largest_shape(self, batch_size: int) -> tuple[int, int, int]:
-        """(rows, height, width) that no batch of this size exceeds.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        height, width = self.pixels.shape[2:]
-        return min(checked_batch_size(batch_size), len(self)), int(height), int(width)
-
-    def largest_form(self, batch_size: int) -> dict[str, TensorForm]:
-        """Shapes and types that no batch of this size exceeds.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        return form_of(self.largest_batch(batch_size))
-
-    def largest_batch(self, batch_size: int) -> Batch:
-        """A batch of that shape.
-
-        Raises:
-            SpecError: the batch size is below 1.
-        """
-        return self.batch(self.order[: checked_batch_size(batch_size)])
 
     def batch(self, rows: Sequence[int] | Indices) -> Batch:
         """The batch of these rows, in this order."""

@@ -117,7 +117,7 @@ def test_a_study_prepares_images(tmp_path: Path) -> None:
     model = backbone_folder(tmp_path / "model", {"model_type": "vit", "image_size": 16}, None)
     config = StudyConfig(memory_cap="8GB", model=model, data={"train": str(tmp_path / "pets"), "image_size": 8})
     made = prepared(config, tmp_path / "study")
-    assert made.part("train").largest_shape(4) == (4, 8, 8)
+    assert made.part("train").largest_form(4)["pixel_values"].shape == (4, 3, 8, 8)
     listener = _Listener()
     running._describe(made, listener)
     assert any("ImageNet's mean" in note for note in listener.notes)

@@ -74,8 +74,8 @@ def test_batches_are_normalised_and_every_row_comes_once(tmp_path: Path) -> None
         assert torch.equal(batch["labels"], part.labels[rows])
         seen += rows.tolist()
     assert sorted(seen) == list(range(len(part)))
-    assert part.largest_shape(8) == (8, 8, 8)
-    assert part.largest_shape(1000) == (len(part), 8, 8)
+    assert part.largest_form(8)["pixel_values"].shape == (8, 3, 8, 8)
+    assert part.largest_form(1000)["pixel_values"].shape == (len(part), 3, 8, 8)
     assert part.largest_batch(4)["pixel_values"].shape == (4, 3, 8, 8)
     orders = [
         torch.cat([batch["labels"] for batch in part.batches(7, seed=s, epoch=e)]).tolist()

@@ -59,7 +59,7 @@ def test_a_rows_labels_are_its_tokens(tmp_path: Path, name: str, style: str) -> 
                     assert len(ids) == 8
                     assert ids[:7] == expected[:7]
                 seen += 1
-        assert part.largest_batch(4)["labels"].shape == part.largest_shape(4)
+        assert part.largest_batch(4)["labels"].shape == (min(4, len(part)), part.lengths.max())
     assert seen == len({*LINES}) or seen == 60
     assert any("cut at 8 tokens" in note for note in data.summary["notes"])
 

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sherl.data import DataSpec, EncodedPart, PreparedData, prepare, prepare_with
-from sherl.data.batching import evaluation_plan, largest_shape, training_plan
+from sherl.data.batching import evaluation_plan, training_plan
 from sherl.errors import DataError, SpecError
+from sherl.forms import form_of
 from tests.sherl.data_samples import sentence, tiny_tokenizer, two_class_rows, write_csv, write_jsonl
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=300)
@@ -39,7 +40,7 @@ def test_every_row_comes_once_an_epoch_and_no_batch_is_larger_than_the_largest(
     lengths: list[int], batch_size: int, seed: int, epoch: int
 ) -> None:
     array = np.array(lengths)
-    rows_allowed, tokens_allowed = largest_shape(array, batch_size)
+    rows_allowed, tokens_allowed = min(batch_size, len(array)), array.max()
     for plan in (training_plan(array, batch_size, seed=seed, epoch=epoch), evaluation_plan(array, batch_size)):
         assert sorted(np.concatenate(plan).tolist()) == list(range(len(lengths)))
         assert len(plan) == -(-len(lengths) // batch_size)
@@ -53,7 +54,7 @@ def test_a_small_set_meets_its_largest_shape_in_every_training_epoch() -> None:
     lengths = np.arange(1, 101)
     for epoch in range(5):
         shapes = [(len(rows), lengths[rows].max()) for rows in training_plan(lengths, 16, seed=0, epoch=epoch)]
-        assert largest_shape(lengths, 16) in shapes
+        assert (16, 100) in shapes
 
 
 def test_bucketing_leaves_little_padding() -> None:
@@ -85,7 +86,7 @@ def test_batches_are_the_same_in_another_process() -> None:
 @pytest.mark.parametrize("batch_size", [0, -1, True, 2.5])
 def test_a_batch_size_that_is_none_is_refused(source: Path, tmp_path: Path, batch_size: Any) -> None:
     part = make(source, tmp_path / "prepared").part("train")
-    for call in (part.num_batches, part.eval_batches, part.largest_shape, part.largest_batch):
+    for call in (part.num_batches, part.eval_batches, part.largest_form, part.largest_batch):
         with pytest.raises(SpecError, match="batch_size must be a whole number"):
             call(batch_size)
     with pytest.raises(SpecError, match="batch_size must be a whole number"):
@@ -123,7 +124,8 @@ def test_batches_hold_what_the_tokenizer_says_padded_to_their_longest_row(
     count = sum(1 for _ in part.batches(batch_size, seed=0))
     assert count == part.num_batches(batch_size)
     largest = part.largest_batch(batch_size)
-    assert tuple(largest["input_ids"].shape) == part.largest_shape(batch_size)
+    assert tuple(largest["input_ids"].shape) == (min(batch_size, len(part)), part.lengths.max())
+    assert part.largest_form(batch_size) == form_of(largest)
 
 
 def test_labels_and_classes_belong_to_the_texts(source: Path, tmp_path: Path) -> None:
