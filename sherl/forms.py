@@ -54,6 +54,11 @@ def blank_batch(form: BatchForm) -> dict[str, Tensor]:
     return {name: one.blank() for name, one in form.items()}
 
 
+def with_rows(form: BatchForm, rows: int) -> dict[str, TensorForm]:
+    """The form with another number of rows."""
+    return {name: TensorForm((rows, *one.shape[1:]), one.dtype) for name, one in form.items()}
+
+
 def widest(*forms: BatchForm) -> dict[str, TensorForm]:
     """A form that holds each of these: of every tensor the largest size in each dimension.
 

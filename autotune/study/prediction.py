@@ -19,7 +19,6 @@ from autotune.trial.ancestry import Ancestor
 from autotune.trial.baseline import baseline_bytes
 from autotune.trial.fork_server import PRELOAD
 from sherl.data import PreparedData
-from sherl.forms import widest
 
 
 def surroundings_of(device: DeviceInfo) -> Surroundings:
@@ -60,13 +59,12 @@ def predictor_for(
             threads=threads, backbone=config.model, preload=(*PRELOAD, *config.plugins), driver=Ancestor.of()
         )
         record.set_attribute(key, baseline)
-    train, valid, test = (data.part(name) for name in ("train", "valid", "test"))
 
     return Predictor(
         backbone_config.to_dict(),
         data.task,
-        train_batch=train.largest_form,
-        eval_batch=lambda rows: widest(valid.largest_form(rows), test.largest_form(rows)),
+        train_batch=data.part("train").largest_form,
+        eval_batch=data.largest_evaluation,
         baseline_bytes=int(baseline),
         cap_bytes=config.memory_cap,
         device=device.kind,

@@ -15,7 +15,7 @@ from autotune.memory.scaling import NotEvenError
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.space import SearchSpace, shape_key
 from sherl.errors import SherlError
-from sherl.forms import BatchForm
+from sherl.forms import BatchForm, with_rows
 from sherl.spec import TaskSpec
 
 MOST_ROWS = 2**16  # a batch of more is not looked for
@@ -92,7 +92,7 @@ class Pricer:
         self._cap = job.cap
 
         def batch(rows: int) -> BatchForm:
-            return {name: replace(one, shape=(rows, *one.shape[1:])) for name, one in job.row.items()}
+            return with_rows(job.row, rows)
 
         self._predictor = Predictor(
             job.backbone_config,

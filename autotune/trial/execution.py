@@ -24,7 +24,7 @@ from sherl.backbones import load_backbone
 from sherl.checkpoint import load_checkpoint, save_checkpoint
 from sherl.data import PreparedData
 from sherl.evaluation import Batch, eval_step, evaluate
-from sherl.forms import enlarged, form_of, widest
+from sherl.forms import enlarged
 from sherl.methods import method_from_dict
 from sherl.model import TaskModel, build_model
 from sherl.precision import weights_dtype
@@ -231,8 +231,7 @@ class _Trial:
 
 def _largest_evaluation(data: PreparedData, rows: int) -> Batch:
     """A batch of the validation part as large as any of it or of the test part: what fits here can be scored at the end."""
-    valid, test = (data.part(name).largest_batch(rows) for name in ("valid", "test"))
-    return enlarged(valid, widest(form_of(valid), form_of(test)))
+    return enlarged(data.part("valid").largest_batch(rows), data.largest_evaluation(rows))
 
 
 def _seed(seed: int) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sherl.data.batching import Indices, checked_batch_size, evaluation_plan, longest_first, training_plan
-from sherl.forms import TensorForm, form_of
+from sherl.forms import TensorForm, form_of, with_rows
 
 Batch: TypeAlias = dict[str, Tensor]
 
@@ -85,4 +85,9 @@ class Part(ABC):
         Raises:
             SpecError: the batch size is below 1.
         """
-        return form_of(self.largest_batch(batch_size))
+        return with_rows(self._largest_row, min(checked_batch_size(batch_size), len(self)))
+
+    @cached_property
+    def _largest_row(self) -> dict[str, TensorForm]:
+        """Of one row, so that no batch is read for its shapes alone."""
+        return form_of(self.largest_batch(1))

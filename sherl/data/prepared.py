@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from sherl.data.encoded import EncodedPart
 from sherl.data.image_part import ImagePart
 from sherl.errors import DataError, SpecError
+from sherl.forms import TensorForm, widest
 from sherl.spec import TaskSpec
 
 FORMAT_VERSION = 2
@@ -101,6 +102,15 @@ class PreparedData:
             pad_token_id=self._meta["pad_token_id"],
             pad_token_type_id=self._meta["pad_token_type_id"],
         )
+
+    def largest_evaluation(self, rows: int) -> dict[str, TensorForm]:
+        """Shapes and types that no batch of so many rows exceeds, of the validation part or of the test part.
+
+        Raises:
+            SpecError: ``rows`` is below 1.
+            DataError: a part's files cannot be read.
+        """
+        return widest(self.part("valid").largest_form(rows), self.part("test").largest_form(rows))
 
 
 def _has_size(path: Path, size: int) -> bool:
