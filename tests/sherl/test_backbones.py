@@ -13,19 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from autotune.memory.allocated import TensorMemory
 from sherl.backbones import FAMILIES, backbone_from_config
 from sherl.errors import SpecError, UnknownNameError, UnsupportedBackboneError
-from tests.sherl.tiny import (
-    ALL_FAMILIES,
-    CONFIGS,
-    ENCODERS,
-    PAD,
-    TEXTS,
-    WIDTH,
-    batch_for,
-    tiny_backbone,
-    tiny_batch,
-    tiny_config,
-    wider,
-)
+from tests.sherl.tiny import ALL_FAMILIES, ENCODERS, TEXTS, batch_for, tiny_backbone, tiny_batch, tiny_config, wider
+from tests.sherl.tiny_configs import CONFIGS, PAD, WIDTH
 
 every_family = pytest.mark.parametrize("family", ALL_FAMILIES)
 every_text_family = pytest.mark.parametrize("family", TEXTS)

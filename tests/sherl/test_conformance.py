@@ -28,7 +28,8 @@ from sherl.model import TaskModel, build_model
 from sherl.spec import TrainingConfig
 from sherl.training import compute_gradients, make_optimizer, train_step
 from tests.sherl.sherl_samples import assert_same, contents
-from tests.sherl.tiny import CLASSIFICATION, CONFIGS, PAD, VOCABULARY, batch_for, tiny_backbone, wider
+from tests.sherl.tiny import CLASSIFICATION, batch_for, tiny_backbone, wider
+from tests.sherl.tiny_configs import CONFIGS, PAD, VOCABULARY
 
 DEPTH = 3
 STEPS = 30

@@ -13,7 +13,8 @@ from sherl.backbones import backbone_from_config, load_backbone
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.insertion import block_calls
 from sherl.methods import method_from_dict
-from tests.sherl.tiny import CROSS_MODAL, PAD, WIDTH, tiny_backbone, tiny_batch, tiny_config, tiny_regions, wider
+from tests.sherl.tiny import CROSS_MODAL, tiny_backbone, tiny_batch, tiny_config, tiny_regions, wider
+from tests.sherl.tiny_configs import PAD, WIDTH
 
 each = pytest.mark.parametrize("family", CROSS_MODAL)
 joint = pytest.mark.parametrize("family", ["vilt", "visual_bert"])

@@ -21,7 +21,8 @@ from sherl.methods.sherl import SherlConfig
 from sherl.model import build_model
 from sherl.training import TrainingConfig, compute_gradients, make_optimizer
 from tests.sherl.texts import text_backbone
-from tests.sherl.tiny import CLASSIFICATION, DECODERS, OPT_350M, WIDTH, tiny_backbone, tiny_batch, tiny_config
+from tests.sherl.tiny import CLASSIFICATION, DECODERS, tiny_backbone, tiny_batch, tiny_config
+from tests.sherl.tiny_configs import OPT_350M, WIDTH
 
 MODELS = (*DECODERS, "opt-350m")
 every_model = pytest.mark.parametrize("name", MODELS)

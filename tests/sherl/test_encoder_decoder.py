@@ -15,7 +15,8 @@ from sherl.insertion import BlockCall
 from sherl.methods.sherl import RELEASED_LAYERS, SherlConfig
 from sherl.methods.tuned import Tuned
 from tests.sherl.texts import MODELS, stirred, text_backbone, text_batch, text_model
-from tests.sherl.tiny import FLAN, tiny_config
+from tests.sherl.tiny import tiny_config
+from tests.sherl.tiny_configs import FLAN
 
 every_model = pytest.mark.parametrize("name", MODELS)
 

@@ -24,7 +24,8 @@ from sherl.tasks import task_for
 from sherl.training import compute_gradients, make_optimizer, rehearse, train_step
 from tests.sherl.test_decoder_writing import METHODS
 from tests.sherl.texts import stirred, text_backbone
-from tests.sherl.tiny import DECODERS, PAD, VOCABULARY, tiny_backbone, tiny_config
+from tests.sherl.tiny import DECODERS, tiny_backbone, tiny_config
+from tests.sherl.tiny_configs import PAD, VOCABULARY
 
 TEXT = TaskSpec(kind="language-modelling", metric="neg_perplexity")
 every_decoder = pytest.mark.parametrize("name", [*DECODERS, "opt-350m"])

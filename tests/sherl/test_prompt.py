@@ -15,7 +15,8 @@ from sherl.insertion import BlockCall, block_calls
 from sherl.methods import SherlConfig, Tuned
 from sherl.methods.late import PromptRoute
 from sherl.methods.prompting import PromptedPass, Prompting
-from tests.sherl.tiny import ENCODERS, PAD, tiny_backbone, tiny_batch
+from tests.sherl.tiny import ENCODERS, tiny_backbone, tiny_batch
+from tests.sherl.tiny_configs import PAD
 
 DEPTH, START, PROMPTS = 5, 2, 4
 MEANS = [name for name in ENCODERS if getattr(FAMILIES.get(name), "pooling", None) == "mean"]

@@ -19,7 +19,8 @@ from sherl.methods.base import seeded
 from sherl.model import build_model
 from sherl.spec import TrainingConfig
 from sherl.training import make_optimizer, train_step
-from tests.sherl.tiny import CLASSIFICATION, PAD, VOCABULARY, batch_for, tiny_batch, wider
+from tests.sherl.tiny import CLASSIFICATION, batch_for, tiny_batch, wider
+from tests.sherl.tiny_configs import PAD, VOCABULARY
 
 USUAL = {
     "vocab_size": VOCABULARY,

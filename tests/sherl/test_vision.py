@@ -15,7 +15,8 @@ from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.insertion import block_calls
 from sherl.methods import method_from_dict
 from sherl.model import build_model
-from tests.sherl.tiny import CLASSIFICATION, VISION, VOCABULARY, batch_for, tiny_backbone, tiny_images
+from tests.sherl.tiny import CLASSIFICATION, VISION, batch_for, tiny_backbone, tiny_images
+from tests.sherl.tiny_configs import VOCABULARY
 
 # what gives transformers' pooled vector, from the model's output
 POOLED = {

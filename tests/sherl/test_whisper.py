@@ -22,7 +22,8 @@ from sherl.spec import TaskSpec, TrainingConfig
 from sherl.training import make_optimizer, rehearse, train_step
 from tests.sherl.test_text_to_text import METHOD_SETTINGS
 from tests.sherl.texts import END, WRITTEN, stirred, text_batch, text_model
-from tests.sherl.tiny import BINS, CLASSIFICATION, FRAMES, WIDTH, heard, tiny_backbone, tiny_config
+from tests.sherl.tiny import CLASSIFICATION, heard, tiny_backbone, tiny_config
+from tests.sherl.tiny_configs import BINS, FRAMES, WIDTH
 
 every_method = pytest.mark.parametrize("case", list(METHOD_SETTINGS))
 

@@ -12,7 +12,8 @@ from sherl.methods import method_from_dict
 from sherl.methods.base import seeded
 from sherl.model import TaskModel, build_model
 from sherl.spec import TaskSpec
-from tests.sherl.tiny import FLAN, OPT_350M, PAD, VOCABULARY, tiny_backbone
+from tests.sherl.tiny import tiny_backbone
+from tests.sherl.tiny_configs import FLAN, OPT_350M, PAD, VOCABULARY
 
 END = 2
 WRITTEN = TaskSpec(kind="text-to-text", metric="exact_match", target_length=4)

@@ -18,7 +18,8 @@ from sherl.methods import METHODS, method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
 from sherl.spec import TaskSpec, TrainingConfig
-from tests.sherl.tiny import CONFIGS, batch_for, tiny_backbone, tiny_batch, tiny_config
+from tests.sherl.tiny import batch_for, tiny_backbone, tiny_batch, tiny_config
+from tests.sherl.tiny_configs import CONFIGS
 
 CLASSES = TaskSpec(kind="classification", metric="accuracy", class_names=("a", "b"))
 NUMBER = TaskSpec(kind="regression", metric="pearson")
@@ -133,7 +134,7 @@ def test_every_family_and_method_is_exact(family: str, method: str) -> None:
     """Each family with three methods, on batches of its own kind, and every method on each kind: the whole matrix of some
     380 cells would take over 5 minutes of processor time."""
     if family not in CONFIGS:
-        pytest.fail(f"add {family!r} to tests/sherl/tiny.py")
+        pytest.fail(f"add {family!r} to tests/sherl/tiny_configs.py")
     backbone = tiny_backbone(family)
     batches = [batch_for(family, rows=6), batch_for(family, rows=4)]
     try:
