@@ -40,16 +40,18 @@ BACKBONES = (
     RealBackbone("efficientnet", "efficientnet-lite0", "clothes, 96 px"),
 )
 
-_ADDED = (3e-4, 1e-3, 3e-3)
-"""Of all methods that train new modules beside or inside the frozen backbone."""
+_INSIDE = (3e-4, 1e-3, 3e-3)
+"""Of methods whose modules stand inside the frozen backbone."""
+_ADDED = (1e-3, 3e-3, 1e-2)
+"""Of methods whose modules stand beside it and bring no gradient into it."""
 METHODS = (
     RealMethod("sherl", {"name": "sherl", "start_layer": -1, "reduction_factor": 8}, _ADDED),
     RealMethod("unipt", {"name": "unipt"}, _ADDED),
     RealMethod("ladder", {"name": "ladder", "reduction_factor": 8}, _ADDED),
-    RealMethod("lora", {"name": "lora", "rank": 8}, _ADDED),
-    RealMethod("adapter", {"name": "adapter", "inner_width": 48}, _ADDED),
+    RealMethod("lora", {"name": "lora", "rank": 8}, _INSIDE),
+    RealMethod("adapter", {"name": "adapter", "inner_width": 48}, _INSIDE),
     RealMethod("full", {"name": "full"}, (3e-5, 1e-4, 3e-4)),
-    RealMethod("linear-probe", {"name": "linear_probe"}, (3e-4, 3e-3, 3e-2)),
+    RealMethod("linear-probe", {"name": "linear_probe"}, (1e-2, 3e-2, 1e-1)),
 )
 
 VARIANTS = (
