@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sherl.data.cache import cache_directory
+from sherl.cache import cache_directory
 from sherl.data.folders import install_folder
 
 FETCH_SECONDS = 600.0
@@ -88,7 +88,7 @@ Source = WheelFile | DebianPackage
 
 
 def cached(name: str, sources: Sequence[Source], make: Callable[[Path], None], *, version: int = 1) -> Path:
-    """The folder that ``make`` filled once, below :func:`sherl.data.cache.cache_directory`.
+    """The folder that ``make`` filled once, below :func:`sherl.cache.cache_directory`.
 
     It is made anew where a pin or ``version`` (of the conversion) has changed. A folder appears whole or not at all.
 

@@ -24,8 +24,8 @@ from pretrained_speech import SAMPLES_A_SECOND
 from tensor_part import TensorPart
 from torch.nn import functional
 
+from sherl.cache import cache_directory
 from sherl.data import DataSpec, prepare
-from sherl.data.cache import cache_directory
 from sherl.spec import TaskSpec
 
 ROWS = {"train": 2000, "valid": 500, "test": 1000}

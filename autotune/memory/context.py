@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.files import append_line
-from sherl.data.cache import cache_directory
+from sherl.cache import cache_directory
 
 # A CUDA context with torch's kernels loaded takes 300 to 600 MB; the upper end, where none was measured.
 DEFAULT_CONTEXT_BYTES = 600_000_000

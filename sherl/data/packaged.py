@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sherl.data.cache import cache_directory
+from sherl.cache import cache_directory
 from sherl.data.folders import install_folder
 from sherl.data.table import Table
 from sherl.errors import DataError

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
@@ -32,6 +33,8 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
         meter=settings.get("meter", "the stub"),
     )
     send(Rehearsed(figures))
+    if "meets" in settings:
+        _meet(Path(settings["meets"]), request.number)
     bad_end = _BAD_ENDS.get(settings.get("do", ""))
     for epoch in range(1, settings.get("epochs", 2) + 1):
         time.sleep(settings.get("epoch_seconds", 0.0))
@@ -54,6 +57,17 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
             "seconds": 3.0,
         },
     )
+
+
+def _meet(folder: Path, number: int) -> None:
+    """Waits for another trial that meets in this folder, which comes only if it runs at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / str(number)).touch()
+    deadline = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2:
+        if time.monotonic() > deadline:
+            raise TimeoutError("no other trial came")
+        time.sleep(0.02)
 
 
 def _segfault(_: dict[str, Any]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -124,9 +122,3 @@ def test_changes_are_validated_like_the_rest() -> None:
     assert config().with_changes(trials=3).trials == 3
     with pytest.raises(ConfigError, match="trials"):
         config().with_changes(trials="three")
-
-
-def test_settings_bring_nothing_heavy() -> None:
-    code = "import sys, autotune.config; print([name for name in ('torch', 'transformers', 'ray', 'optuna', 'mlflow') if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"

@@ -11,8 +11,8 @@ from typing import Any
 import datasets
 import pytest
 
+from sherl.cache import cache_directory
 from sherl.data import hub, packaged, prepare_with
-from sherl.data.cache import cache_directory
 from sherl.data.examples import read_examples
 from sherl.data.packaged import PACKAGED, read_packaged
 from sherl.data.settings import DataSpec
