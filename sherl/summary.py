@@ -90,7 +90,7 @@ def summarize(model: TaskModel | Tuned) -> Summary:
         depth=tuned.backbone.depth,
         first_trainable_layer=tuned.first_trainable_layer,
         backbone=tuned.pretrained_count,
-        added=total - tuned.pretrained_count,
+        added=total + tuned.backbone.left_out_count - tuned.pretrained_count,
         trainable={name: count for name, count in trainable.items() if count},
         blocks={name: blocks for name, part in tuned.parts().items() if (blocks := _blocks_of(part, tuned))},
         tapped={} if tuned.route is None else tuned.route.reads(),

@@ -30,10 +30,14 @@ from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.rehearsal import followed, measure_rehearsal
 from autotune.memory.replay import replay
+from sherl.backbones import Backbone, backbone_from_config, lighten
+from sherl.errors import SpecError
+from sherl.features import stacks_stored
 from sherl.forms import BatchForm, blank_batch
 from sherl.methods import MethodConfig, method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
+from sherl.sharing import without_for
 from sherl.spec import TaskSpec, TrainingConfig
 from sherl.training import rehearse
 
@@ -54,7 +58,8 @@ class Workload:
 
     backbone_config: ``config.to_dict()`` of the pretrained model. method: as for :func:`sherl.methods.method_from_dict`.
     train_batch, eval_batch: shapes and types of the largest batch of training (before accumulation cuts it) and of
-    evaluation, labels included. How many tokens are written in evaluation, where the task is to write text, stands in the
+    evaluation, labels included; where they bring hidden states of early blocks (:mod:`sherl.features`), the backbone is priced
+    without what those stand in for. How many tokens are written in evaluation, where the task is to write text, stands in the
     task.
     """
 
@@ -134,13 +139,13 @@ def trace_events(workload: Workload, gpu: GpuKind | None = None) -> list[Event]:
 def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool = False) -> TensorMemory:
     import transformers  # its first use takes a second; a cached prediction should not
 
-    from sherl.backbones import backbone_from_config
-
     settings = dict(workload.backbone_config)
     config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     with _TRACING, FakeTensorMode():
         backbone = backbone_from_config(config, dtype=weights_dtype(workload.training.precision))
-        model = build_model(backbone, method_from_dict(dict(workload.method)), workload.task, seed=0)
+        method = method_from_dict(dict(workload.method))
+        _leave_out_what_is_stored(backbone, method, workload)
+        model = build_model(backbone, method, workload.task, seed=0)
         train_batch, eval_batch = blank_batch(workload.train_batch), blank_batch(workload.eval_batch)
         if gpu is None:
             return measure_rehearsal(
@@ -150,6 +155,18 @@ def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool =
         with CudaPricing(gpu) as pricing, followed(pricing.memory, model):
             rehearse(model, train_batch, eval_batch, workload.training, restore="none")
         return pricing.memory
+
+
+def _leave_out_what_is_stored(backbone: Backbone, method: MethodConfig, workload: Workload) -> None:
+    stored, others = (stacks_stored(form) for form in (workload.train_batch, workload.eval_batch))
+    if stored != others:
+        raise SpecError(
+            f"Training would read hidden states of {', '.join(stored) or 'no stack'} and evaluation of "
+            f"{', '.join(others) or 'no stack'}: both parts must bring those of the same stacks."
+        )
+    without = without_for(method, workload.task, backbone, stored) if stored else None
+    if without is not None:
+        lighten(backbone, without)
 
 
 @functools.cache

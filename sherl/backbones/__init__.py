@@ -19,6 +19,7 @@ from sherl.backbones.families import (
     Stack,
     VisionFamily,
 )
+from sherl.backbones.light import Without, lighten
 from sherl.backbones.loading import (
     DEFAULT_BACKBONE,
     backbone_from_config,
@@ -49,7 +50,9 @@ __all__ = [
     "Stack",
     "VisionBackbone",
     "VisionFamily",
+    "Without",
     "backbone_from_config",
+    "lighten",
     "load_backbone",
     "load_config",
     "load_tokenizer",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,12 @@ from sherl.insertion import BlockCall, block_calls
 from sherl.registry import Registry
 from sherl.shapes import Bool, Float, Int
 
+if TYPE_CHECKING:
+    from sherl.backbones.light import Without
+
 # text: input_ids and attention_mask int64 [batch, tokens], perhaps token_type_ids, decoder_input_ids; images: pixel_values
-# float32 [batch, channels, height, width]; speech: input_features float32 [batch, bins, frames]; perhaps labels
+# float32 [batch, channels, height, width]; speech: input_features float32 [batch, bins, frames]; perhaps labels, and stored
+# hidden states features.<stack>.<n> (sherl.features)
 Batch: TypeAlias = Mapping[str, Tensor]
 
 
@@ -40,6 +44,8 @@ class Backbone(Writing):
     blocks: those of all stacks, in the order in which they run.
     importances: of weights, by their names in the model, where somebody measured them (:mod:`sherl.fisher`).
     notes: what a person should know of how the model was taken, e.g. that its row was found by structure.
+    without: what of the model was left out, as stored hidden states stand in for it (:mod:`sherl.backbones.light`); None of a
+        whole one. left_out_count: how many parameters that were.
     """
 
     def __init__(self, model: Any, layout: Family, *, source: str | None = None, folder: Path | None = None) -> None:
@@ -50,25 +56,12 @@ class Backbone(Writing):
         self.notes: tuple[str, ...] = ()
         self.method_name: str | None = None  # of the method that is on it now
         self.importances: Mapping[str, Tensor] | None = None
-        self._places = self._find_blocks()
+        self.without: Without | None = None
+        self.left_out_count = 0
+        self._places = blocks_of(model, layout)
         self.blocks: tuple[nn.Module, ...] = tuple(block for _, _, block in self._places)
         self._folder = folder
         self._fingerprint: str | None = None
-
-    def _find_blocks(self) -> list[tuple[Stack, str, nn.Module]]:
-        modules = dict(self.model.named_modules())
-        found = []
-        for stack in self.layout.stacks:
-            lists = matching(self.model, stack.blocks)
-            for path in lists or [stack.blocks]:
-                blocks = modules.get(path)
-                if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
-                    raise UnsupportedBackboneError(
-                        f"The row of {self.layout.name!r} says that its blocks are at {stack.blocks!r}; there is no list "
-                        "of blocks there."
-                    )
-                found += [(stack, f"{path}.{index}", block) for index, block in enumerate(blocks)]
-        return found
 
     def modules_of(self, layer: int, pattern: str) -> list[str]:
         """Paths inside a block (0-based, over all stacks) that a path or pattern of its stack names."""
@@ -96,6 +89,14 @@ class Backbone(Writing):
         freezes early blocks may begin at any of these but the first; numbers of its settings count in here."""
         last = self._places[-1][0]
         return range(sum(stack is not last for stack, _, _ in self._places), self.depth)
+
+    @property
+    def stacks(self) -> dict[str, range]:
+        """The blocks of each stack, counted over the whole backbone, by its name, in the order in which they run: ``blocks``,
+        or of an encoder-decoder ``encoder`` and ``decoder``."""
+        last = self.last_stack
+        spans = [last] if last.start == 0 else [range(last.start), last]
+        return dict(zip(stack_names_of(self.layout), spans, strict=True))
 
     @property
     def family(self) -> str:
@@ -275,6 +276,32 @@ class Backbone(Writing):
     def no_input_prompts(self) -> str | None:
         """Why prompts cannot enter at the first block's input; None where they can."""
         return None
+
+
+def blocks_of(model: nn.Module, layout: Family) -> list[tuple[Stack, str, nn.Module]]:
+    """All blocks of a model in the order in which they run, each with its stack's row and its path.
+
+    Raises:
+        UnsupportedBackboneError: there is no list of blocks where the row says.
+    """
+    modules = dict(model.named_modules())
+    found = []
+    for stack in layout.stacks:
+        lists = matching(model, stack.blocks)
+        for path in lists or [stack.blocks]:
+            blocks = modules.get(path)
+            if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+                raise UnsupportedBackboneError(
+                    f"The row of {layout.name!r} says that its blocks are at {stack.blocks!r}; there is no list "
+                    "of blocks there."
+                )
+            found += [(stack, f"{path}.{index}", block) for index, block in enumerate(blocks)]
+    return found
+
+
+def stack_names_of(layout: Family) -> list[str]:
+    """What the stacks of a family are called, in the order in which they run."""
+    return ["blocks"] if len(layout.stacks) == 1 else ["encoder", "decoder"]
 
 
 KINDS: Registry[type[Backbone]] = Registry("kind of backbone")

@@ -14,6 +14,7 @@ from sherl.backbones.backbone import KINDS, Batch
 from sherl.backbones.families import ConvolutionalFamily
 from sherl.backbones.images import ImageBackbone, map_as_tokens, pixels_of, pooled_to, tokens_as_map
 from sherl.errors import UnsupportedBackboneError
+from sherl.features import Place, features_of
 from sherl.shapes import Bool, Float, Int
 
 _NO_PROMPTS = "its blocks read feature maps, and no position of a map can stand in front of the others"
@@ -62,6 +63,9 @@ class ConvolutionalBackbone(ImageBackbone):
     def keep(self, batch: Batch) -> Bool[Tensor, "batch positions"]:
         """All positions of the first block's input."""
         pixels = batch["pixel_values"]
+        stored = features_of(batch).get(Place("blocks", 0))
+        if stored is not None:  # the stem does not run then, and may have no weights
+            return torch.ones((len(pixels), stored[0, 0].numel()), dtype=torch.bool, device=pixels.device)
         size = (int(pixels.shape[2]), int(pixels.shape[3]))
         if size not in self._stem_sizes:
             self._stem_sizes[size] = self._positions_behind_stem(int(pixels.shape[1]), size)

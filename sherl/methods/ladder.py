@@ -74,6 +74,11 @@ class LadderConfig(MethodConfig):
         """Without initial values that would have to be measured."""
         return dataclasses.replace(self, initialisation="random")
 
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether the side blocks are pruned out of the backbone's own."""
+        return self.initialisation != "random"
+
     def first_late_layer(self, backbone: Backbone) -> int:
         if self.reduction_factor > backbone.hidden_width:
             raise SpecError(
@@ -85,6 +90,11 @@ class LadderConfig(MethodConfig):
                 "Method ladder: initialisation 'fisher' needs importances of the backbone's weights, which gradients of some "
                 "batches give: backbone.importances = sherl.fisher.fisher_importance(backbone, task, batches). Or take "
                 "initialisation 'magnitude', which needs none."
+            )
+        if self.starts_from_weights and backbone.without is not None:
+            raise SpecError(
+                f"Method ladder: initialisation {self.initialisation!r} is made of the weights of all blocks, and this backbone "
+                "was loaded without the early ones: load it whole, or take initialisation 'random'."
             )
         for stack in stacks_of(backbone):
             if not self._kept(backbone, stack):

@@ -53,10 +53,9 @@ def width_at(backbone: Backbone, stack: range, place: int) -> int:
 
 def stacks_of(backbone: Backbone) -> list[range]:
     """The blocks of each stack, counted over the whole backbone, in the order in which they run."""
-    last = backbone.last_stack
-    return [last] if last.start == 0 else [range(last.start), last]
+    return list(backbone.stacks.values())
 
 
 def stack_names(backbone: Backbone) -> list[str]:
     """What its stacks are called, in the order of :func:`stacks_of`."""
-    return ["blocks"] if backbone.last_stack.start == 0 else ["encoder", "decoder"]
+    return list(backbone.stacks)

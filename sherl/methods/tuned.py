@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sherl.backbones import Backbone, Batch
 from sherl.errors import CheckpointError, SpecError
+from sherl.features import Place
 from sherl.insertion import early_route
+from sherl.methods import stored
 from sherl.methods.late.base import LatePart
 from sherl.retention import checkpoint_blocks
 from sherl.shapes import Float, Int
@@ -59,8 +61,11 @@ class Tuned(nn.Module):
     the backbone are in evaluation mode under every method: they use the pretrained statistics and never change them, so
     that what a row gives does not depend on the others of its batch; in full fine-tuning their scales and biases train.
 
+    A batch may bring hidden states of :meth:`needs` (``features.<stack>.<n>``, :mod:`sherl.features`): early blocks do not compute
+    then, and need not be there (:mod:`sherl.backbones.light`).
+
     Raises:
-        SpecError: a method is on the backbone already.
+        SpecError: a method is on the backbone already, or a block that the method needs was left out of it.
     """
 
     def __init__(self, backbone: Backbone, config: MethodConfig, *, first_late_layer: int) -> None:
@@ -69,6 +74,11 @@ class Tuned(nn.Module):
             raise SpecError(
                 f"The method {backbone.method_name!r} is on this backbone already: call remove() on what apply gave "
                 "back, or load the backbone once more."
+            )
+        if backbone.without is not None and first_late_layer < backbone.without.first_late:
+            raise SpecError(
+                f"Method {config.name} needs the blocks from {first_late_layer} on, and this backbone was loaded without those "
+                f"before {backbone.without.first_late}: load it whole, or without fewer."
             )
         backbone.settle_fingerprint()
         self.backbone = backbone
@@ -81,7 +91,8 @@ class Tuned(nn.Module):
         self._parts: dict[str, LatePart] = {}
         self._undo: list[Callable[[], object]] = []
         self._required_grad = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        self.pretrained_count = sum(parameter.numel() for parameter, _ in self._required_grad)
+        # of the whole model, as shares of it are told
+        self.pretrained_count = sum(one.numel() for one, _ in self._required_grad) + backbone.left_out_count
         self._trained = [(module, module.training) for module in self.model.modules()]
         self._removed = False
         backbone.method_name = config.name
@@ -111,11 +122,22 @@ class Tuned(nn.Module):
 
     # ---------------------------------------------------------------- use
 
+    def needs(self, stacks: Iterable[str] | None = None) -> frozenset[Place]:
+        """The hidden states that, stored, take the place of everything before ``first_trainable_layer``; none where nothing
+        lies there. stacks: those that are to be stored, where the others compute (None: all)."""
+        return stored.needs(self, stacks)
+
+    def unread(self, stacks: Iterable[str]) -> frozenset[str]:
+        """The stacks of which nothing is read when hidden states of these are stored: of an encoder-decoder whose decoder
+        is early throughout, the encoder, unless a route taps it."""
+        return stored.unread(self, stacks)
+
     def forward(self, batch: Batch) -> Float[Tensor, "batch tokens width"]:
         """The last hidden state of a batch (see :meth:`sherl.backbones.Backbone.encode`).
 
         Raises:
-            SpecError: the method has been removed, or the input is longer than the backbone takes.
+            SpecError: the method has been removed, the input is longer than the backbone takes, hidden states that the batch
+                brings are too few or not of it, or it brings none and early blocks were left out.
         """
         with self._passing(batch) as finish:
             return finish(self.backbone.encode(batch))
@@ -134,8 +156,10 @@ class Tuned(nn.Module):
 
         Raises:
             UnsupportedBackboneError: the backbone writes no text.
-            SpecError: the method has been removed, or input or output are longer than the backbone takes.
+            SpecError: the method has been removed, input or output are longer than the backbone takes, or the batch brings
+                hidden states of what writes.
         """
+        stored.check_writing(self, batch)
         use_cache = use_cache and (self.route is None or self.route.works_with_cache)
         with torch.no_grad(), self._passing(batch) as finish:
             return self.backbone.generate(
@@ -153,6 +177,7 @@ class Tuned(nn.Module):
             self.route.forms_graph = torch.is_grad_enabled()
         with ExitStack() as stack:
             stack.enter_context(early_route(self.backbone.blocks, self.first_trainable_layer))
+            stack.enter_context(stored.standing_in(self, batch))
             yield (lambda hidden: hidden) if self.route is None else stack.enter_context(self.route.run(batch))
 
     def pool(

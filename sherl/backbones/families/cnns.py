@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sherl.backbones.families.early import Early, alone
 from sherl.backbones.families.rows import FAMILIES, ConvolutionalFamily
 
 
@@ -42,6 +43,7 @@ RESNET = _add(
         lora_targets=("layers.*.layer.*.convolution",),
         feed_forward_output="layers.*.layer.-1.normalization",
         stem="embedder",
+        early=Early(output=alone, front=("embedder",)),
         widths=_resnet_widths,
     )
 )
@@ -56,6 +58,7 @@ CONVNEXT = _add(
         lora_targets=("layers.*.pwconv1", "layers.*.pwconv2"),
         feed_forward_output="layers.*.pwconv2",
         stem="embeddings",
+        early=Early(output=alone, front=("embeddings",)),
         widths=_convnext_widths,
         pooled_norm="layernorm",
         made_of_values=True,
@@ -69,6 +72,7 @@ MOBILENET_V2 = _add(
         lora_targets=("expand_1x1.convolution", "reduce_1x1.convolution"),
         feed_forward_output="reduce_1x1.normalization",
         stem="conv_stem",
+        early=Early(output=alone, front=("conv_stem",)),
         widths=_mobilenet_widths,
         behind_blocks="conv_1x1.convolution",
         beside_blocks=("conv_1x1",),
@@ -82,6 +86,7 @@ EFFICIENTNET = _add(
         lora_targets=("*.expand_conv", "projection.project_conv"),  # blocks of ratio 1 have no expansion
         feed_forward_output="projection.project_bn",
         stem="embeddings",
+        early=Early(output=alone, front=("embeddings",)),
         widths=_efficientnet_widths,
         behind_blocks="encoder.top_conv",
         beside_blocks=("encoder.top_conv", "encoder.top_bn"),

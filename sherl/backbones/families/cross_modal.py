@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sherl.backbones import masks
+from sherl.backbones.families.early import Early, first_of_one
 from sherl.backbones.families.rows import FAMILIES, CrossModalFamily
 from sherl.errors import SpecError
 
@@ -115,6 +116,7 @@ VILT = _add(
         attention_outputs=("attention.output.dense",),
         feed_forward_output="output.dense",
         final_norm="layernorm",
+        early=Early(output=first_of_one),
         image="pixel_values",
         regions=_vilt_regions,
         hidden=_vilt_hidden,
@@ -146,6 +148,7 @@ LXMERT = _add(
         attention_outputs=("visual_attention.output.dense", "lang_self_att.output.dense"),
         feed_forward_output="lang_output.dense",
         image="visual_feats",
+        no_features="each of its blocks hands on two streams, text and image, and hidden states are the text's alone",
         needs=("visual_pos",),
         regions=_no_regions,
         hidden=_lxmert_hidden,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sherl.backbones.families.early import Early, alone
 from sherl.backbones.families.rows import FAMILIES, DecoderFamily
 from sherl.insertion import other_forward
 
@@ -49,6 +50,7 @@ GPT2 = _add(
         attention_outputs=("attn.c_proj",),
         feed_forward_output="mlp.c_proj",
         final_norm="transformer.ln_f",
+        early=Early(output=alone, front=("transformer.wte", "transformer.wpe")),
         positions="from_padding",
     )
 )
@@ -60,6 +62,10 @@ OPT = _add(
         attention_outputs=("self_attn.out_proj",),
         feed_forward_output="fc2",
         final_norm="model.decoder.final_layer_norm",
+        early=Early(
+            output=alone,
+            front=("model.decoder.embed_tokens", "model.decoder.embed_positions", "model.decoder.project_in"),
+        ),
         positions="from_padding",
         hidden=_opt_hidden,
         logits=_opt_logits,
@@ -73,6 +79,7 @@ LLAMA = _add(
         attention_outputs=("self_attn.o_proj",),
         feed_forward_output="mlp.down_proj",
         final_norm="model.norm",
+        early=Early(output=alone, front=("model.embed_tokens",)),
         positions="rotary",
     )
 )

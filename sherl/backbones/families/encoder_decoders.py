@@ -7,12 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
+from sherl.backbones.families.early import Early, alone, with_position_bias
 from sherl.backbones.families.rows import FAMILIES, EncoderDecoderFamily, Stack
 
 
 def _add(family: EncoderDecoderFamily) -> EncoderDecoderFamily:
     FAMILIES.register(family.name)(family)
     return family
+
+
+def _bart_front(stack: str) -> tuple[str, ...]:
+    inside = ("embed_tokens", "embed_positions", "layernorm_embedding")
+    return (*(f"model.{stack}.{name}" for name in inside), "model.shared")
 
 
 def _t5_logits(model: Any, hidden: Tensor) -> Tensor:
@@ -37,6 +43,8 @@ def _projected_logits(model: Any, hidden: Tensor) -> Tensor:
     return logits
 
 
+_T5_EARLY = Early(output=with_position_bias, stays=("layer.0.SelfAttention.relative_attention_bias",))
+
 T5 = _add(
     EncoderDecoderFamily(
         name="t5",
@@ -46,6 +54,7 @@ T5 = _add(
             attention_outputs=("layer.0.SelfAttention.o",),
             feed_forward_output="layer.1.DenseReluDense.wo",
             final_norm="encoder.final_layer_norm",
+            early=replace(_T5_EARLY, front=("encoder.embed_tokens", "shared")),
         ),
         decoder=Stack(
             blocks="decoder.block",
@@ -58,6 +67,7 @@ T5 = _add(
             attention_outputs=("layer.0.SelfAttention.o", "layer.1.EncDecAttention.o"),
             feed_forward_output="layer.2.DenseReluDense.wo",
             final_norm="decoder.final_layer_norm",
+            early=replace(_T5_EARLY, front=("decoder.embed_tokens", "shared")),
         ),
         logits=_t5_logits,
         untied_head=lambda config: not config.scale_decoder_outputs,
@@ -73,12 +83,14 @@ BART = _add(
             lora_targets=("self_attn.q_proj", "self_attn.v_proj"),
             attention_outputs=("self_attn.out_proj",),
             feed_forward_output="fc2",
+            early=Early(output=alone, front=_bart_front("encoder")),
         ),
         decoder=Stack(
             blocks="model.decoder.layers",
             lora_targets=("self_attn.q_proj", "self_attn.v_proj", "encoder_attn.q_proj", "encoder_attn.v_proj"),
             attention_outputs=("self_attn.out_proj", "encoder_attn.out_proj"),
             feed_forward_output="fc2",
+            early=Early(output=alone, front=_bart_front("decoder")),
         ),
         logits=_biased_logits,
     )
@@ -97,6 +109,8 @@ WHISPER = _add(
     replace(
         PEGASUS,
         name="whisper",
+        # its convolutions turn what they give around: they run, and are small
+        encoder=replace(PEGASUS.encoder, early=Early(output=alone)),
         fixed=("model.encoder.embed_positions.weight",),
         position_table="max_target_positions",
         logits=_projected_logits,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sherl.backbones import masks, prompts
+from sherl.backbones.families.early import Early, alone, before_attention, first_of_one
 from sherl.backbones.families.rows import FAMILIES, EncoderFamily
 
 
@@ -35,10 +36,13 @@ BERT = _add(
         feed_forward_output="output.dense",
         masks=masks.for_scores,
         prompts=prompts.behind_mask,
+        early=Early(output=alone, front=("embeddings",)),
         token_types=True,
     )
 )
-ELECTRA = _add(replace(BERT, name="electra", pooler=False))
+ELECTRA = _add(
+    replace(BERT, name="electra", pooler=False, early=Early(output=alone, front=("embeddings", "embeddings_project")))
+)
 ROBERTA = _add(replace(BERT, name="roberta", token_types=False, positions="from_padding", position_offset=2))
 XLM_ROBERTA = _add(replace(ROBERTA, name="xlm-roberta"))
 CAMEMBERT = _add(replace(ROBERTA, name="camembert"))
@@ -51,6 +55,7 @@ DISTILBERT = _add(
         feed_forward_output="ffn.lin2",
         masks=masks.for_scores,
         prompts=prompts.behind_mask,
+        early=Early(output=alone, front=("embeddings",)),
         pooler=False,
     )
 )
@@ -63,6 +68,7 @@ MPNET = _add(
         feed_forward_output="output.dense",
         masks=masks.for_scores,
         prompts=prompts.behind_position_bias,
+        early=Early(output=first_of_one, front=("embeddings",)),
         beside_blocks=("encoder.relative_attention_bias",),
         positions="from_padding",
         position_offset=2,
@@ -78,6 +84,7 @@ DEBERTA_V2 = _add(
         feed_forward_output="output.dense",
         masks=masks.for_flags,
         prompts=prompts.behind_relative_positions,
+        early=Early(output=before_attention, front=("embeddings", "encoder.conv")),
         beside_blocks=("encoder.rel_embeddings", "encoder.LayerNorm"),
         side_settings={"conv_kernel_size": 0},  # the convolution reads the embeddings, which a side network has not
         positions="relative",
@@ -97,6 +104,7 @@ MODERNBERT = _add(
         final_norm="final_norm",
         masks=masks.for_windows,
         prompts=prompts.behind_rotary_positions,
+        early=Early(output=alone, front=("embeddings",)),
         positions="rotary",
         pooler=False,
     )
@@ -111,6 +119,7 @@ CLIP_TEXT = _add(
         final_norm="final_layer_norm",
         masks=masks.for_causal,
         prompts=prompts.behind_causal_mask,
+        early=Early(output=alone, front=("embeddings",)),
         causal=True,
         pooling="end",
         pooler=False,

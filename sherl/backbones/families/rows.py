@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import masks
+from sherl.backbones.families.early import Early
 from sherl.registry import Registry
 
 Positions = Literal["absolute", "from_padding", "relative", "rotary"]
@@ -25,7 +26,8 @@ class Stack:
     attention that LoRA adapts (query and value, as in the LoRA paper; cross-attention included; of a convolutional network
     its convolutions); attention_outputs, the last linear layer of each attention; feed_forward_output, the block's last
     linear layer (of a convolutional network the norm behind the last convolution). A bottleneck adapter acts on the output
-    of these. final_norm: path, inside the model, of the norm behind the last block; None where there is none.
+    of these. final_norm: path, inside the model, of the norm behind the last block; None where there is none. early: what
+    stands in for early blocks where hidden states are stored; None: nothing can, and all blocks always run.
     """
 
     blocks: str
@@ -33,6 +35,7 @@ class Stack:
     attention_outputs: tuple[str, ...]
     feed_forward_output: str
     final_norm: str | None = None
+    early: Early | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class Family(ABC):
         computed with (tables of relative positions, what lies between stages): a ladder's side network trains its own. side_settings: what such a network's configuration has otherwise than the
         backbone's, beside its divided widths.
     position_table: the setting that says how many positions a table has.
+    no_features: why stored hidden states cannot stand in for early blocks, where a stack's ``early`` is None.
     """
 
     kind: ClassVar[str]
@@ -71,6 +75,7 @@ class Family(ABC):
     beside_blocks: tuple[str, ...] = ()
     side_settings: Mapping[str, Any] = field(default_factory=dict)
     position_table: str = "max_position_embeddings"
+    no_features: str = "its row does not say what could stand in for its early blocks"
 
     @property
     @abstractmethod
@@ -82,7 +87,7 @@ class Family(ABC):
 class OneStackFamily(Family):
     """A family of a kind with one stack.
 
-    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm: as in :class:`Stack`; without
+    blocks, lora_targets, attention_outputs, feed_forward_output, final_norm, early: as in :class:`Stack`; without
         attention_outputs adapters can stand behind the feed-forward part only.
     """
 
@@ -91,6 +96,7 @@ class OneStackFamily(Family):
     feed_forward_output: str
     attention_outputs: tuple[str, ...] = ()
     final_norm: str | None = None
+    early: Early | None = None
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -101,6 +107,7 @@ class OneStackFamily(Family):
                 attention_outputs=self.attention_outputs,
                 feed_forward_output=self.feed_forward_output,
                 final_norm=self.final_norm,
+                early=self.early,
             ),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sherl.backbones.families.early import Early, alone, before_attention
 from sherl.backbones.families.rows import FAMILIES, VisionFamily
 
 
@@ -30,6 +31,7 @@ VIT = _add(
         attention_outputs=("attention.o_proj",),
         feed_forward_output="mlp.fc2",
         final_norm="layernorm",
+        early=Early(output=alone, front=("embeddings",)),
         pooling="class",
         front=1,
         sizes="argument",
@@ -50,6 +52,7 @@ CLIP_VISION = _add(
         attention_outputs=("self_attn.out_proj",),
         feed_forward_output="mlp.fc2",
         final_norm="post_layernorm",
+        early=Early(output=alone, front=("embeddings", "pre_layrnorm")),
         norm_in_model=False,
         pooling="class",
         front=1,
@@ -73,6 +76,7 @@ SWIN = _add(
         VIT,
         name="swin",
         blocks="encoder.layers.*.blocks",
+        early=Early(output=before_attention),  # its embeddings also say how many patches there are
         beside_blocks=("encoder.layers.*.downsample",),
         pooling="mean",
         front=0,
