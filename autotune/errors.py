@@ -5,6 +5,8 @@
     ├── ConfigError        a setting, a search space or a file of settings
     ├── StudyError         a study folder: missing, not a study, of other settings, in use
     ├── NothingFitsError   no configuration of the space fits the memory cap
+    ├── StoreError         the store of shared features cannot be written
+    │   └── StoreFull      it has no room: the disk, a quota, a limit of file sizes
     ├── SelectionError     no point of the front meets the conditions
     └── DeviceError        a device or its meter does not do what is needed
         └── NoAnswerError  its driver does not answer: no fault of whoever asked
@@ -45,6 +47,19 @@ class StudyError(AutotuneError):
 
 class NothingFitsError(AutotuneError):
     """No configuration of the space fits the memory cap."""
+
+
+class StoreError(AutotuneError):
+    """The store of shared features cannot be written; whoever meets this can go on without it."""
+
+
+class StoreFull(StoreError):
+    """There is no room for features; ``needed`` and ``free`` are bytes."""
+
+    def __init__(self, message: str, *, needed: int, free: int) -> None:
+        self.needed = needed
+        self.free = free
+        super().__init__(message)
 
 
 class SelectionError(AutotuneError):

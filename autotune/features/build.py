@@ -1,0 +1,233 @@
+"""Hidden states of a part's rows, computed once: the frozen backbone runs over them, and the wanted places are written.
+
+It runs as trials run it, in evaluation mode and without gradients, over the part's evaluation plan, and stops in each batch behind
+the last place that is wanted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sherl.backbones import Backbone
+from sherl.data.part import Part
+from sherl.errors import DataError, SpecError
+from sherl.features import Place, feature_name
+from sherl.forms import TensorForm
+from sherl.insertion import BlockCall, block_calls
+
+
+class RowForm(NamedTuple):
+    """What the rows of a place look like, in the order in which a store's layout takes it.
+
+    rows: how many. shape: of one row; of rows with different numbers of tokens without these, i.e. ``[width]``. lengths: int64
+    ``[rows]``, tokens of each row; None where all rows have one shape.
+    """
+
+    rows: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    lengths: NDArray[np.int64] | None
+
+    def batch_form(self, rows: int, tokens: int) -> TensorForm:
+        """The form of a batch's tensor whose longest row has so many tokens."""
+        shape = (rows, *self.shape) if self.lengths is None else (rows, tokens, *self.shape)
+        return TensorForm(shape, str(self.dtype).removeprefix("torch."))
+
+
+class Writer(Protocol):
+    """Takes hidden states in: what a store gives to whoever builds."""
+
+    @property
+    def places(self) -> Iterable[Place]:
+        """What is still to be written."""
+        ...
+
+    def put(self, place: tuple[str, int], rows: Tensor, values: Tensor) -> None:
+        """rows: int64 [batch], their numbers in the part. values: [batch, tokens, width] with each row's tokens first, or
+        [batch, *shape]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What building took. rows, tokens (positions of the padded batches; images count 1). forward_seconds: of the passes, up
+    to the last wanted place, without what writing took. seconds: all of it, reading and writing too."""
+
+    rows: int
+    tokens: int
+    forward_seconds: float
+    seconds: float
+
+
+def row_forms(backbone: Backbone, part: Part, places: Iterable[tuple[str, int]]) -> dict[Place, RowForm]:
+    """What the rows of these places look like, found by running one row through the backbone.
+
+    Raises:
+        DataError: the part has no rows.
+        SpecError: there is no such place, or the backbone has a method on it or lacks blocks.
+    """
+    wanted = _checked(backbone, places)
+    if len(part) == 0:
+        raise DataError(f"The part {part.name!r} has no rows whose hidden states could be computed.")
+    found: dict[Place, RowForm] = {}
+    lengths = np.asarray(part.lengths, dtype=np.int64)
+
+    def on_state(place: Place, hidden: Tensor) -> None:
+        ragged = follows_tokens(backbone, place)
+        shape = tuple(hidden.shape[2:] if ragged else hidden.shape[1:])
+        found[place] = RowForm(len(part), shape, hidden.dtype, lengths if ragged else None)
+
+    _pass(backbone, _on(backbone.device, part.largest_batch(1)), wanted, on_state)
+    return found
+
+
+def follows_tokens(backbone: Backbone, place: tuple[str, int]) -> bool:
+    """Whether a row of a place has as many positions as the text has tokens: of encoders and decoders that read ids. A decoder
+    behind an encoder reads its start token, images and sounds are of one size."""
+    name, _ = place
+    kind = backbone.layout.kind
+    reads_ids = kind in ("encoder", "decoder") or (
+        kind == "encoder-decoder" and getattr(backbone.layout, "frames", None) is None
+    )
+    return reads_ids and name == next(iter(backbone.stacks))
+
+
+def feature_forms(forms: Mapping[Place, RowForm], batch_size: int, rows: int) -> dict[str, TensorForm]:
+    """The forms of the tensors that the largest batch of a part of ``rows`` rows brings, by their names."""
+    made = {}
+    for place, form in forms.items():
+        tokens = 1 if form.lengths is None else int(form.lengths.max(initial=1))
+        made[feature_name(place)] = form.batch_form(min(batch_size, rows), tokens)
+    return made
+
+
+def build(
+    backbone: Backbone, part: Part, writer: Writer, *, batch_size: int, on_batch: Callable[[int], None] | None = None
+) -> Built:
+    """Compute what a writer still wants of a part, and write it.
+
+    backbone: whole, with no method on it; it runs where it lies. batch_size: rows of a pass; what is computed does not depend
+    on it beyond rounding. on_batch: called behind each batch with the number of rows that are done; what it raises ends the
+    building.
+
+    Raises:
+        SpecError: there is no such place, or the backbone has a method on it or lacks blocks.
+        DataError: a row's padding does not stand behind its tokens.
+    """
+    began = time.perf_counter()
+    wanted = _checked(backbone, writer.places)
+    if not wanted:
+        return Built(rows=0, tokens=0, forward_seconds=0.0, seconds=0.0)
+    done, tokens, forward, writing = 0, 0, 0.0, 0.0
+    lengths = torch.from_numpy(np.asarray(part.lengths, dtype=np.int64))
+    for batch, rows in part.eval_batches(batch_size):
+        _check_padding(batch, lengths[rows])
+
+        def write(place: Place, hidden: Tensor, rows: Tensor = rows) -> None:
+            nonlocal writing
+            on_host = hidden.cpu()  # a GPU is waited for here: that is the pass's time
+            started = time.perf_counter()
+            writer.put(place, rows, on_host)
+            writing += time.perf_counter() - started
+
+        started = time.perf_counter()
+        _pass(backbone, _on(backbone.device, batch), wanted, write)
+        forward += time.perf_counter() - started
+        done += len(rows)
+        tokens += int(batch["input_ids"].numel()) if "input_ids" in batch else len(rows)
+        if on_batch is not None:
+            on_batch(done)
+    return Built(rows=done, tokens=tokens, forward_seconds=forward - writing, seconds=time.perf_counter() - began)
+
+
+class _Enough(BaseException):
+    """Ends a pass behind the last wanted place; no error, and nothing of a model's own code may catch it."""
+
+
+def _pass(
+    backbone: Backbone, batch: dict[str, Tensor], wanted: frozenset[Place], on_state: Callable[[Place, Tensor], None]
+) -> None:
+    """One pass up to the last wanted place, in evaluation mode and without gradients."""
+    spans = backbone.stacks
+    last = max(spans[place.stack].start + place.n for place in wanted)
+    behind = {place for place in wanted if place.n == len(spans[place.stack])}
+    # of equal numbers the output of a stack's last block comes before the input of the next stack's first
+    ending = max(wanted, key=lambda place: (spans[place.stack].start + place.n, place not in behind))
+
+    def record(place: Place, hidden: Tensor) -> None:
+        if place in wanted:
+            on_state(place, hidden)
+        if place == ending:
+            raise _Enough
+
+    def on_call(layer: int, call: BlockCall) -> None:
+        name = next(name for name, span in spans.items() if layer in span)
+        record(Place(name, layer - spans[name].start), call.hidden)
+
+    def on_end(name: str) -> Callable[..., None]:
+        def hook(_block: Any, _inputs: Any, output: Any) -> None:
+            record(Place(name, len(spans[name])), output if isinstance(output, Tensor) else output[0])
+
+        return hook
+
+    seen = {layer: backbone.blocks[layer] for layer in range(min(last + 1, backbone.depth))}
+    with torch.no_grad(), _evaluating(backbone), ExitStack() as stack:
+        stack.enter_context(block_calls(seen, on_call))
+        for place in behind:
+            block = backbone.blocks[spans[place.stack][-1]]
+            stack.callback(block.register_forward_hook(on_end(place.stack)).remove)
+        try:
+            backbone.encode(batch)
+        except _Enough:
+            return
+
+
+@contextmanager
+def _evaluating(backbone: Backbone) -> Iterator[None]:
+    flags = [(module, module.training) for module in backbone.model.modules() if module.training]
+    if flags:
+        backbone.model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def _checked(backbone: Backbone, places: Iterable[tuple[str, int]]) -> frozenset[Place]:
+    if backbone.method_name is not None or backbone.without is not None:
+        what = "lacks blocks" if backbone.without is not None else f"has the method {backbone.method_name!r} on it"
+        raise SpecError(
+            f"Hidden states to be stored are of the pretrained model, and this backbone {what}: load it anew."
+        )
+    wanted = frozenset(Place(*place) for place in places)
+    spans = backbone.stacks
+    unknown = [place for place in wanted if place.stack not in spans or not 0 <= place.n <= len(spans[place.stack])]
+    if unknown:
+        known = ", ".join(f"{name} 0 to {len(span)}" for name, span in spans.items())
+        raise SpecError(
+            f"There are no hidden states {sorted(map(tuple, unknown))} in this backbone: known are {known}."
+        )
+    return wanted
+
+
+def _check_padding(batch: dict[str, Tensor], lengths: Tensor) -> None:
+    mask = batch.get("attention_mask")
+    if mask is None or "input_ids" not in batch:
+        return
+    behind = torch.arange(mask.shape[1])[None] < lengths[:, None]
+    if not torch.equal(mask.to(torch.bool), behind):
+        raise DataError("Padding stands behind a row's tokens where hidden states are to be stored; here it does not.")
+
+
+def _on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items() if name != "labels"}

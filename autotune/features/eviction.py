@@ -1,0 +1,150 @@
+"""Room in a store: what it holds, and what goes when more is to come."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from autotune.features.files import FORMAT, FORMAT_VERSION, META, Folder, Manifest, exclusive, read_json
+from autotune.features.marks import parse
+from autotune.features.writer import free_bytes
+from autotune.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a store holds, of all keys together.
+
+    bytes: of all its files, those half-written too. files: places of parts that are whole. oldest: when the file longest
+    unused was last opened, as a POSIX time; None of an empty store.
+    """
+
+    bytes: int
+    files: int
+    oldest: float | None
+
+
+@dataclass(frozen=True)
+class Room:
+    """What came of making room. enough: whether what is needed has room now. free: bytes that may be written, of the budget or
+    of the disk, whichever is less. evicted: sentences, one for each file that went."""
+
+    enough: bool
+    free: int
+    evicted: tuple[str, ...]
+
+
+class _Candidate(NamedTuple):
+    """A whole file: when it was last used, what it takes with its manifest."""
+
+    used: float
+    bytes: int
+    folder: Folder
+    manifest: Manifest
+
+
+def usage(root: Path) -> Usage:
+    """What lies in a store; one that is not there holds nothing."""
+    folders = _folders(root, [])
+    stamps = [one.used for one in _whole(folders)]
+    return Usage(_held_bytes(folders), len(stamps), min(stamps, default=None))
+
+
+def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
+    """Let go of the files that were unused longest until ``needed`` bytes more stay within ``budget`` and find room on the
+    disk.
+
+    Files that a living process has open stay, and so does whatever the store did not write. If all that may go were not
+    enough, nothing goes.
+
+    needed, budget: bytes; the budget is that of the whole store. Two studies that make room at once and write afterwards may
+    together exceed it; the disk itself cannot be overdrawn, since a writer takes its room before it begins.
+    """
+    folders = _folders(root, notes)
+    free = _free(root, budget, _held_bytes(folders))
+    missing = needed - free
+    if missing <= 0:
+        return Room(True, free, ())
+    with ExitStack() as held:
+        going = []
+        for one in sorted(_whole(folders), key=lambda one: (one.used, one.manifest.path)):
+            if missing <= 0:
+                break
+            descriptor = exclusive(one.manifest.values)
+            if descriptor is None:
+                continue
+            held.callback(os.close, descriptor)
+            going.append(one)
+            missing -= one.bytes
+        if missing > 0:
+            notes.append(
+                f"The store {root} has no room for {format_bytes(needed)}: {format_bytes(max(free, 0))} are free of its budget of "
+                f"{format_bytes(budget)} or of the disk, and what is not in use would not be enough. Nothing was evicted."
+            )
+            return Room(False, max(free, 0), ())
+        evicted = tuple(sentence for one in going if (sentence := _evict(one)))
+    notes.extend(evicted)
+    free = _free(root, budget, _held_bytes(folders))
+    return Room(free >= needed, max(free, 0), evicted)
+
+
+def _evict(one: _Candidate) -> str:
+    """The manifest goes first: a kill in between leaves values that nobody takes for whole."""
+    manifest = one.manifest
+    try:
+        manifest.path.unlink()
+        manifest.values.unlink()
+    except OSError as error:
+        one.folder.note(f"{manifest.values} could not be evicted ({error}).")
+        return ""
+    used = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M")
+    return f"Evicted {manifest.values} ({format_bytes(manifest.file_bytes)}, last used {used})."
+
+
+def _folders(root: Path, notes: list[str]) -> list[Folder]:
+    """Folders that the store made; anything else in the root is nobody's business here."""
+    try:
+        found = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
+    made = []
+    for path in found:
+        meta = read_json(path / META)
+        if not isinstance(meta, str) and (meta.get("format"), meta.get("format_version")) == (FORMAT, FORMAT_VERSION):
+            made.append(Folder(path, path.name[:32], notes))
+    return made
+
+
+def _whole(folders: list[Folder]) -> list[_Candidate]:
+    found = []
+    for folder in folders:
+        for manifest in folder.manifests():
+            try:
+                stat = manifest.path.stat()
+                found.append(_Candidate(stat.st_mtime, stat.st_size + manifest.file_bytes, folder, manifest))
+            except OSError:  # it went meanwhile
+                continue
+    return found
+
+
+def _held_bytes(folders: list[Folder]) -> int:
+    """What the store's own files take of the disk: their names tell which these are."""
+    total = 0
+    for folder in folders:
+        try:
+            with os.scandir(folder.path) as entries:
+                for entry in entries:
+                    if parse(entry.name) and entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError:  # it went meanwhile
+            continue
+    return total
+
+
+def _free(root: Path, budget: int, held: int) -> int:
+    there = next(path for path in (root, *root.absolute().parents) if path.exists())
+    return min(budget - held, free_bytes(there))

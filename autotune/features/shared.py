@@ -1,0 +1,100 @@
+"""What a trial is told of a store: where it lies, which hidden states it is to read, what it need not load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from autotune.features.reader import Reader
+from autotune.features.store import FeatureStore
+from sherl.features import Place, feature_name
+from sherl.forms import BatchForm, TensorForm
+
+if TYPE_CHECKING:
+    from sherl.backbones import Without
+    from sherl.data import PreparedData
+
+PARTS = ("train", "valid", "test")
+FEATURES_VERSION = 1
+"""Grows when the same backbone and data would give other hidden states, or other rows of them."""
+
+
+def store_key(fingerprint: str, precision: str, data: PreparedData, device: str) -> dict[str, Any]:
+    """What hidden states depend on: weights, their precision, tokenised rows, and whose arithmetic it was."""
+    from importlib import metadata
+
+    return {
+        "features": FEATURES_VERSION,
+        "backbone": fingerprint,
+        "precision": precision,
+        "device": device,
+        "task": data.task.kind,  # a decoder behind an encoder reads other tokens for another task
+        "data": data.key,
+        "torch": metadata.version("torch"),
+        "transformers": metadata.version("transformers"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedFeatures:
+    """Plain data for one trial.
+
+    root, key: of the store. places: what its batches bring. without: of the backbone, what it does not load; None: it loads
+    all, as the method begins with pretrained weights of early blocks.
+    """
+
+    root: str
+    key: dict[str, Any]
+    places: tuple[Place, ...]
+    without: Without | None
+
+    def readers(self, parts: Iterable[str], notes: list[str]) -> dict[str, Reader] | None:
+        """A reader for each part; None where one is missing or damaged, and ``notes`` says why."""
+        store = FeatureStore.find(Path(self.root), self.key, notes=notes)
+        if store is None:
+            notes.append(f"{self.root} holds no hidden states of this backbone and data on this machine.")
+            return None
+        found: dict[str, Reader] = {}
+        for part in parts:
+            reader = store.reader(part, self.places)
+            if reader is None:
+                for other in found.values():
+                    other.close()
+                return None
+            found[part] = reader
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        without = None if self.without is None else asdict(self.without)
+        return {
+            "root": self.root,
+            "key": self.key,
+            "places": [list(place) for place in self.places],
+            "without": without,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """What :meth:`to_dict` wrote."""
+        from sherl.backbones import Without
+
+        without = plain["without"]
+        return cls(
+            root=plain["root"],
+            key=dict(plain["key"]),
+            places=tuple(Place(stack, int(n)) for stack, n in plain["places"]),
+            without=None if without is None else Without(**{**without, "stacks": tuple(without["stacks"])}),
+        )
+
+
+def with_features(form: BatchForm, reader: Reader, places: Iterable[Place], rows: int) -> dict[str, TensorForm]:
+    """The form of a part's largest batch of this many rows with the hidden states beside it."""
+    made = dict(form)
+    for place in places:
+        layout = reader.layout(place)
+        shape = layout.batch_shape(min(rows, layout.rows), layout.longest)
+        made[feature_name(place)] = TensorForm(shape, layout.dtype_name)
+    return made

@@ -1,0 +1,77 @@
+"""How fast this machine reads and writes a store, and how fast a frozen backbone computes what would lie in it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from sherl.backbones import Backbone
+from sherl.data.batching import evaluation_plan
+from sherl.data.part import Part
+
+SAMPLE_BYTES = 64 * 2**20
+SAMPLE_BATCHES = 3
+CHUNK = 1 << 20
+
+
+def disk_speeds(root: Path, total: int) -> tuple[float, float]:
+    """Bytes a second read from and written to the disk of ``root``, by a file that is removed again.
+
+    total: bytes that will be read over and over. What fits into the memory that is available now stays in the page cache and
+    is read from there; what does not is measured as it comes from the disk, as far as the system lets its cache go.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    content = np.random.default_rng(0).integers(0, 256, CHUNK, dtype=np.uint8)
+    into = np.empty(CHUNK, dtype=np.uint8)
+    with tempfile.TemporaryFile(dir=root) as file:
+        began = time.perf_counter()
+        for _ in range(SAMPLE_BYTES // CHUNK):
+            file.write(content.data)
+        file.flush()
+        os.fsync(file.fileno())
+        write = SAMPLE_BYTES / (time.perf_counter() - began)
+        if total > psutil.virtual_memory().available and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with mmap.mmap(file.fileno(), SAMPLE_BYTES, access=mmap.ACCESS_READ) as mapped:
+            values = np.frombuffer(mapped, dtype=np.uint8)
+            began = time.perf_counter()
+            for begin in range(0, SAMPLE_BYTES, CHUNK):
+                into[...] = values[begin : begin + CHUNK]
+            read = SAMPLE_BYTES / (time.perf_counter() - began)
+            del values
+    return read, write
+
+
+def forward_seconds(backbone: Backbone, part: Part, *, batch_size: int) -> float:
+    """Estimated seconds of one frozen pass of the whole backbone over a part: of batches drawn evenly from its evaluation plan,
+    the first of which is run twice, as the first run of all is slower."""
+    plan = list(evaluation_plan(part.lengths, batch_size))
+    chosen = sorted({round(index) for index in np.linspace(0, len(plan) - 1, min(SAMPLE_BATCHES, len(plan)))})
+    taken, rows = 0.0, 0
+    with torch.no_grad():
+        for index in chosen:
+            batch = part.batch(plan[index])
+            on_device = {name: tensor.to(backbone.device) for name, tensor in batch.items() if name != "labels"}
+            if rows == 0:
+                _run(backbone, on_device)
+            taken += _run(backbone, on_device)
+            rows += len(plan[index])
+    return taken * len(part) / max(1, rows)
+
+
+def _run(backbone: Backbone, batch: dict[str, torch.Tensor]) -> float:
+    began = time.perf_counter()
+    backbone.encode(batch)
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize(backbone.device)
+    return time.perf_counter() - began

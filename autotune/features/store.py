@@ -1,0 +1,117 @@
+"""The store of shared features: numbers by part, place and row, computed once and read by every trial.
+
+It knows no models: the key says what the numbers depend on, and whoever opens the store with an equal key gets them. Several
+processes may build, read and evict at once, and any of them may be killed at any byte: what is there is whole, what is not is
+computed again. Every node has a store of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import StoreError
+from autotune.features.eviction import Room, Usage, make_room, usage
+from autotune.features.files import Folder
+from autotune.features.layout import Layout
+from autotune.features.reader import Reader, open_reader
+from autotune.features.writer import Writer
+
+
+class FeatureStore:
+    """The features of one key (backbone's fingerprint, precision, tokenised data, version of the computation) under a root
+    that holds those of many.
+
+    notes: a sentence for everything out of the ordinary: what was passed over, removed, waited for or evicted, and what
+    happens instead.
+    """
+
+    def __init__(self, root: Path, folder: Folder) -> None:
+        self.root = root
+        self._folder = folder
+
+    @classmethod
+    def open(cls, root: Path | str, key: Mapping[str, Any], *, notes: list[str] | None = None) -> FeatureStore:
+        """The store of a key; its folder is made where it is missing, and what dead writers left half-written is removed.
+
+        key: texts, whole numbers, lists and dictionaries; kept in plain words in ``meta.json``. notes: a list to add to.
+
+        Raises:
+            StoreError: the folder cannot be made, or the platform is none that the store knows (Linux and macOS).
+            ValueError: the key is no JSON.
+        """
+        root, told = Path(root).absolute(), [] if notes is None else notes
+        if not _suits():  # pragma: no cover
+            raise StoreError(
+                "Features need a little-endian machine and a system with pwrite and mmap: go on without them."
+            )
+        try:
+            folder = Folder.find(root, key, told, create=True)
+        except OSError as error:
+            raise StoreError(
+                f"Features cannot be stored under {root}: {error}. Give another folder or go on without them."
+            ) from error
+        assert folder is not None
+        folder.clear_leftovers()
+        return cls(root, folder)
+
+    @classmethod
+    def find(cls, root: Path | str, key: Mapping[str, Any], *, notes: list[str] | None = None) -> FeatureStore | None:
+        """The store of a key if it is there: writes nothing and removes nothing, as a trial wants it.
+
+        Raises:
+            ValueError: the key is no JSON.
+        """
+        root = Path(root).absolute()
+        try:
+            folder = Folder.find(root, key, [] if notes is None else notes, create=False)
+        except OSError:
+            return None
+        return None if folder is None or not _suits() else cls(root, folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where this key's files lie."""
+        return self._folder.path
+
+    @property
+    def notes(self) -> list[str]:
+        """What was out of the ordinary so far."""
+        return self._folder.notes
+
+    def has(self, part: str, place: tuple[str, int]) -> bool:
+        """Whether a whole file is there, judged by its manifest and size; :meth:`reader` judges by the values too."""
+        return self._folder.manifest(part, place) is not None
+
+    def writer(self, part: str, layouts: Mapping[tuple[str, int], Layout]) -> Writer:
+        """Write places of a part; see :class:`Writer`. What :meth:`has` says is there is not written again, so open a reader
+        with ``verify=True`` first, which takes damaged files out of use.
+
+        Raises:
+            ValueError: part or places cannot be names of files.
+        """
+        return Writer(self._folder, part, layouts)
+
+    def reader(self, part: str, places: Iterable[tuple[str, int]], *, verify: bool = False) -> Reader | None:
+        """Open places for reading, or None where one of them is missing or damaged (:attr:`notes` say which): never an error.
+
+        verify: compare every row's values with their checksum, and take what is damaged out of use; once a study, since it
+        reads everything. Without it, sizes, manifests and row lengths are checked. A study keeps its reader open as long as
+        its trials may open theirs, so that nothing they need is evicted.
+        """
+        return open_reader(self._folder, part, places, verify=verify)
+
+    def make_room(self, needed: int, budget: int) -> Room:
+        """Evict what was unused longest, of all keys under the root; see :func:`autotune.features.eviction.make_room`."""
+        return make_room(self.root, needed, budget, self.notes)
+
+    def usage(self) -> Usage:
+        """What the root holds, of all keys."""
+        return usage(self.root)
+
+
+def _suits() -> bool:
+    return sys.byteorder == "little" and hasattr(os, "pwrite")

@@ -1,0 +1,162 @@
+"""One batch ahead, in one thread that never stays behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autotune.features.ahead import read_ahead
+from autotune.features.layout import Layout
+from autotune.features.part import FeaturePart
+from autotune.features.store import FeatureStore
+from tests.autotune.features.samples import KEY, build
+from tests.autotune.features.test_feature_part import Rows
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    gc.collect()
+    assert set(threading.enumerate()) == before
+
+
+def _counting(made: list[int], *, fail_at: int | None = None) -> Iterator[int]:
+    for number in range(5):
+        if number == fail_at:
+            raise RuntimeError(f"no item {number}")
+        made.append(number)
+        yield number
+
+
+def test_items_come_in_order_from_one_other_thread() -> None:
+    names = set()
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            names.add(threading.current_thread().name)
+            yield number
+
+    assert list(read_ahead(items())) == list(range(20))
+    assert len(names) == 1
+    assert names != {threading.current_thread().name}
+    assert list(read_ahead(iter([]))) == []
+    assert list(read_ahead(iter([None, 0]))) == [None, 0]
+
+
+def test_one_is_made_ahead_and_no_more() -> None:
+    gates = [threading.Event() for _ in range(4)]
+    begun: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number, gate in enumerate(gates):
+            begun.append(number)
+            assert gate.wait(10)
+            yield number
+
+    ahead = read_ahead(items())
+    gates[0].set()
+    assert next(ahead) == 0
+    gates[1].set()
+    gates[2].set()  # may be made only when the second is taken
+    assert next(ahead) == 1
+    assert next(ahead) == 2
+    assert begun in ([0, 1, 2], [0, 1, 2, 3])
+    gates[3].set()
+    assert list(ahead) == [3]
+
+
+def test_nothing_beyond_the_next_is_begun() -> None:
+    made: list[int] = []
+    ahead = read_ahead(_counting(made))
+    assert made == []
+    next(ahead)
+    ahead.close()  # type: ignore[attr-defined]  # it is a generator
+    assert made in ([0], [0, 1])
+
+
+def test_an_error_comes_where_its_item_would_have() -> None:
+    ahead = read_ahead(_counting([], fail_at=2))
+    assert [next(ahead), next(ahead)] == [0, 1]
+    with pytest.raises(RuntimeError, match="no item 2"):
+        next(ahead)
+    with pytest.raises(StopIteration):
+        next(ahead)
+
+
+def test_an_abandoned_iterator_ends_its_thread() -> None:
+    ahead = read_ahead(iter(range(100)))
+    next(ahead)
+    assert any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+    del ahead
+
+
+def test_an_error_of_the_consumer_ends_the_thread() -> None:
+    def consume() -> None:
+        for number in read_ahead(iter(range(100))):
+            assert number < 3, "enough"
+
+    with pytest.raises(AssertionError, match="enough"):
+        consume()
+
+
+def _part(folder: Path, *, device: str | None = None, ahead: bool | None = None) -> FeaturePart:
+    lengths = [5, 3, 8, 1, 8, 2, 7, 7, 4]
+    store = FeatureStore.open(folder, KEY)
+    layouts = {
+        ("blocks", 1): Layout.tokens(lengths, 4, torch.float32),
+        ("blocks", 2): Layout.fixed(9, (3, 2), torch.float16),
+    }
+    build(store, layouts)
+    reader = store.reader("train", layouts)
+    assert reader is not None
+    return FeaturePart(Rows(lengths), reader, device=device, ahead=ahead)
+
+
+def test_on_a_cpu_nothing_is_read_ahead_unless_asked_for(tmp_path: Path) -> None:
+    assert not _part(tmp_path).ahead
+    assert _part(tmp_path, ahead=True).ahead
+
+
+def test_an_error_while_reading_reaches_the_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = _part(tmp_path, ahead=True)
+    plain = Rows.batch
+
+    def batch(self: Rows, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        if 3 in np.asarray(rows):
+            raise OSError("the disk is gone")
+        return plain(self, rows)
+
+    monkeypatch.setattr(Rows, "batch", batch)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(part.batches(2, seed=0))
+
+
+def test_an_epoch_that_is_broken_off_leaves_no_thread(tmp_path: Path) -> None:
+    part = _part(tmp_path, ahead=True)
+    assert next(part.batches(2, seed=0)).keys() == part.batch([0]).keys()
+    evaluation = part.eval_batches(2)
+    next(evaluation)
+    del evaluation
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("ahead", [False, True])
+def test_on_a_gpu_batches_come_through_pinned_memory(tmp_path: Path, ahead: bool) -> None:
+    plain, part = _part(tmp_path), _part(tmp_path, device="cuda", ahead=ahead)
+    assert all(tensor.is_pinned() for tensor in part.batch([0, 2]).values())
+    for one, other in zip(part.batches(2, seed=1), plain.batches(2, seed=1), strict=True):
+        assert all(tensor.device.type == "cuda" for tensor in one.values())
+        assert {name: tensor.cpu().tolist() for name, tensor in one.items()} == {
+            n: t.tolist() for n, t in other.items()
+        }
+    for (one, index), (other, wanted) in zip(part.eval_batches(2), plain.eval_batches(2), strict=True):
+        assert index.tolist() == wanted.tolist()
+        assert torch.equal(one["features.blocks.1"].cpu(), other["features.blocks.1"])
