@@ -64,6 +64,8 @@ class StudyConfig(BaseModel):
     max_length: tokens at which texts are cut; None takes 128, or the backbone's limit where that is less; not for images.
     space: the name of a file in ``search_spaces/`` or a path. time_budget: seconds. threads: CPU threads of one trial
     and parallel: trials at once, None lets the runner decide. plugins: modules that trials import first.
+    features: whether hidden states of frozen early blocks are computed once and stored: ``auto`` where it pays, ``on``,
+    ``off``, or a folder to keep them in. features_budget: bytes that the store may hold; None: half of the disk's free room.
 
     Every way to make one (the constructor, :meth:`parse`, :meth:`load`) raises one :class:`ConfigError` that names all
     problems, each with the field, what was given and what is allowed.
@@ -92,6 +94,8 @@ class StudyConfig(BaseModel):
     parallel: Count | None = None
     sampler: Name = "tpe"
     plugins: tuple[Name, ...] = ()
+    features: Name = "auto"
+    features_budget: Bytes | None = None
 
     def __init__(self, **settings: Any) -> None:
         try:

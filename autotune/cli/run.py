@@ -208,6 +208,21 @@ def run(
     parallel: Annotated[
         int | None, typer.Option("--parallel", help="Trials at a time; default: what cores, devices and the cap allow.")
     ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            "--features",
+            help="Whether hidden states of frozen early blocks are computed once and read by all trials: auto (where it pays), on, "
+            "off, or a folder to keep them in.",
+        ),
+    ] = "auto",
+    features_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--features-budget",
+            help="What the stored hidden states may take of the disk: 20GB; default: half of its free room.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The study's name; default: model, data and time.")] = None,
     study_dir: Annotated[
         Path | None, typer.Option("--study-dir", help="A new folder for the study; default: studies/NAME.")
@@ -257,6 +272,8 @@ def run(
             "seed": seed,
             "max_length": max_length,
             "parallel": parallel,
+            "features": features if features in ("auto", "on", "off") else str(Path(features).expanduser().resolve()),
+            "features_budget": features_budget,
             "name": name,
             "study_dir": str(study_dir or STUDIES / name),
             "mlflow_uri": _absolute_store(mlflow_uri),

@@ -22,6 +22,8 @@ from sherl.forms import BatchForm
 from sherl.spec import TaskSpec, TrainingConfig
 from sherl.training import evaluation_rows
 
+WithFeatures = Callable[[Candidate, BatchForm, BatchForm], tuple[BatchForm, BatchForm]]
+
 _METERS: dict[MarginKind, str] = {
     "fast": "prediction (fast heap)",
     "tight": "prediction (tight heap)",
@@ -59,6 +61,8 @@ class Predictor:
         device_name: the GPU's name; what finished trials teach is kept for each.
         gpu: what kind of GPU it is; None is :class:`GpuKind` as this environment has it, of the default generation.
         expandable_segments: whether trials run with ``expandable_segments:True``.
+        with_features: given a candidate and the forms of its two batches, these with the hidden states that its batches bring
+            from a store (:mod:`sherl.features`); None: no batch brings any.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Predictor:
         device_name: str = "",
         gpu: GpuKind | None = None,
         expandable_segments: bool = False,
+        with_features: WithFeatures | None = None,
     ) -> None:
         self._config, self._task = dict(backbone_config), task
         self._train_batch, self._eval_batch = train_batch, eval_batch
@@ -83,6 +88,7 @@ class Predictor:
         self._context_bytes = context_bytes
         self._gpu = None if device == "cpu" else gpu or GpuKind.of()
         self._device_name, self._expandable = device_name, expandable_segments
+        self._with_features = with_features
         # what GPU trials teach is told beside the context's bytes that were reckoned with
         self._store = _Store(cache_path, context_bytes=context_bytes)
         self._lock = threading.Lock()
@@ -94,13 +100,16 @@ class Predictor:
             SpecError: its training settings are out of range.
         """
         training = TrainingConfig.from_dict(candidate.training)
+        train_batch, eval_batch = self._train_batch(training.batch_size), self._eval_batch(evaluation_rows(training))
+        if self._with_features is not None:
+            train_batch, eval_batch = self._with_features(candidate, train_batch, eval_batch)
         return Workload(
             backbone_config=self._config,
             method=candidate.method,
             task=self._task,
             training=dataclasses.replace(training, learning_rate=1e-3),
-            train_batch=self._train_batch(training.batch_size),
-            eval_batch=self._eval_batch(evaluation_rows(training)),
+            train_batch=train_batch,
+            eval_batch=eval_batch,
         )
 
     def trace(self, candidate: Candidate) -> TraceResult:

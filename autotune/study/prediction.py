@@ -14,6 +14,7 @@ from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS
 from autotune.memory.predict import Predictor
 from autotune.outcome import MemoryFigures
 from autotune.search import StudyRecord
+from autotune.study.features import StudyFeatures
 from autotune.study.folder import StudyFolder
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.baseline import baseline_bytes
@@ -45,6 +46,7 @@ def predictor_for(
     record: StudyRecord,
     *,
     threads: int,
+    features: StudyFeatures,
 ) -> Predictor:
     """A predictor whose figures hold for this study's data on this machine; it keeps what it traced in the study's folder.
 
@@ -72,4 +74,5 @@ def predictor_for(
         gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
         context_bytes=context_bytes(surroundings_of(device)),
         cache_path=folder.predictions_file,
+        with_features=features.forms,
     )

@@ -19,6 +19,7 @@ from autotune.runner.shares import usable_cores
 from autotune.search import EarlyStopping, Proposer, StudyRecord
 from autotune.space import SearchSpace
 from autotune.study.allowance import allowance_for, require_gpu
+from autotune.study.features import store_features
 from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
 from autotune.study.listener import StudyListener
@@ -114,10 +115,15 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
         cap = config.memory_cap
         machine = _machine(config, device, allowance.budget)
         driver = Ancestor.of()
-        with _record(folder, config) as record:
+        with (
+            _record(folder, config) as record,
+            store_features(config, backbone, data, space, device.kind, usable_cores(), listener) as features,
+        ):
             for candidate in record.interrupt_running():
                 listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
-            predictor = predictor_for(config, folder, backbone_config, data, device, record, threads=machine.threads)
+            predictor = predictor_for(
+                config, folder, backbone_config, data, device, record, threads=machine.threads, features=features
+            )
             fits = FitCheck(predictor, cap, writes_text=task_for(data.task).writes_text)
             listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
             plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
@@ -136,6 +142,7 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
                 threads=machine.threads,
                 driver=driver,
                 plugins=config.plugins,
+                features=features.of,
             )
             learn = partial(learn_context, device, warn=listener.warning)
             ended = _search(record, space, fits, learn, config, settings, machine, tracker, listener, deadline)

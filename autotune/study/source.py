@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from autotune.features.shared import SharedFeatures
 from autotune.outcome import Candidate, EpochReport, MemoryFigures, Outcome, Status, TrialRecord
 from autotune.report import pareto_front, points_from
 from autotune.runner import DONE, Listener
@@ -33,6 +34,7 @@ class TrialSettings:
     threads: int
     driver: Ancestor
     plugins: tuple[str, ...] = ()
+    features: Callable[[Candidate], SharedFeatures | None] = lambda _candidate: None
 
     def train(self, number: int, candidate: Candidate, seed: int, predicted: MemoryFigures | None) -> TrialRequest:
         """The request to train a configuration."""
@@ -41,6 +43,7 @@ class TrialSettings:
             method=candidate.realised.method,
             training={**candidate.realised.training, "seed": seed},
             predicted=predicted,
+            features=self._features(candidate),
         )
 
     def score(self, number: int, candidate: Candidate, seed: int, predicted: MemoryFigures | None) -> TrialRequest:
@@ -49,12 +52,17 @@ class TrialSettings:
             number,
             kind="score",
             predicted=predicted,
+            features=self._features(candidate),
             method=candidate.realised.method,
             training={**candidate.realised.training, "seed": seed},
             threads=usable_cores(),  # the members are scored one after another
             checkpoint=str(self.folder.trial(number).resolve() / "checkpoint"),
             output_dir=str(self.folder.trial(number).resolve() / "test"),
         )
+
+    def _features(self, candidate: Candidate) -> dict[str, object] | None:
+        shared = self.features(candidate)
+        return None if shared is None else shared.to_dict()
 
     def _request(self, number: int, **values: object) -> TrialRequest:
         shared: dict[str, object] = {

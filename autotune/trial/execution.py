@@ -17,14 +17,12 @@ from autotune.memory.limit import is_out_of_memory
 from autotune.memory.predict import heap_plan_of
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.confines import Confines, OverCap, confines_for
+from autotune.trial.data import TrialData
 from autotune.trial.request import Epoch, Message, Rehearsed, TrialRequest
 from autotune.trial.verdict import ANOTHER_TENANT
 from autotune.units import format_bytes
-from sherl.backbones import load_backbone
 from sherl.checkpoint import load_checkpoint, save_checkpoint
-from sherl.data import PreparedData
 from sherl.evaluation import Batch, eval_step, evaluate
-from sherl.forms import enlarged
 from sherl.methods import method_from_dict
 from sherl.model import TaskModel, build_model
 from sherl.precision import weights_dtype
@@ -83,10 +81,11 @@ class _Trial:
         training = TrainingConfig.from_dict(request.training)
         _seed(training.seed)
         self._confines = confines_for(request)
-        data = PreparedData.open(request.prepared_dir)
-        self._metric_name = request.metric or data.task.metric
-        task = replace(data.task, metric=self._metric_name)
-        backbone = load_backbone(request.backbone_source, dtype=weights_dtype(training.precision))
+        data = self._open()
+        task = data.prepared.task
+        self._metric_name = request.metric or task.metric
+        task = replace(task, metric=self._metric_name)
+        backbone = data.load(request.backbone_source, weights_dtype(training.precision))
         backbone.model.to(self._confines.device)
         model = build_model(backbone, method_from_dict(request.method), task, seed=training.seed)
         self._parameters = sum(parameter.numel() for parameter in model.trainable_parameters())
@@ -95,7 +94,7 @@ class _Trial:
         self._rehearse(model, data, training)
         self._doing = "training"
         for progress in fit(model, data.part("train"), data.part("valid"), training):
-            self._take(progress, model, data.max_length)
+            self._take(progress, model, data.prepared.max_length)
         return self._outcome(Status.COMPLETE, "")
 
     def score(self) -> Outcome:
@@ -108,22 +107,30 @@ class _Trial:
         if request.checkpoint is None:
             raise ValueError("A trial of kind 'score' needs a checkpoint to score.")
         self._confines = confines_for(request)
-        data = PreparedData.open(request.prepared_dir)
-        model = load_checkpoint(request.checkpoint, backbone=request.backbone_source)
+        training, data = TrainingConfig.from_dict(request.training), self._open()
+        backbone = data.load(request.backbone_source, weights_dtype(training.precision))
+        model = load_checkpoint(request.checkpoint, backbone=backbone)
         model.to(self._confines.device)
         self._confines.settle(model)
         self._doing = f"scoring the {request.part} part"
-        rows = evaluation_rows(TrainingConfig.from_dict(request.training))  # as in training, so what fitted fits
+        rows = evaluation_rows(training)  # as in training, so what fitted fits
         part = data.part(request.part)
         largest = part.largest_batch(rows)
         with self._confines.measured(model, largest):  # following every operation is slow, so only the peak's batch
             eval_step(model, largest)
         self._confines.check()
         metrics = evaluate(model, part, rows)
-        self._metric_name = request.metric or data.task.metric
+        self._metric_name = request.metric or data.prepared.task.metric
         return replace(
             self._outcome(Status.COMPLETE, ""), metric=metrics[self._metric_name], metrics=metrics, checkpoint=None
         )
+
+    def _open(self) -> TrialData:
+        assert self._confines is not None
+        data = TrialData(self._request, self._confines.device)
+        if data.told:
+            self._details["features"] = data.told
+        return data
 
     def ended(self, status: Status, reason: str) -> Outcome:
         """A bad end."""
@@ -169,12 +176,12 @@ class _Trial:
             f"Trial {self._request.number} failed while {self._doing}: {type(error).__name__}: {_first_line(error)}",
         )
 
-    def _rehearse(self, model: TaskModel, data: PreparedData, training: TrainingConfig) -> None:
+    def _rehearse(self, model: TaskModel, data: TrialData, training: TrainingConfig) -> None:
         """Shows in seconds whether the trial fits; the model and all random states are left as they were."""
         assert self._confines is not None
         began = time.perf_counter()
         train_batch = data.part("train").largest_batch(training.batch_size)
-        eval_batch = _largest_evaluation(data, evaluation_rows(training))
+        eval_batch = data.largest_evaluation(evaluation_rows(training))
         self._doing = f"rehearsing its largest batch ({_shape(train_batch)})"
         with self._confines.measured(model, train_batch, eval_batch):
             rehearse(model, train_batch, eval_batch, training)
@@ -227,11 +234,6 @@ class _Trial:
 
     def _parts(self) -> dict[str, int]:
         return self._confines.parts if self._confines is not None else {}
-
-
-def _largest_evaluation(data: PreparedData, rows: int) -> Batch:
-    """A batch of the validation part as large as any of it or of the test part: what fits here can be scored at the end."""
-    return enlarged(data.part("valid").largest_batch(rows), data.largest_evaluation(rows))
 
 
 def _seed(seed: int) -> None:

@@ -32,6 +32,8 @@ class TrialRequest:
     threads: of the CPU; part of what makes a trial repeat bit for bit.
     output_dir: folder of this trial alone; created where it is missing.
     driver: the process that drives the study; a trial ends when it dies.
+    features: what it reads of frozen computation from a store, as :class:`autotune.features.shared.SharedFeatures` writes
+        it; None: it computes everything itself.
     settings: anything else that the target reads; JSON only.
     """
 
@@ -50,6 +52,7 @@ class TrialRequest:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     driver: Ancestor | None = None
+    features: dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property

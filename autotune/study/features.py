@@ -1,0 +1,258 @@
+"""Which hidden states a study's trials read from a store, and the phase in which they are put there."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from autotune.config import StudyConfig
+from autotune.features import Reader
+from autotune.features.shared import PARTS, SharedFeatures, with_features
+from autotune.features.worker import Errand, Stored, Wanted
+from autotune.outcome import Candidate
+from autotune.space import SearchSpace
+from autotune.study.listener import StudyListener
+from autotune.units import format_bytes, format_duration
+from sherl.backbones import Backbone
+from sherl.cache import cache_directory
+from sherl.data import PreparedData
+from sherl.errors import SherlError
+from sherl.features import Place
+from sherl.forms import BatchForm, blank_batch, widest
+from sherl.methods import method_from_dict
+from sherl.sharing import needs_of, why_not, without_for
+
+FOLDER = "features"
+DRAWS = 64
+"""Configurations that are drawn to see what a space's trials would read."""
+SLOW = {"cpu": 2e10, "cuda": 5e12}
+"""Operations a second that any machine of this kind manages: by these a study's frozen computing takes at most so long."""
+WORKER_SECONDS = 10.0
+"""What it takes at least to start the process that measures; a study that computes less is not worth the question."""
+
+
+class StudyFeatures:
+    """What there is to read, by precision, held open until the ``with`` ends so that nothing is evicted.
+
+    Asked for each candidate: :meth:`of` for its request, :meth:`forms` for its prediction.
+    """
+
+    def __init__(self, backbone: Backbone, data: PreparedData) -> None:
+        """backbone: without weights."""
+        self._backbone, self._data = backbone, data
+        self._stored: dict[str, tuple[str, Stored, dict[str, Reader]]] = {}
+        self._shared: dict[str, SharedFeatures | None] = {}
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.close()
+        self._stored.clear()
+        self._shared.clear()
+
+    def add(self, precision: str, root: str, stored: Stored, readers: Mapping[str, Reader]) -> None:
+        """What lies in a store, open for reading."""
+        for reader in readers.values():
+            self._held.enter_context(reader)
+        self._stored[precision] = (root, stored, dict(readers))
+        self._shared.clear()
+
+    def of(self, candidate: Candidate) -> SharedFeatures | None:
+        """What a trial of this candidate reads; None where it computes everything itself."""
+        realised = candidate.realised
+        precision = str(realised.training.get("precision", "fp32"))
+        if precision not in self._stored:
+            return None
+        key = json.dumps([realised.method, precision], sort_keys=True)
+        if key not in self._shared:
+            self._shared[key] = self._found(realised.method, precision)
+        return self._shared[key]
+
+    def _found(self, method: Mapping[str, Any], precision: str) -> SharedFeatures | None:
+        root, stored, _ = self._stored[precision]
+        config, task = method_from_dict(dict(method)), self._data.task
+        try:
+            needs = needs_of(config, task, self._backbone)
+        except SherlError:
+            return None  # the prediction will say what is wrong with it
+        if not needs or not needs.issubset(stored.places):
+            return None
+        stacks = {place.stack for place in needs}
+        without = without_for(config, task, self._backbone, stacks)
+        return SharedFeatures(root=root, key=stored.key, places=tuple(sorted(needs)), without=without)
+
+    def forms(self, candidate: Candidate, train: BatchForm, evaluation: BatchForm) -> tuple[BatchForm, BatchForm]:
+        """The forms of a trial's largest batches with what it reads beside them."""
+        shared = self.of(candidate)
+        if shared is None:
+            return train, evaluation
+        _, _, readers = self._stored[str(candidate.realised.training.get("precision", "fp32"))]
+        rows = [form["labels"].shape[0] for form in (train, evaluation)]
+        larger = [with_features(evaluation, readers[part], shared.places, rows[1]) for part in ("valid", "test")]
+        return with_features(train, readers["train"], shared.places, rows[0]), widest(*larger)
+
+
+def store_features(
+    config: StudyConfig,
+    backbone: Backbone,
+    data: PreparedData,
+    space: SearchSpace,
+    device: str,
+    threads: int,
+    listener: StudyListener,
+    run: Callable[[Errand, Callable[[dict[str, Any]], None]], Stored | str] | None = None,
+) -> StudyFeatures:
+    """The phase: ask what the space's trials would read, let a process of its own decide and store it, open it.
+
+    Whatever goes wrong is said, and the study goes on without.
+
+    Args:
+        backbone: without weights.
+        device, threads: that the storing process computes with.
+        run: starts that process; for tests.
+    """
+    made = StudyFeatures(backbone, data)
+    if config.features == "off":
+        return made
+    wanted, told = _wanted(config, backbone, data, space)
+    for text in told:
+        listener.note(text)
+    mode = config.features if config.features in ("auto", "on") else "on"
+    if mode == "auto" and wanted:
+        most = _most_seconds(backbone, data, wanted, device)
+        if most < WORKER_SECONDS:
+            listener.note(
+                f"no hidden states are stored: all frozen computing of this study takes no more than {format_duration(most)}"
+            )
+            return made
+    root = cache_directory() / FOLDER if config.features in ("auto", "on") else Path(config.features)
+    for precision, sorts in wanted.items():
+        errand = Errand(
+            source=config.model,
+            prepared=str(data.directory.resolve()),
+            root=str(root.expanduser().resolve()),
+            precision=precision,  # type: ignore[arg-type]  # the space checked it
+            device=device,
+            threads=threads,
+            mode=mode,
+            wanted=sorts,
+            budget=config.features_budget,
+            plugins=config.plugins,
+        )
+        listener.phase(
+            "features", f"hidden states of {len(sorts)} sort{'s' if len(sorts) > 1 else ''} of trials, in {errand.root}"
+        )
+        stored = (run or run_worker)(errand, lambda message: _tell(message, listener))
+        if isinstance(stored, str):
+            listener.warning(f"no hidden states are stored, every trial computes its own: {stored}")
+            continue
+        if not stored.places:
+            listener.note(f"no hidden states are stored: {stored.reason}")
+            continue
+        notes: list[str] = []
+        whole = SharedFeatures(root=errand.root, key=stored.key, places=stored.places, without=None)
+        readers = whole.readers(PARTS, notes)
+        for note in notes:
+            listener.warning(note)
+        if readers is None:
+            listener.warning("what was stored cannot be read: every trial computes its own hidden states")
+            continue
+        made.add(precision, errand.root, stored, readers)
+        some = "" if stored.verdict == "all" else "; some trials compute their own"
+        listener.note(
+            f"stored: {stored.reason} ({format_bytes(stored.bytes)} on disk, ready after {format_duration(stored.seconds)}){some}"
+        )
+    return made
+
+
+def _wanted(
+    config: StudyConfig, backbone: Backbone, data: PreparedData, space: SearchSpace
+) -> tuple[dict[str, tuple[Wanted, ...]], list[str]]:
+    """By precision, the sorts of trials that would read a store, by a sample of the space; and why others would not."""
+    chance = random.Random(config.seed)
+    passes: dict[str, Counter[tuple[Place, ...]]] = {}
+    without: dict[str, str] = {}
+    for _ in range(DRAWS):
+        drawn = space.random(chance).realised
+        method = method_from_dict(dict(drawn.method))
+        try:
+            reason = why_not(method, data.task, backbone)
+            needs = () if reason is not None else tuple(sorted(needs_of(method, data.task, backbone)))
+        except SherlError:
+            continue  # refused where it is planned
+        if reason is not None:
+            without.setdefault(method.name, reason)
+        elif needs:
+            precision = str(drawn.training.get("precision", "fp32"))
+            epochs = float(drawn.training.get("epochs", 1))
+            passes.setdefault(precision, Counter())[needs] += epochs * config.trials / DRAWS  # type: ignore[assignment]
+    wanted = {
+        precision: tuple(Wanted(places=places, passes=float(count)) for places, count in counted.items())
+        for precision, counted in passes.items()
+    }
+    return wanted, [f"without stored hidden states: {reason}" for reason in dict.fromkeys(without.values())]
+
+
+def _most_seconds(
+    backbone: Backbone, data: PreparedData, wanted: Mapping[str, tuple[Wanted, ...]], device: str
+) -> float:
+    """What all frozen passes of a study take on a slow machine of this kind: two operations for each weight and position."""
+    weights = sum(parameter.numel() for block in backbone.blocks for parameter in block.parameters())
+    positions = 0
+    for name in ("train", "valid"):
+        part = data.part(name)
+        longest = int(backbone.keep(blank_batch(part.largest_form(1))).shape[1])
+        positions += int(part.lengths.sum()) if "input_ids" in part.largest_form(1) else longest * len(part)
+    passes = sum(one.passes for sorts in wanted.values() for one in sorts)
+    return 2 * weights * positions * passes / SLOW[device]
+
+
+def _tell(message: Mapping[str, Any], listener: StudyListener) -> None:
+    if "note" in message:
+        listener.note(str(message["note"]))
+
+
+def run_worker(errand: Errand, on_message: Callable[[dict[str, Any]], None]) -> Stored | str:
+    """Let a process of its own do the errand; what it stored, or why it could not, in words."""
+    command = [sys.executable, "-m", "autotune.features.worker"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
+        ) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(errand.to_json() + "\n")
+            child.stdin.close()
+            stored: Stored | None = None
+            for line in child.stdout:
+                message = json.loads(line)
+                if "stored" in message:
+                    stored = Stored.from_dict(message["stored"])
+                else:
+                    on_message(message)
+            child.wait()
+        except BaseException:
+            child.terminate()
+            raise
+        complaints.seek(0)
+        said = complaints.read().strip().splitlines()
+    if stored is not None and child.returncode == 0:
+        return stored
+    if child.returncode < 0:
+        return f"the process that computes them was ended by signal {-child.returncode}"
+    return said[-1] if said else f"the process that computes them ended with exit code {child.returncode}"
