@@ -11,7 +11,7 @@ from ray import tune
 
 from autotune.errors import DeviceError, NoAnswerError
 from autotune.outcome import Outcome, Status
-from autotune.trial.fork_server import ForkServer
+from autotune.trial.fork_server import ForkServer, Lender
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Finished, Message, TrialRequest, message_from_json, message_to_json
@@ -23,13 +23,14 @@ REPORT = "autotune"
 
 @dataclass(frozen=True)
 class Errand:
-    """What a place is to do. resources: asked of Ray. target, preload, path: see TrialProcess and ForkServer."""
+    """What a place is to do. resources: asked of Ray. target, preload, path, lender: see TrialProcess and ForkServer."""
 
     request: TrialRequest
     resources: Mapping[str, float]
     target: str
     preload: tuple[str, ...]
     path: tuple[str, ...]  # the driver's, so that a trial finds what the driver has found
+    lender: Lender | None = None
 
 
 class Place(tune.Trainable):
@@ -101,7 +102,11 @@ class Place(tune.Trainable):
             request = self._errand.request
             backbone = request.backbone_source or None
             self._server = ForkServer(
-                preload=self._errand.preload, backbone=backbone, driver=request.driver, path=self._errand.path
+                preload=self._errand.preload,
+                backbone=backbone,
+                driver=request.driver,
+                path=self._errand.path,
+                lender=self._errand.lender,
             )
 
     def _end(self, why: str) -> None:

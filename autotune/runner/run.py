@@ -9,7 +9,7 @@ from autotune.runner.interrupts import handlers_kept, interrupts
 from autotune.runner.session import RayGone, ray_session
 from autotune.runner.shares import Machine
 from autotune.runner.source import Ended, Listener, TrialSource
-from autotune.trial.fork_server import PRELOAD
+from autotune.trial.fork_server import PRELOAD, Lender
 from autotune.trial.process import EXECUTE
 
 #: How often Ray is started anew in one run after it broke down.
@@ -25,6 +25,7 @@ def run_trials(
     listener: Listener | None = None,
     target: str = EXECUTE,
     preload: tuple[str, ...] = PRELOAD,
+    lender: Lender | None = None,
 ) -> Ended:
     """Runs trials until the source is done, the deadline has come or the user interrupts; returns which.
 
@@ -43,6 +44,7 @@ def run_trials(
         deadline: of ``time.monotonic()``.
         listener: is told what happens.
         target, preload: what runs in a trial's process and what is imported for it beforehand; for tests.
+        lender: of a fork server on this machine that has imported the same.
 
     Raises:
         DeviceError: Ray cannot be started or reached, or keeps breaking down.
@@ -52,7 +54,7 @@ def run_trials(
     try:
         with handlers_kept():
             attempts = 1 + RESTARTS
-            while not _run_once(desk, machine, ray_address, target, preload, last=attempts == 1):
+            while not _run_once(desk, machine, ray_address, target, preload, lender, last=attempts == 1):
                 attempts -= 1
     except KeyboardInterrupt:
         desk.stop("you interrupted the study", Ended.INTERRUPTED)
@@ -64,7 +66,14 @@ def run_trials(
 
 
 def _run_once(
-    desk: Desk, machine: Machine, ray_address: str | None, target: str, preload: tuple[str, ...], *, last: bool
+    desk: Desk,
+    machine: Machine,
+    ray_address: str | None,
+    target: str,
+    preload: tuple[str, ...],
+    lender: Lender | None,
+    *,
+    last: bool,
 ) -> bool:
     """One life of Ray; False when it broke down and another may be tried."""
     from autotune.runner import tuning  # imports Ray
@@ -72,7 +81,7 @@ def _run_once(
     with ray_session(machine, ray_address) as ray, interrupts() as noted:
         desk.open(ray.places, ray.budgets, lambda: noted.asked)
         try:
-            tuning.run(desk, ray, target=target, preload=preload)
+            tuning.run(desk, ray, target=target, preload=preload, lender=lender)
         except (Exception, RayGone) as error:  # Ray's errors are of any kind, and none may cost a study
             if last:
                 raise DeviceError(f"Ray broke down {1 + RESTARTS} times in this run, at last with: {error}") from error

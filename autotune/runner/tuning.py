@@ -17,12 +17,15 @@ from autotune.runner.desk import Assignment, Desk
 from autotune.runner.place import Errand, Place, read_report
 from autotune.runner.session import RaySession, ray_environment
 from autotune.runner.source import DONE
+from autotune.trial.fork_server import Lender
 
 #: How often it is looked whether Ray still lives.
 CHECK_SECONDS = 1.0
 
 
-def run(desk: Desk, session: RaySession, *, target: str, preload: tuple[str, ...]) -> None:
+def run(
+    desk: Desk, session: RaySession, *, target: str, preload: tuple[str, ...], lender: Lender | None = None
+) -> None:
     """Runs Ray Tune until the desk has no more trials; Ray runs already.
 
     Raises:
@@ -33,7 +36,7 @@ def run(desk: Desk, session: RaySession, *, target: str, preload: tuple[str, ...
             Place,
             name="study",
             storage_path=str(session.folder / "tune"),
-            search_alg=_Asking(desk, target, preload),
+            search_alg=_Asking(desk, target, preload, lender),
             num_samples=-1,  # the searcher says when it is over
             stop=_Ending(desk, session),
             callbacks=[_News(desk)],
@@ -49,11 +52,12 @@ def run(desk: Desk, session: RaySession, *, target: str, preload: tuple[str, ...
 class _Asking(Searcher):
     """Gives Ray Tune what the desk gives out."""
 
-    def __init__(self, desk: Desk, target: str, preload: tuple[str, ...]) -> None:
+    def __init__(self, desk: Desk, target: str, preload: tuple[str, ...], lender: Lender | None) -> None:
         super().__init__()
         self._desk = desk
         self._target = target
         self._preload = preload
+        self._lender = lender
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         given = self._desk.give(trial_id)
@@ -62,7 +66,8 @@ class _Asking(Searcher):
         if not isinstance(given, Assignment):
             return None
         resources = self._desk.machine.resources(given.share)
-        return {"errand": Errand(given.request, resources, self._target, self._preload, tuple(sys.path))}
+        path = tuple(sys.path) if self._lender is None else self._lender.path
+        return {"errand": Errand(given.request, resources, self._target, self._preload, path, self._lender)}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback hears more."""

@@ -16,9 +16,7 @@ from autotune.runner.shares import usable_cores
 from autotune.space import SearchSpace
 from autotune.study.pricing import Price, PricingJob, price_all, shapes_at
 from autotune.study.suits import OF_IMAGES
-from autotune.trial.ancestry import Ancestor
 from autotune.trial.baseline import baseline_bytes
-from autotune.trial.fork_server import PRELOAD
 from autotune.units import format_bytes, parse_bytes
 from sherl.backbones import backbone_from_config, load_config
 from sherl.errors import SpecError
@@ -163,7 +161,7 @@ def plan_for(
             Surroundings(torch.__version__, settled.name, settled.driver if isinstance(settled, DeviceInfo) else "")
         ),
         # by the threads that a study would give each trial here
-        baseline_bytes=baseline_bytes(preload=PRELOAD, driver=Ancestor.of()) if on_cpu else 0,
+        baseline_bytes=baseline_bytes() if on_cpu else 0,
     )
     return Plan(
         model=model,

@@ -16,9 +16,8 @@ from autotune.outcome import MemoryFigures
 from autotune.search import StudyRecord
 from autotune.study.features import StudyFeatures
 from autotune.study.folder import StudyFolder
-from autotune.trial.ancestry import Ancestor
 from autotune.trial.baseline import baseline_bytes
-from autotune.trial.fork_server import PRELOAD
+from autotune.trial.fork_server import ForkServer
 from sherl.data import PreparedData
 
 
@@ -46,7 +45,8 @@ def predictor_for(
     record: StudyRecord,
     *,
     threads: int,
-    features: StudyFeatures,
+    features: StudyFeatures | None = None,
+    server: ForkServer | None = None,
 ) -> Predictor:
     """A predictor whose figures hold for this study's data on this machine; it keeps what it traced in the study's folder.
 
@@ -57,9 +57,7 @@ def predictor_for(
     key = f"baseline of {device.name}, {threads} threads"
     baseline = record.attributes.get(key)
     if baseline is None:
-        baseline = baseline_bytes(
-            threads=threads, backbone=config.model, preload=(*PRELOAD, *config.plugins), driver=Ancestor.of()
-        )
+        baseline = baseline_bytes(server, threads=threads)
         record.set_attribute(key, baseline)
 
     return Predictor(
@@ -74,5 +72,5 @@ def predictor_for(
         gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
         context_bytes=context_bytes(surroundings_of(device)),
         cache_path=folder.predictions_file,
-        with_features=features.forms,
+        with_features=None if features is None else features.forms,
     )

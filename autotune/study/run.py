@@ -30,9 +30,9 @@ from autotune.study.suits import require_model_suits
 from autotune.study.view import StudyResult, has_trials, summarise
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
-from autotune.trial.fork_server import PRELOAD
+from autotune.trial.fork_server import PRELOAD, ForkServer, Lender
 from autotune.units import format_bytes, parse_duration
-from sherl.backbones import backbone_from_config, load_config
+from sherl.backbones import Backbone, backbone_from_config, load_config
 from sherl.data import DataSpec, PreparedData, prepare
 from sherl.tasks import task_for
 
@@ -103,54 +103,83 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
         )
         for note in space.notes:
             listener.note(note)
-        data = _data(folder, config, backbone.max_tokens)
-        _describe(data, listener)
-
-        device = available_device()
-        allowance = allowance_for(config, device)
-        for note in allowance.notes:
-            listener.warning(note)
-        config = config.with_changes(memory_cap=allowance.cap, gpu_budget=allowance.kept_budget)
-        config.save(folder.settings_file)
-        cap = config.memory_cap
-        machine = _machine(config, device, allowance.budget)
-        driver = Ancestor.of()
-        with (
-            _record(folder, config) as record,
-            store_features(config, backbone, data, space, device.kind, usable_cores(), listener) as features,
-        ):
-            for candidate in record.interrupt_running():
-                listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
-            predictor = predictor_for(
-                config, folder, backbone_config, data, device, record, threads=machine.threads, features=features
-            )
-            fits = FitCheck(predictor, cap, writes_text=task_for(data.task).writes_text)
-            listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
-            plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
-            record.refuse_all(fits.refused)
-            listener.planned(plan)
-            tracker.study_started(config.to_dict())
-            for trial in record.trials():
-                if trial.outcome is not None:
-                    tracker.trial_finished(trial)
-            settings = TrialSettings(
-                backbone_source=config.model,
-                folder=folder,
-                memory_cap=cap,
-                metric=data.task.metric,
-                device=device.kind,
-                threads=machine.threads,
-                driver=driver,
-                plugins=config.plugins,
-                features=features.of,
-            )
-            learn = partial(learn_context, device, warn=listener.warning)
-            ended = _search(record, space, fits, learn, config, settings, machine, tracker, listener, deadline)
-            if ended is not Ended.INTERRUPTED:
-                score_front(record, settings, listener)
-            return _close(folder, record, tracker, listener, ended)
+        # it imports while the data is prepared, and every trial of this machine is forked from it in the end
+        with ForkServer(
+            preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of(), lends=True
+        ) as server:
+            data = _data(folder, config, backbone.max_tokens)
+            _describe(data, listener)
+            return _try(folder, config, backbone_config, backbone, data, space, server, tracker, listener, deadline)
     finally:
         tracker.close()
+
+
+def _try(
+    folder: StudyFolder,
+    config: StudyConfig,
+    backbone_config: Any,
+    backbone: Backbone,
+    data: PreparedData,
+    space: SearchSpace,
+    server: ForkServer,
+    tracker: Tracker,
+    listener: StudyListener,
+    deadline: float | None,
+) -> StudyResult:
+    """From prepared data to the report. ``backbone`` has no weights."""
+    device = available_device()
+    allowance = allowance_for(config, device)
+    for note in allowance.notes:
+        listener.warning(note)
+    config = config.with_changes(memory_cap=allowance.cap, gpu_budget=allowance.kept_budget)
+    config.save(folder.settings_file)
+    cap = config.memory_cap
+    machine = _machine(config, device, allowance.budget)
+    driver = Ancestor.of()
+    with (
+        _record(folder, config) as record,
+        store_features(config, backbone, data, space, device.kind, usable_cores(), listener) as features,
+    ):
+        for candidate in record.interrupt_running():
+            listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
+        predictor = predictor_for(
+            config,
+            folder,
+            backbone_config,
+            data,
+            device,
+            record,
+            threads=machine.threads,
+            features=features,
+            server=server,
+        )
+        fits = FitCheck(predictor, cap, writes_text=task_for(data.task).writes_text)
+        listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
+        plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
+        record.refuse_all(fits.refused)
+        listener.planned(plan)
+        tracker.study_started(config.to_dict())
+        for trial in record.trials():
+            if trial.outcome is not None:
+                tracker.trial_finished(trial)
+        settings = TrialSettings(
+            backbone_source=config.model,
+            folder=folder,
+            memory_cap=cap,
+            metric=data.task.metric,
+            device=device.kind,
+            threads=machine.threads,
+            driver=driver,
+            plugins=config.plugins,
+            features=features.of,
+        )
+        learn = partial(learn_context, device, warn=listener.warning)
+        ended = _search(
+            record, space, fits, learn, config, settings, machine, tracker, listener, deadline, server.lender
+        )
+        if ended is not Ended.INTERRUPTED:
+            score_front(record, settings, listener, server)
+        return _close(folder, record, tracker, listener, ended)
 
 
 def _data(folder: StudyFolder, config: StudyConfig, max_tokens: int | None) -> PreparedData:
@@ -204,6 +233,7 @@ def _search(
     tracker: Tracker,
     listener: StudyListener,
     deadline: float | None,
+    lender: Lender | None,
 ) -> Ended:
     stopping = EarlyStopping()
     stopping.learn(record.trials(), settings.metric)
@@ -239,6 +269,7 @@ def _search(
         deadline=deadline,
         listener=RunnerListener(source, listener),
         preload=(*PRELOAD, *config.plugins),
+        lender=lender,
     )
 
 

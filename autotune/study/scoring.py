@@ -6,14 +6,14 @@ from autotune.outcome import Outcome, Status
 from autotune.search import StudyRecord
 from autotune.study.listener import StudyListener
 from autotune.study.source import TrialSettings, front_of
-from autotune.trial.fork_server import PRELOAD, ForkServer
+from autotune.trial.fork_server import ForkServer
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Finished, TrialRequest
 
 
-def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyListener) -> None:
-    """Scores each member of the front that has no score yet, each in a process of its own under the same cap.
+def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyListener, server: ForkServer) -> None:
+    """Scores each member of the front that has no score yet, each in a process of its own under the same cap, forked by ``server``.
 
     A member that cannot be scored is said aloud and stays on the front without a score; it is tried again on resume.
     """
@@ -23,16 +23,14 @@ def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyLis
     listener.phase(
         "test", f"scoring {len(members)} member{'s' if len(members) > 1 else ''} of the front once on the test part"
     )
-    preload = (*PRELOAD, *settings.plugins)
-    with ForkServer(preload=preload, backbone=settings.backbone_source, driver=settings.driver) as server:
-        for member in members:
-            predicted = None if member.outcome is None else member.outcome.predicted
-            request = settings.score(member.number, member.candidate, member.seed, predicted)
-            outcome = _outcome(request, server)
-            if outcome.status is Status.COMPLETE:
-                record.set_test_metrics(member.number, outcome.metrics)
-            else:
-                listener.warning(f"trial {member.number} could not be scored on the test part: {outcome.reason}")
+    for member in members:
+        predicted = None if member.outcome is None else member.outcome.predicted
+        request = settings.score(member.number, member.candidate, member.seed, predicted)
+        outcome = _outcome(request, server)
+        if outcome.status is Status.COMPLETE:
+            record.set_test_metrics(member.number, outcome.metrics)
+        else:
+            listener.warning(f"trial {member.number} could not be scored on the test part: {outcome.reason}")
 
 
 def _outcome(request: TrialRequest, server: ForkServer) -> Outcome:

@@ -9,9 +9,8 @@ import torch
 from autotune.errors import DeviceError
 from autotune.memory.process import own_private_bytes
 from autotune.outcome import MemoryFigures, Outcome, Status
-from autotune.trial.ancestry import Ancestor
 from autotune.trial.confines import confines_for
-from autotune.trial.fork_server import PRELOAD, ForkServer
+from autotune.trial.fork_server import ForkServer
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Finished, TrialRequest
@@ -20,24 +19,16 @@ MEASURE = f"{__name__}:measure"
 _NO_CAP = 2**62
 
 
-def baseline_bytes(
-    server: ForkServer | None = None,
-    *,
-    threads: int = 1,
-    backbone: str | None = None,
-    preload: tuple[str, ...] = PRELOAD,
-    driver: Ancestor | None = None,
-) -> int:
+def baseline_bytes(server: ForkServer | None = None, *, threads: int = 1) -> int:
     """Private bytes of a trial's process after its imports and its first small step, on the CPU.
 
-    Starts one such process, and a fork server for it unless ``server`` is given (some seconds). backbone: the source of
-    the backbone that trials will load, for what is imported for it.
+    Starts one such process, and a fork server for it unless ``server`` is given (some seconds).
 
     Raises:
         DeviceError: the process could not be started or did not measure.
     """
     if server is None:
-        with ForkServer(preload=preload, backbone=backbone, driver=driver) as own:
+        with ForkServer() as own:
             return baseline_bytes(own, threads=threads)
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         request = TrialRequest(

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from autotune.errors import DeviceError
+from autotune.processes import started
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.server import PACKET_BYTES
 
@@ -27,6 +32,14 @@ START_SECONDS = 300.0
 FORK_SECONDS = 30.0
 
 
+@dataclass(frozen=True)
+class Lender:
+    """Where a fork server of this machine can be asked for one that is forked from it, and the path that it was started with."""
+
+    address: str
+    path: tuple[str, ...]
+
+
 class ForkServer:
     """A fork server that belongs to this process.
 
@@ -34,7 +47,9 @@ class ForkServer:
     itself when this process or the driver dies, together with every trial it has started. Not for several threads.
 
     preload: modules to import first. backbone: the source of the backbone that trials will load. path: where modules
-    are looked for; this process's own ``sys.path`` by default.
+    are looked for; this process's own ``sys.path`` by default. lends: whether others on this machine may have servers forked
+    from this one, by its ``lender``. lender: that of one; where it answers and has imported the same, this server is
+    there at once, and else it is started as any other.
     """
 
     def __init__(
@@ -44,27 +59,45 @@ class ForkServer:
         backbone: str | None = None,
         driver: Ancestor | None = None,
         path: Sequence[str] | None = None,
+        lends: bool = False,
+        lender: Lender | None = None,
     ) -> None:
+        search = tuple(sys.path if path is None else path)
+        self.lender: Lender | None = None
+        self._room: tempfile.TemporaryDirectory[str] | None = None
+        if lends:
+            self._room = tempfile.TemporaryDirectory(prefix="atune-", dir="/tmp" if Path("/tmp").is_dir() else None)
+            self.lender = Lender(str(Path(self._room.name) / "door"), search)  # a socket's path may have 107 bytes
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._exits: dict[int, int] = {}
         self._ready = False
+        self._forks = False
         self._began = time.monotonic()
         settings = {
             "preload": list(preload),
             "backbone": backbone,
             "driver": asdict(driver) if driver is not None else None,
             "parent": os.getpid(),
+            "address": None if self.lender is None else self.lender.address,
         }
+        environment = _environment(search)
+        settings["key"] = key = _key(settings, environment)
+        self._process: subprocess.Popen[bytes] | _Lent
         with theirs:
-            self._process = subprocess.Popen(
+            lent = (
+                None
+                if lender is None
+                else _borrow(lender.address, key, settings["driver"], theirs, self._errors.fileno())
+            )
+            self._process = lent or subprocess.Popen(
                 [sys.executable, "-m", "autotune.trial.server", str(theirs.fileno()), json.dumps(settings)],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=self._errors,
                 stderr=self._errors,
                 start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
-                env=_environment(sys.path if path is None else path),
+                env=environment,
             )
 
     @property
@@ -113,6 +146,7 @@ class ForkServer:
             DeviceError: the server is dead or does not answer.
         """
         self.wait_ready()
+        self._forks = True
         try:
             socket.send_fds(self._socket, [json.dumps({"fork": True}).encode()], [channel.fileno()])
         except OSError as error:
@@ -137,14 +171,18 @@ class ForkServer:
             self._socket.send(json.dumps({"release": pid}).encode())
 
     def close(self) -> None:
-        """Ends the server and its children, and waits for that."""
+        """Ends the server and its children, and waits for that. Servers that were forked from it go on."""
         self._socket.close()  # the end of file tells it
+        if not self._forks:  # it may still import, and has no children
+            self._process.kill()
         try:
             self._process.wait(timeout=3)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(timeout=None)
         self._errors.close()
+        if self._room is not None:
+            self._room.cleanup()
 
     def __enter__(self) -> ForkServer:
         return self
@@ -186,6 +224,57 @@ class ForkServer:
             f"The process that starts trials (pid {self.pid}) has died with code {self._process.returncode}"
             + (f"; it last said:\n{said}" if said else ".")
         )
+
+
+class _Lent:
+    """A server that was forked from another one: not this process's child, so known by pid and start."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._started = started(pid)
+        self.returncode: int | None = None  # nobody but its parent can know it
+
+    def poll(self) -> int | None:
+        """None while it lives."""
+        return None if self._lives() else -1
+
+    def wait(self, timeout: float | None) -> int:
+        """Raises:
+        subprocess.TimeoutExpired: it still lives.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while self._lives():
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            time.sleep(0.01)
+        return -1
+
+    def kill(self) -> None:
+        if self._lives():
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _lives(self) -> bool:
+        return self._started is not None and started(self.pid) == self._started
+
+
+def _key(settings: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """Equal for servers that would have imported the same in the same surroundings."""
+    content = [settings["preload"], settings["backbone"], environment["PYTHONPATH"], sys.executable]
+    content += [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "LD_PRELOAD")]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _borrow(address: str, key: str, driver: Any, channel: socket.socket, prints: int) -> _Lent | None:
+    """A server forked from the one at this address; None where nobody answers or it has imported something else."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.settimeout(FORK_SECONDS)
+        try:
+            door.connect(address)
+            socket.send_fds(door, [json.dumps({"like": key, "driver": driver}).encode()], [channel.fileno(), prints])
+            answer = json.loads(door.recv(PACKET_BYTES) or b"{}")
+        except (OSError, ValueError):
+            return None
+    return _Lent(answer["serving"]) if "serving" in answer else None
 
 
 def _environment(search: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,11 @@ death by force ends the trials too (each asked the kernel for that, see :mod:`au
 Messages are JSON, one a packet. From the parent: ``{"fork": true}`` with the child's end of a channel, ``{"release": pid}``.
 To the parent: ``{"ready": seconds}`` or ``{"error": traceback}`` once; then ``{"forked": pid}``, ``{"exited": pid, "status": n}``.
 An ended child stays a zombie until it is released, so its process id means nothing else meanwhile.
+
+A server that was given an address lends itself: whoever connects there and has the same wishes (``{"like": key}``, with two
+descriptors: a socket to serve and a file for what is printed) gets a server of its own, forked from this one with all
+imports done, and the answer ``{"serving": pid}``, or ``{"unlike": key}``. Such a server belongs to whoever holds the socket's other
+end; it ends with that or with the driver, not with the one that it was forked from.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from autotune.trial.ancestry import Ancestor
@@ -53,9 +59,31 @@ def main() -> None:
         raise
     gc.collect()
     gc.freeze()  # collections in a trial would otherwise copy the pages of everything imported here
-    server = _Server(server_socket, driver)
+    server = _Server(server_socket, driver, _lending(settings))
     server_socket.send(json.dumps({"ready": time.monotonic() - start}).encode())
     server.serve()
+
+
+@dataclass
+class _Lending:
+    """A door, open to whoever knows the address; ``key``: what they must wish for."""
+
+    door: socket.socket
+    key: str
+
+
+def _lending(settings: dict[str, Any]) -> _Lending | None:
+    """Where there can be no such door everybody imports for himself."""
+    if settings.get("address") is None:
+        return None
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        door.bind(settings["address"])
+        door.listen()
+    except OSError:
+        door.close()
+        return None
+    return _Lending(door, settings["key"])
 
 
 @contextlib.contextmanager
@@ -81,9 +109,11 @@ def _ended_with(parent: int, driver: Ancestor | None) -> Iterator[None]:
 class _Server:
     """The loop; ``children`` maps a process id to whether its exit has been told."""
 
-    def __init__(self, server_socket: socket.socket, driver: Ancestor | None) -> None:
+    def __init__(self, server_socket: socket.socket, driver: Ancestor | None, lending: _Lending | None = None) -> None:
         self._socket = server_socket
         self._driver = driver
+        self._lending = lending
+        self._lent: set[int] = set()
         self._children: dict[int, bool] = {}
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
@@ -95,11 +125,14 @@ class _Server:
         try:
             while True:
                 sources: list[Any] = [self._socket, self._wake_read]
+                sources += [] if self._lending is None else [self._lending.door]
                 readable, _, _ = select.select(sources, [], [], WATCH_SECONDS)
                 if self._wake_read in readable:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
                 self._tell_exits()
+                if self._lending is not None and self._lending.door in readable:
+                    self._lend(self._lending)
                 if self._socket in readable and not self._obey():
                     return
                 if self._driver is not None and not self._driver.is_alive():
@@ -125,17 +158,49 @@ class _Server:
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            # The parent's end of file must reach the server even while a trial lives: close what was inherited.
-            signal.set_wakeup_fd(-1)
-            self._socket.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self._forget()
             run_child(channel, server=server, driver=self._driver)  # never returns
         os.close(channel)
         self._children[pid] = False
         self._send({"forked": pid})
 
+    def _forget(self) -> None:
+        """In a fork: the parent's end of file must reach the server even while the fork lives, so what was inherited is closed."""
+        signal.set_wakeup_fd(-1)
+        self._socket.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        if self._lending is not None:
+            self._lending.door.close()
+
+    def _lend(self, lending: _Lending) -> None:
+        """Answers one who came to the door, and never waits long for him."""
+        visitor, _ = lending.door.accept()
+        descriptors: list[int] = []
+        with visitor:
+            visitor.settimeout(WATCH_SECONDS)
+            try:
+                packet, descriptors, _, _ = socket.recv_fds(visitor, PACKET_BYTES, 2)
+                asked = json.loads(packet or b"{}")
+                if asked.get("like") != lending.key or len(descriptors) != 2:
+                    visitor.send(json.dumps({"unlike": lending.key}).encode())
+                    return
+                driver = Ancestor(**asked["driver"]) if asked["driver"] is not None else None
+                pid = os.fork()
+                if pid == 0:
+                    visitor.close()
+                    self._forget()
+                    _serve_lent(descriptors, driver)  # never returns
+                self._lent.add(pid)
+                visitor.send(json.dumps({"serving": pid}).encode())
+            except (OSError, ValueError):  # it went away again, or is none of ours
+                return
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
     def _tell_exits(self) -> None:
+        self._lent -= {pid for pid in self._lent if os.waitpid(pid, os.WNOHANG)[0] == pid}
         for pid, told in self._children.items():
             if not told:
                 result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -159,6 +224,25 @@ class _Server:
 
     def _send(self, message: dict[str, Any]) -> None:
         self._socket.send(json.dumps(message).encode())
+
+
+def _serve_lent(descriptors: list[int], driver: Ancestor | None) -> None:
+    """The rest of a lent server's life."""
+    code = 1
+    try:
+        os.setsid()
+        channel, prints = descriptors
+        for standard in (1, 2):
+            os.dup2(prints, standard)
+        os.close(prints)
+        own = _Server(socket.socket(fileno=channel), driver)
+        own._send({"ready": 0.0})
+        own.serve()
+        code = 0
+    except BaseException:  # noqa: BLE001 - nothing may return into the server that this was forked from
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -175,9 +175,11 @@ def test_a_checkpoint_is_scored_once_on_the_part_that_was_asked_for(
 # ---- trials that end badly
 
 
-def test_a_trial_over_its_cap_shows_it_before_training(run: Run, request_for: Callable[..., TrialRequest]) -> None:
+def test_a_trial_over_its_cap_shows_it_before_training(
+    run: Run, request_for: Callable[..., TrialRequest], server: ForkServer
+) -> None:
     # Room for imports and weights, not for the activations of full fine-tuning.
-    cap = baseline_bytes(backbone=DEFAULT_BACKBONE) + 150 * 10**6
+    cap = baseline_bytes(server) + 150 * 10**6
     request = request_for(method={"name": "full"}, memory_cap=cap, training={**TRAINING, "batch_size": 40})
     messages = run(request)
     outcome = outcome_of(messages)
