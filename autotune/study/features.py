@@ -181,18 +181,23 @@ def _wanted(
 ) -> tuple[dict[str, tuple[Wanted, ...]], list[str]]:
     """By precision, the sorts of trials that would read a store, by a sample of the space; and why others would not."""
     chance = random.Random(config.seed)
+    known: dict[str, tuple[str | None, tuple[Place, ...]]] = {}
     passes: dict[str, Counter[tuple[Place, ...]]] = {}
     without: dict[str, str] = {}
     for _ in range(DRAWS):
         drawn = space.random(chance).realised
-        method = method_from_dict(dict(drawn.method))
-        try:
-            reason = why_not(method, data.task, backbone)
-            needs = () if reason is not None else tuple(sorted(needs_of(method, data.task, backbone)))
-        except SherlError:
-            continue  # refused where it is planned
+        key = json.dumps(drawn.method, sort_keys=True)
+        if key not in known:
+            method = method_from_dict(dict(drawn.method))
+            try:
+                reason = why_not(method, data.task, backbone)
+                needs = () if reason is not None else tuple(sorted(needs_of(method, data.task, backbone)))
+            except SherlError:
+                reason, needs = None, ()  # refused where it is planned
+            known[key] = reason, needs
+        reason, needs = known[key]
         if reason is not None:
-            without.setdefault(method.name, reason)
+            without.setdefault(drawn.method["name"], reason)
         elif needs:
             precision = str(drawn.training.get("precision", "fp32"))
             epochs = float(drawn.training.get("epochs", 1))
