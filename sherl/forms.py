@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -35,6 +36,11 @@ class TensorForm:
     def of(cls, tensor: Tensor) -> TensorForm:
         """The form of a tensor."""
         return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a tensor of this form."""
+        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize  # type: ignore[no-any-return]  # by its name
 
     def blank(self) -> Tensor:
         """Zeros of this form."""

@@ -18,6 +18,7 @@ from autotune.memory.margin import MarginKind, margin_bytes, score
 from autotune.memory.scaling import LEAST_ROWS, ByRows
 from autotune.memory.trace import TraceResult, Workload, trace, trace_events
 from autotune.outcome import Candidate, MemoryFigures
+from sherl.features import stacks_stored
 from sherl.forms import BatchForm
 from sherl.spec import TaskSpec, TrainingConfig
 from sherl.training import evaluation_rows
@@ -128,7 +129,7 @@ class Predictor:
         """
         workload = self.workload(candidate)
         floor = self._store.breaches.get(self._key(workload), -1) + 1
-        return self._figures(self._traced(workload), floor)
+        return self._figures(self._traced(workload), floor, ahead=self._ahead(workload))
 
     def by_rows(self, candidate: Candidate) -> Callable[[int], tuple[MemoryFigures, TraceResult]]:
         """The figures of a candidate at any batch size, from two traces, at its own and at twice that.
@@ -151,14 +152,21 @@ class Predictor:
                 traced = self._traced(workload(rows))
             else:
                 traced = scaled.at(rows, for_gpu=self._gpu is not None)
-            return self._figures(traced, floor=0), traced
+            return self._figures(traced, floor=0, ahead=self._ahead(workload(rows))), traced
 
         return figures
 
-    def _figures(self, traced: TraceResult, floor: int) -> MemoryFigures:
+    def _ahead(self, workload: Workload) -> int:
+        """Of a GPU: bytes of the batch that is copied there while the one before it is in use, where batches bring hidden states
+        from a store. The rehearsal's two batches do not show it."""
+        if self._device == "cpu" or not stacks_stored(workload.train_batch):
+            return 0
+        return sum(form.nbytes for form in workload.train_batch.values())
+
+    def _figures(self, traced: TraceResult, floor: int, *, ahead: int) -> MemoryFigures:
         if self._device == "cuda":
             reserved = self._reserved(traced)
-            device = reserved + self._context_bytes + self._margin("cuda", reserved)
+            device = reserved + self._context_bytes + self._margin("cuda", reserved) + ahead
             return MemoryFigures(
                 allocated=traced.allocated, reserved=reserved, device=max(device, floor), meter=_METERS["cuda"]
             )

@@ -15,8 +15,9 @@ from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import rule_bytes
 from autotune.memory.predict import Predictor, heap_plan_of
 from autotune.memory.trace import Workload
-from autotune.outcome import MemoryFigures
+from autotune.outcome import Candidate, MemoryFigures
 from autotune.study.fit_check import FitCheck
+from sherl.forms import BatchForm, TensorForm
 from tests.autotune.memory.test_predict import BASELINE, MB, _candidate, _predictor, traced
 
 __all__ = ["traced"]  # a fixture
@@ -39,6 +40,24 @@ def test_device_is_reserved_and_context_and_margin() -> None:
     assert expandable.reserved == 1100 * MB
     unknown = _predictor(device="cuda").predict(_candidate(batch_size=10))
     assert unknown.device == 1264 * MB + DEFAULT_CONTEXT_BYTES
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_batch_that_is_copied_ahead_counts_where_batches_bring_hidden_states() -> None:
+    def bring(_: Candidate, train: BatchForm, evaluation: BatchForm) -> tuple[BatchForm, BatchForm]:
+        rows = train["labels"].shape[0]
+        states = {"features.blocks.2": TensorForm((rows, 9, 16), "float32")}
+        return {**train, **states}, {**evaluation, **states}
+
+    figures, without = (
+        _on_gpu(with_features=bring).predict(_candidate(batch_size=10)),
+        _on_gpu().predict(_candidate(batch_size=10)),
+    )
+    batch = sum(form.nbytes for form in _on_gpu().workload(_candidate(batch_size=10)).train_batch.values())
+    assert figures.device == without.device + batch + 10 * 9 * 16 * 4
+    assert (figures.allocated, figures.reserved) == (without.allocated, without.reserved)
+    on_cpu = _predictor(with_features=bring).predict(_candidate(batch_size=10))
+    assert on_cpu.device == _predictor().predict(_candidate(batch_size=10)).device
 
 
 def test_a_real_trace_gives_all_three_figures() -> None:
