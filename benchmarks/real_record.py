@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from real_settings import CHOOSING_SEED, SEEDS, Case, RealBackbone, RealMethod
+from real_settings import CHOOSING_SEED, Case, RealBackbone, RealMethod
 
 Row = dict[str, Any]
 
@@ -75,12 +75,16 @@ class RealRecord:
         return self.rows.get(case.key)
 
     def choosing(self, backbone: RealBackbone, method: RealMethod) -> list[Case]:
-        """The cases that the learning rate is chosen from."""
+        """The cases that the learning rate is chosen from; none of a method that takes over another one's."""
+        if method.rate_of is not None:
+            return []
         return [Case(backbone, method, rate, CHOOSING_SEED) for rate in method.learning_rates]
 
     def chosen_rate(self, backbone: RealBackbone, method: RealMethod) -> float | None:
         """The learning rate of the best validation score, the smaller one of equals; None before all have run, or where
-        every run diverged."""
+        every run diverged. Of a method that takes over another one's, that one's."""
+        if method.rate_of is not None:
+            return self.chosen_rate(backbone, method.rate_of)
         rows = [self.of(case) for case in self.choosing(backbone, method)]
         scored = [row for row in rows if row is not None and row["status"] == "complete"]
         if None in rows or not scored:
@@ -98,7 +102,7 @@ class RealRecord:
         rate = self.chosen_rate(backbone, method)
         if rate is None:
             return None
-        for seed in SEEDS:
+        for seed in method.seeds:
             case = Case(backbone, method, rate, seed)
             if self.of(case) is None:
                 return case
@@ -109,5 +113,5 @@ class RealRecord:
         rate = self.chosen_rate(backbone, method)
         if rate is None:
             return []
-        found = [self.of(Case(backbone, method, rate, seed)) for seed in SEEDS]
+        found = [self.of(Case(backbone, method, rate, seed)) for seed in method.seeds]
         return [row for row in found if row is not None]

@@ -32,7 +32,7 @@ class OutOfTime(Exception):
 
 
 @lru_cache(maxsize=1)
-def _material(model: str, data: str) -> tuple[Path, RealData]:
+def material(model: str, data: str) -> tuple[Path, RealData]:
     """A model's folder and its data; those of one backbone are held at a time."""
     folder = pretrained(model)
     if "efficientnet" in model or "resnet" in model:
@@ -41,7 +41,7 @@ def _material(model: str, data: str) -> tuple[Path, RealData]:
 
 
 @lru_cache(maxsize=1)
-def _conditions() -> dict[str, Any]:
+def conditions_now() -> dict[str, Any]:
     return conditions()
 
 
@@ -55,15 +55,24 @@ def run_case(case: Case, *, deadline: float) -> dict[str, Any]:
     Raises:
         OutOfTime: the deadline passed between two epochs.
     """
-    folder, data = _material(case.backbone.model, case.backbone.data)
-    training = _training(case)
+    folder, data = material(case.backbone.model, case.backbone.data)
     model = build_model(
         load_backbone(str(folder)), method_from_dict(dict(case.method.method)), data.task, seed=case.seed
     )
+    return train_and_score(case, model, data, tensors=peak_of(model, data, training_of(case)), deadline=deadline)
+
+
+def train_and_score(case: Case, model: TaskModel, data: RealData, *, tensors: int, deadline: float) -> dict[str, Any]:
+    """What :func:`run_case` tells, of a model that is ready to be trained on these parts.
+
+    Raises:
+        OutOfTime: the deadline passed between two epochs.
+    """
+    training = training_of(case)
     row: dict[str, Any] = {
         "status": "complete",
         "trainable": sum(parameter.numel() for parameter in model.trainable_parameters()),
-        "tensors": _peak(model, data, training),
+        "tensors": tensors,
     }
     try:
         for progress in fit(model, data.train, data.valid, training):
@@ -72,23 +81,23 @@ def run_case(case: Case, *, deadline: float) -> dict[str, Any]:
             if progress.epoch < training.epochs and time.monotonic() > deadline:
                 raise OutOfTime
     except Diverged as error:
-        return {"status": "diverged", "reason": str(error), "conditions": _conditions()}
+        return {"status": "diverged", "reason": str(error), "conditions": conditions_now()}
     if case.seed in SEEDS:
         score = evaluate(model, data.test, training.batch_size)[data.task.metric]
         if not math.isfinite(score):
-            return {"status": "diverged", "reason": f"the test score is {score}", "conditions": _conditions()}
+            return {"status": "diverged", "reason": f"the test score is {score}", "conditions": conditions_now()}
         row["test"] = score
-    return {**row, "conditions": _conditions()}
+    return {**row, "conditions": conditions_now()}
 
 
 def run_steps(case: Case) -> dict[str, Any]:
     """``case.steps`` steps: mean loss of the first and of the last ten, peak of tensor bytes, seconds a step."""
-    folder, data = _material(case.backbone.model, case.backbone.data)
-    training = _training(case)
+    folder, data = material(case.backbone.model, case.backbone.data)
+    training = training_of(case)
     model = build_model(
         load_backbone(str(folder)), method_from_dict(dict(case.method.method)), data.task, seed=case.seed
     )
-    peak = _peak(model, data, training)
+    peak = peak_of(model, data, training)
     assert case.steps is not None
     optimizer, scheduler = make_optimizer(model, training, total_steps=case.steps)
     epochs = (data.train.batches(training.batch_size, seed=case.seed, epoch=epoch) for epoch in count())
@@ -99,7 +108,7 @@ def run_steps(case: Case) -> dict[str, Any]:
     ]
     seconds = (time.perf_counter() - began) / case.steps
     if not all(map(math.isfinite, losses)):
-        return {"status": "diverged", "reason": "a loss is not finite", "conditions": _conditions()}
+        return {"status": "diverged", "reason": "a loss is not finite", "conditions": conditions_now()}
     first, last = sum(losses[:ENDS]) / ENDS, sum(losses[-ENDS:]) / ENDS
     return {
         "status": "complete",
@@ -109,11 +118,12 @@ def run_steps(case: Case) -> dict[str, Any]:
         "first_loss": first,
         "last_loss": last,
         "falls": last < first,
-        "conditions": _conditions(),
+        "conditions": conditions_now(),
     }
 
 
-def _training(case: Case) -> TrainingConfig:
+def training_of(case: Case) -> TrainingConfig:
+    """How a case is trained."""
     return TrainingConfig(
         learning_rate=case.learning_rate,
         batch_size=case.backbone.batch_size,
@@ -122,6 +132,7 @@ def _training(case: Case) -> TrainingConfig:
     )
 
 
-def _peak(model: TaskModel, data: RealData, training: TrainingConfig) -> int:
+def peak_of(model: TaskModel, data: RealData, training: TrainingConfig) -> int:
+    """Peak of live tensor bytes of a training and an evaluation step on the largest batch."""
     batches = [part.largest_batch(training.batch_size) for part in (data.train, data.valid)]
     return measure_rehearsal(model, batches[0], batches[1], training).peak_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 CHOOSING_SEED = 0
@@ -26,11 +26,18 @@ class RealBackbone:
 
 @dataclass(frozen=True)
 class RealMethod:
-    """method: as :func:`sherl.methods.method_from_dict` reads it. learning_rates: three for each method."""
+    """method: as :func:`sherl.methods.method_from_dict` reads it. learning_rates: three for each method.
+
+    features: hidden states of frozen blocks are read from a store (:mod:`real_features`): the same scores, other seconds.
+    rate_of: the method whose chosen learning rate this one takes over, instead of three tries. seeds: that are scored.
+    """
 
     name: str
     method: dict[str, Any]
     learning_rates: tuple[float, float, float]
+    features: bool = False
+    rate_of: RealMethod | None = None
+    seeds: tuple[int, ...] = SEEDS
 
 
 BACKBONES = (
@@ -54,7 +61,7 @@ METHODS = (
     RealMethod("linear-probe", {"name": "linear_probe"}, (1e-2, 3e-2, 1e-1)),
 )
 
-VARIANTS = (
+_VARIANTS = (
     RealMethod("sherl-released-gate", {"name": "sherl", "start_layer": -1, "gate": "released"}, _ADDED),
     RealMethod("sherl-learned", {"name": "sherl", "start_layer": -1, "similarity": "learned"}, _ADDED),
     RealMethod("sherl-multi", {"name": "sherl", "start_layer": -2, "insertion": "multi"}, _ADDED),
@@ -66,6 +73,7 @@ VARIANTS = (
     RealMethod("ladder-r4", {"name": "ladder", "reduction_factor": 4}, _ADDED),
     RealMethod("unipt-r8", {"name": "unipt", "reduction_factor": 8}, _ADDED),
 )
+VARIANTS = tuple(replace(one, features=True) for one in _VARIANTS)
 """Four of SHERL and four of its rivals: the same extra tuning for both. They run with ``--variants`` only."""
 
 FIFTY = (
@@ -91,13 +99,15 @@ class Case:
     @property
     def key(self) -> str:
         """The same for a run that has the same settings; a result under another key is another experiment's."""
-        settings = {
+        settings: dict[str, Any] = {
             "backbone": asdict(self.backbone),
             "method": self.method.method,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
             "steps": self.steps,
         }
+        if self.method.features:
+            settings["features"] = True
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         return f"{self.backbone.name}/{self.method.name}/{self.learning_rate:g}/{self.seed}/{digest}"
 

@@ -22,6 +22,7 @@ class TensorPart(Part):
         lengths = {name: len(tensor) for name, tensor in inputs.items()}
         if set(lengths.values()) != {len(labels)}:
             raise ValueError(f"{len(labels)} labels were given for inputs of {lengths} rows.")
+        self.name = "rows in memory"
         self._inputs = dict(inputs)
         self.labels = labels
         self.lengths = np.ones(len(labels), dtype=np.int64)  # all rows are of one size

@@ -168,15 +168,14 @@ def test_every_line_is_json_that_any_reader_takes(tmp_path: Path) -> None:
 
 
 def test_only_takes_a_backbone_a_method_or_both() -> None:
-    known = driver.chosen_pairs(settings.BACKBONES, settings.METHODS, [])
+    pairs = driver.pairs_of(variants=False, figures=False)
+    known = driver.chosen_pairs(pairs, [])
     assert len(known) == 4 * 7
-    assert [one.name for one, _ in driver.chosen_pairs(settings.BACKBONES, settings.METHODS, ["dinov2"])] == [
-        "dinov2"
-    ] * 7
-    (pair,) = driver.chosen_pairs(settings.BACKBONES, settings.METHODS, ["dinov2/sherl"])
+    assert [one.name for one, _ in driver.chosen_pairs(pairs, ["dinov2"])] == ["dinov2"] * 7
+    (pair,) = driver.chosen_pairs(pairs, ["dinov2/sherl"])
     assert (pair[0].name, pair[1].name) == ("dinov2", "sherl")
     with pytest.raises(SystemExit, match=r"--only dinov3: there is no such pair.*dinov2"):
-        driver.chosen_pairs(settings.BACKBONES, settings.METHODS, ["dinov3"])
+        driver.chosen_pairs(pairs, ["dinov3"])
 
 
 def test_the_comparison_is_fair_and_can_be_made() -> None:

@@ -38,7 +38,7 @@ def material(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     task = TaskSpec(kind="classification", metric="accuracy", class_names=("low", "high"))
     data = real_data.RealData(task, part(48), part(16), part(16))
-    monkeypatch.setattr(runs, "_material", lambda model, data_name: (tmp_path, data))
+    monkeypatch.setattr(runs, "material", lambda model, data_name: (tmp_path, data))
 
 
 def test_a_run_tells_scores_memory_and_seconds() -> None:
