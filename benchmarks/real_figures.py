@@ -27,11 +27,11 @@ class Bar:
 
 def _sherl(name: str, **settings: Any) -> RealMethod:
     """A form of the standard setting, reading stored features; one of the variants where it is the same."""
-    method = {**STANDARD.method, **settings}
+    standard = {**STANDARD.method, "insertion": "single", "aggregation": "mtsa"}
     for known in (STANDARD, *VARIANTS):
-        if {**STANDARD.method, **known.method} == method:
+        if {**standard, **known.method} == {**standard, **settings}:
             return known
-    return replace(STANDARD, name=name, method=method)
+    return replace(STANDARD, name=name, method={**STANDARD.method, **settings})
 
 
 def _live(kind: str, setting: str, value: int) -> RealMethod:
@@ -68,7 +68,7 @@ _ROUTES: dict[str, dict[str, Any]] = {
 }
 FIGURES: dict[int, tuple[Bar, ...]] = {
     5: tuple(
-        Bar(label, _sherl(f"sherl-late-{label.lower().replace(' ', '-')}", **settings))
+        Bar(label, _sherl(f"sherl-fig5-{label.lower().replace(' ', '-')}", **settings))
         for label, settings in _ROUTES.items()
     ),
     6: tuple(

@@ -17,7 +17,7 @@ def tables(record: RealRecord, backbones: Sequence[RealBackbone], methods: Seque
         for method in methods:
             rows = [row for case in record.choosing(backbone, method) if (row := record.of(case)) is not None]
             scored = record.scored(backbone, method)
-            if rows:
+            if rows or scored:
                 lines.append(_line(record, backbone, method, rows, scored))
                 used += rows + scored
             elif (reason := record.refusal(backbone, method)) is not None:
@@ -31,6 +31,8 @@ def tables(record: RealRecord, backbones: Sequence[RealBackbone], methods: Seque
     if not parts:
         return "There are no results yet."
     told = f"Learning rate: of three, by validation on seed {CHOOSING_SEED}; `*`: the chosen one is the least or the largest. Test: seeds {', '.join(map(str, SEEDS))}."
+    if any(row.get("features") for row in used):
+        told += " †: frozen blocks' hidden states were read from a store, so seconds are less; tensors are those without it."
     return "\n\n".join([*parts, told, *([_under(used)] if used else [])])
 
 
@@ -40,18 +42,25 @@ def _line(record: RealRecord, backbone: RealBackbone, method: RealMethod, rows: 
     if rate is None:
         ended = "every run diverged" if len(rows) == len(method.learning_rates) and not complete else ""
         return f"| {method.name} | | {ended or f'{len(rows)} of {len(method.learning_rates)} tried'} | | | | | |"
-    chosen = next(row for row in complete if row["learning_rate"] == rate)
+    # of the same rate, which is another method's where that is taken over
+    chosen = next((row for row in complete if row["learning_rate"] == rate), None)
     edge = "" if min(method.learning_rates) < rate < max(method.learning_rates) else " *"
+    edge = edge if method.rate_of is None else f" (of {method.rate_of.name})"
     tests = [100 * row["test"] for row in scored if row["status"] == "complete"]
     spread = f" ± {statistics.stdev(tests):.2f}" if len(tests) > 1 else ""
     score = f"{statistics.mean(tests):.2f}{spread}" if tests else ""
-    if len(tests) < len(SEEDS):
+    if len(tests) < len(method.seeds):
         diverged = sum(row["status"] == "diverged" for row in scored)
-        score += f" ({len(tests)} of {len(SEEDS)} seeds" + (f", {diverged} diverged)" if diverged else ")")
-    done = [row for row in scored if row["status"] == "complete"] or [chosen]
+        score += f" ({len(tests)} of {len(method.seeds)} seeds" + (f", {diverged} diverged)" if diverged else ")")
+    done = [row for row in scored if row["status"] == "complete"] or [row for row in [chosen] if row is not None]
+    if not done:
+        return f"| {method.name} | | {rate:g}{edge}: every run diverged | | | | | |"
+    shown = chosen or done[0]
+    valid = "" if chosen is None else f" {100 * chosen['valid']:.1f}"
+    mark = " †" if shown.get("features") else ""
     return (
-        f"| {method.name} | {chosen['trainable']:,} | {rate:g}{edge} | {100 * chosen['valid']:.1f} | {score.strip()} | "
-        f"{chosen['tensors'] / 1e6:.0f} | {statistics.median(row['seconds'] for row in done):.0f} | "
+        f"| {method.name}{mark} | {shown['trainable']:,} | {rate:g}{edge} |{valid} | {score.strip()} | "
+        f"{shown['tensors'] / 1e6:.0f} | {statistics.median(row['seconds'] for row in done):.0f} | "
         f"{statistics.median(row['step_seconds'] for row in done):.3f} |"
     )
 

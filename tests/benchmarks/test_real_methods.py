@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,47 @@ def test_the_comparison_is_fair_and_can_be_made() -> None:
     sides = [method.name.startswith("sherl") for method in settings.VARIANTS]
     assert sides.count(True) == sides.count(False), "rivals get the same extra tuning"
     assert len({method.name for method in (*settings.METHODS, *settings.VARIANTS)}) == 15
+
+
+def test_every_figure_can_be_made_and_equal_settings_run_once() -> None:
+    from sherl.methods import method_from_dict
+
+    figures = importlib.import_module("real_figures")
+    methods = (*settings.METHODS, *settings.VARIANTS, *figures.FIGURE_METHODS)
+    assert len({(method.name, json.dumps(method.method), method.features) for method in methods}) == len(
+        {(method.name) for method in methods}
+    )
+    made = [(str(method_from_dict(dict(method.method))), method.features) for method in figures.FIGURE_METHODS]
+    assert len(set(made)) == len(made)
+    standard = [n for n, bars in figures.FIGURES.items() for bar in bars if bar.method == figures.STANDARD]
+    assert set(standard) == {4, 5, 6, 7}, "each has the paper's standard setting in it"
+    assert list(figures.FIGURES) == [5, 6, 4, 7]
+
+
+def test_with_variants_and_figures_minilm_comes_first_and_each_pair_once() -> None:
+    pairs = [(one.name, other.name) for one, other in driver.pairs_of(variants=True, figures=True)]
+    assert len(set(pairs)) == len(pairs)
+    assert [name for _, name in pairs[:8]] == [method.name for method in settings.VARIANTS]
+    others = [backbone for backbone, _ in pairs if backbone != "minilm"]
+    assert [backbone for backbone, _ in pairs[-len(others) :]] == others
+    assert ("minilm", "sherl-standard") in pairs
+    assert ("dinov2", "full") not in pairs
+
+
+def test_a_method_that_takes_over_a_rate_waits_for_it_and_runs_its_own_seeds(tmp_path: Path) -> None:
+    follower = settings.RealMethod("full-2", {"name": "full", "activation_checkpointing": True}, METHOD.learning_rates)
+    follower = replace(follower, rate_of=METHOD, seeds=(1, 2))
+    seen = []
+
+    def run(case: Any) -> dict[str, Any]:
+        seen.append((case.method.name, case.learning_rate, case.seed))
+        return stand_in(case)
+
+    file = tmp_path / "results.jsonl"
+    go(file, run, follower)
+    assert seen == []
+    record, _ = go(file, run, METHOD, follower)
+    assert seen[6:] == [("full-2", 1e-3, 1), ("full-2", 1e-3, 2)]
+    assert "| full-2 | 1,234 | 0.001 (of full) | | 81.00 ± 1.41 | 56 | 7 |" in tables.tables(
+        record, [BACKBONE], [follower]
+    )
