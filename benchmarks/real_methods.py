@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--figures", action="store_true", help="run what fig. 4 to 7 need, on MiniLM")
     parser.add_argument("--fifty-steps", action="store_true")
     parser.add_argument("--table", action="store_true", help="print what there is, and run nothing")
+    parser.add_argument("--draw", action="store_true", help="draw the figures of what there is, and run nothing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS / "real_methods.jsonl")
     arguments = parser.parse_args()
@@ -137,6 +138,13 @@ def main() -> None:
             f"{record.unreadable} lines of {arguments.results} were cut off; their runs are done again.",
             file=sys.stderr,
         )
+    if arguments.draw:
+        from real_drawing import draw
+
+        pictures = [arguments.results.with_name(f"real_figures.{ending}") for ending in ("png", "svg")]
+        print("\n".join(draw(record, pictures) or ["All four panels are whole."]))
+        print("\n".join(str(picture) for picture in pictures if picture.exists()))
+        return
     pairs = chosen_pairs(
         list(product(FIFTY, FIFTY_METHODS))
         if arguments.fifty_steps
