@@ -93,5 +93,10 @@ FIGURES: dict[int, tuple[Bar, ...]] = {
 }
 """By the paper's number, in the order in which they run."""
 
-FIGURE_METHODS = tuple({bar.method.name: bar.method for bars in FIGURES.values() for bar in bars}.values())
-"""Each once."""
+FIGURE_METHODS = tuple(
+    sorted(
+        {bar.method.name: bar.method for bars in FIGURES.values() for bar in bars}.values(),
+        key=lambda method: method.rate_of is not None,
+    )
+)
+"""Each once; those that take over another one's learning rate come behind it."""
