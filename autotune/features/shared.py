@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from autotune.features.files import digest_of
 from autotune.features.reader import Reader
 from autotune.features.store import FeatureStore
 from sherl.features import Place, feature_name
@@ -67,10 +68,11 @@ class SharedFeatures:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dictionary."""
+        """A JSON-able dictionary; ``folder`` is where in the root this key's files lie, for whoever reads no keys."""
         without = None if self.without is None else asdict(self.without)
         return {
             "root": self.root,
+            "folder": digest_of(self.key),
             "key": self.key,
             "places": [list(place) for place in self.places],
             "without": without,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -47,6 +52,8 @@ class Place(tune.Trainable):
         self._process: TrialProcess | None = None
         self._errand: Errand = config["errand"]
         self._stop: tuple[str, Status] | None = None
+        self._filling: subprocess.Popen[str] | None = None
+        self._filled: set[str] = set()
         self._warm()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -83,7 +90,7 @@ class Place(tune.Trainable):
         if self._process is None:
             assert self._server is not None
             request = self._errand.request
-            if not self._server.ready_within(STEP_SECONDS):
+            if not self._server.ready_within(STEP_SECONDS) or not self._has_features(request):
                 return report([], None)
             self._process = TrialProcess(request, self._server, meter_for(request), target=self._errand.target)
         if self._stop is not None:
@@ -93,6 +100,26 @@ class Place(tune.Trainable):
             message = self._process.poll(STEP_SECONDS)
             messages = [] if message is None else [message]
         return report(messages, self._process.outcome_so_far(Status.INTERRUPTED, ""))
+
+    def _has_features(self, request: TrialRequest) -> bool:
+        """On another machine than the driver's, a store of this machine is filled before the first trial that reads it, by a
+        process of its own; False while that runs. Where it fails the trial computes everything itself, and says so."""
+        shared = request.features
+        # on a GPU that process would take memory that nobody has reckoned with
+        if shared is None or request.device != "cpu" or shared["folder"] in self._filled:
+            return True
+        if self._filling is None:
+            if Path(shared["root"], shared["folder"]).is_dir():
+                self._filled.add(shared["folder"])
+                return True
+            self._filling = _filling(request, self._errand.path)
+        try:
+            self._filling.wait(STEP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        self._filling = None
+        self._filled.add(shared["folder"])
+        return True
 
     def _warm(self) -> None:
         """A fork server, started in the background where none lives."""
@@ -110,6 +137,10 @@ class Place(tune.Trainable):
             )
 
     def _end(self, why: str) -> None:
+        if self._filling is not None:
+            self._filling.terminate()
+            self._filling.wait()
+            self._filling = None
         if self._process is not None:
             self._process.stop(why, Status.INTERRUPTED)
             self._process = None
@@ -119,6 +150,36 @@ class Place(tune.Trainable):
         if self._server is not None:
             self._server.close()
             self._server = None
+
+
+def _filling(request: TrialRequest, path: Sequence[str]) -> subprocess.Popen[str]:
+    """:mod:`autotune.features.worker` at work on what a trial reads. Importing that here would bring torch along."""
+    shared = request.features or {}
+    errand = {
+        "source": request.backbone_source,
+        "prepared": request.prepared_dir,
+        "root": shared["root"],
+        "precision": request.training.get("precision", "fp32"),
+        "device": request.device,
+        "threads": request.threads,
+        "mode": "on",
+        "wanted": [{"places": shared["places"], "passes": 1.0}],
+        "plugins": [],
+    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in path if folder)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "autotune.features.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # its end will show that it failed
+        child.stdin.write(json.dumps(errand) + "\n")
+        child.stdin.close()
+    return child
 
 
 def report(messages: list[Message], so_far: Outcome | None) -> dict[str, Any]:
