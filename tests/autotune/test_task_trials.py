@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from autotune.config import StudyConfig
+from autotune.features.shared import PARTS, SharedFeatures
+from autotune.features.worker import Errand, Wanted, fill
 from autotune.memory.device import cpu_device
 from autotune.memory.predict import Predictor
 from autotune.memory.process import ProcessMeter
 from autotune.outcome import Candidate, Outcome, Status
+from autotune.study.features import StudyFeatures
 from autotune.study.folder import StudyFolder
 from autotune.study.prediction import predictor_for
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Finished, TrialRequest
-from sherl.backbones import load_config
+from sherl.backbones import backbone_from_config, load_config
 from sherl.data import DataSpec, PreparedData, prepare
 from sherl.forms import form_of, widest
+from sherl.methods import method_from_dict
+from sherl.sharing import needs_of
 
 from .task_inputs import CASES, inputs_of
 
@@ -46,7 +52,9 @@ class _Notes:
         self.attributes = {f"baseline of {cpu_device().name}, 1 threads": 0}
 
 
-def predictor_of(config: StudyConfig, data: PreparedData, folder: Path) -> Predictor:
+def predictor_of(
+    config: StudyConfig, data: PreparedData, folder: Path, features: StudyFeatures | None = None
+) -> Predictor:
     return predictor_for(
         config,
         StudyFolder(folder),
@@ -55,6 +63,7 @@ def predictor_of(config: StudyConfig, data: PreparedData, folder: Path) -> Predi
         cpu_device(),
         _Notes(),  # type: ignore[arg-type]  # only its attributes are read
         threads=1,
+        features=features,
     )
 
 
@@ -93,6 +102,61 @@ def test_what_is_predicted_for_a_trial_is_what_it_measures(case: str, server: Fo
         assert outcome.metric == outcome.metrics[data.task.metric]
         assert outcome.peak is not None
         assert outcome.peak.allocated == predicted.allocated, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_trial_that_reads_stored_hidden_states_is_priced_and_scores_alike(
+    case: str, server: ForkServer, tmp_path: Path
+) -> None:
+    config, data = settings_of(case, tmp_path)
+    candidate = Candidate(method=METHODS["sherl"], training=TRAINING, params={})
+    with torch.device("meta"):
+        backbone = backbone_from_config(load_config(config.model))
+    places = needs_of(method_from_dict(candidate.method), data.task, backbone)
+    if case == "llama answers":  # it writes, and reads what it has written with its input
+        assert not places
+        return
+    errand = Errand(
+        source=config.model,
+        prepared=str(data.directory),
+        root=str(tmp_path / "store"),
+        precision="fp32",
+        device="cpu",
+        threads=1,
+        mode="on",
+        wanted=(Wanted(places=tuple(sorted(places)), passes=1.0),),
+    )
+    stored = fill(errand, lambda _: None)
+    whole = SharedFeatures(root=errand.root, key=stored.key, places=stored.places, without=None)
+    readers = whole.readers(PARTS, [])
+    assert readers is not None
+    with StudyFeatures(backbone, data) as features:
+        features.add("fp32", errand.root, stored, readers)
+        shared = features.of(candidate)
+        assert shared is not None
+        predictor = predictor_of(config, data, tmp_path, features)
+        predicted, live = predictor.predict(candidate), predictor_of(config, data, tmp_path).predict(candidate)
+        outcomes = []
+        for number, reads in enumerate((shared.to_dict(), None)):
+            request = TrialRequest(
+                number=number,
+                backbone_source=config.model,
+                prepared_dir=str(data.directory),
+                output_dir=str(tmp_path / str(number)),
+                memory_cap=config.memory_cap,
+                method=candidate.method,
+                training=TRAINING,
+                predicted=predicted if reads else live,
+                features=reads,
+            )
+            outcomes.append(run(server, request))
+    read, computed = outcomes
+    assert read.status is Status.COMPLETE, read
+    assert read.details["features"]["read"] is True
+    assert read.peak is not None
+    assert read.peak.allocated == predicted.allocated
+    assert read.metrics == pytest.approx(computed.metrics, rel=1e-5)
+    assert read.epochs[0].train_loss == pytest.approx(computed.epochs[0].train_loss, rel=1e-5)
 
 
 def test_the_rehearsal_is_as_wide_as_the_test_part(server: ForkServer, tmp_path: Path) -> None:
