@@ -49,7 +49,8 @@ class Wanted:
 @dataclass(frozen=True, kw_only=True)
 class Errand:
     """What is to be stored. mode: ``auto`` as far as it pays, ``on`` as far as there is room. budget: bytes that the store may
-    hold in all; None: half of what the disk has free beside it."""
+    hold in all; None: half of what the disk has free beside it. allocator_bytes: of a GPU, what torch's allocator may
+    hold there; None: no bound."""
 
     source: str
     prepared: str
@@ -60,6 +61,7 @@ class Errand:
     mode: str
     wanted: tuple[Wanted, ...]
     budget: int | None = None
+    allocator_bytes: int | None = None
     plugins: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -104,6 +106,9 @@ def fill(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
     """
     began = time.perf_counter()
     torch.set_num_threads(errand.threads)
+    if errand.device == "cuda" and errand.allocator_bytes is not None:
+        _, total = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, errand.allocator_bytes / total))
     data = PreparedData.open(errand.prepared)
     backbone = load_backbone(errand.source, dtype=weights_dtype(errand.precision))
     backbone.model.to(errand.device)

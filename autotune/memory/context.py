@@ -12,9 +12,11 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from autotune.files import append_line
+from autotune.memory.device import DeviceInfo
 from sherl.cache import cache_directory
 
 # A CUDA context with torch's kernels loaded takes 300 to 600 MB; the upper end, where none was measured.
@@ -47,6 +49,11 @@ class Surroundings:
 def contexts_file() -> Path:
     """Where this user's measurements are kept; it need not exist."""
     return cache_directory() / "contexts.jsonl"
+
+
+def surroundings_of(device: DeviceInfo) -> Surroundings:
+    """What the size of a CUDA context depends on, of the device of a study."""
+    return Surroundings(metadata.version("torch"), device.name, device.driver)
 
 
 def context_bytes(around: Surroundings, file: Path | None = None) -> int:

@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,10 @@ from autotune.config import StudyConfig
 from autotune.features import Reader
 from autotune.features.shared import PARTS, SharedFeatures, with_features
 from autotune.features.worker import Errand, Stored, Wanted
+from autotune.memory.context import context_bytes, surroundings_of
+from autotune.memory.device import DeviceInfo
+from autotune.memory.guard import Guard
+from autotune.memory.meter import METERS, Meter
 from autotune.outcome import Candidate
 from autotune.space import SearchSpace
 from autotune.study.listener import StudyListener
@@ -108,7 +113,7 @@ def store_features(
     backbone: Backbone,
     data: PreparedData,
     space: SearchSpace,
-    device: str,
+    device: DeviceInfo,
     threads: int,
     listener: StudyListener,
     run: Callable[[Errand, Callable[[dict[str, Any]], None]], Stored | str] | None = None,
@@ -119,7 +124,7 @@ def store_features(
 
     Args:
         backbone: without weights.
-        device, threads: that the storing process computes with.
+        device, threads: that the storing process computes with, under the same cap as a trial.
         run: starts that process; for tests.
     """
     made = StudyFeatures(backbone, data)
@@ -130,7 +135,7 @@ def store_features(
         listener.note(text)
     mode = config.features if config.features in ("auto", "on") else "on"
     if mode == "auto" and wanted:
-        most = _most_seconds(backbone, data, wanted, device)
+        most = _most_seconds(backbone, data, wanted, device.kind)
         if most < WORKER_SECONDS:
             listener.note(
                 f"no hidden states are stored: all frozen computing of this study takes no more than {format_duration(most)}"
@@ -143,17 +148,19 @@ def store_features(
             prepared=str(data.directory.resolve()),
             root=str(root.expanduser().resolve()),
             precision=precision,  # type: ignore[arg-type]  # the space checked it
-            device=device,
+            device=device.kind,
             threads=threads,
             mode=mode,
             wanted=sorts,
             budget=config.features_budget,
+            allocator_bytes=_allocator_bytes(config, device),
             plugins=config.plugins,
         )
         listener.phase(
             "features", f"hidden states of {len(sorts)} sort{'s' if len(sorts) > 1 else ''} of trials, in {errand.root}"
         )
-        stored = (run or run_worker)(errand, lambda message: _tell(message, listener))
+        work = run or partial(run_worker, cap=config.memory_cap, meter=METERS.get(device.meter)())
+        stored = work(errand, lambda message: _tell(message, listener))
         if isinstance(stored, str):
             listener.warning(f"no hidden states are stored, every trial computes its own: {stored}")
             continue
@@ -223,13 +230,19 @@ def _most_seconds(
     return 2 * weights * positions * passes / SLOW[device]
 
 
+def _allocator_bytes(config: StudyConfig, device: DeviceInfo) -> int | None:
+    if device.kind == "cpu":
+        return None
+    return max(1, config.memory_cap - context_bytes(surroundings_of(device)))
+
+
 def _tell(message: Mapping[str, Any], listener: StudyListener) -> None:
     if "note" in message:
         listener.note(str(message["note"]))
 
 
-def run_worker(errand: Errand, on_message: Callable[[dict[str, Any]], None]) -> Stored | str:
-    """Let a process of its own do the errand; what it stored, or why it could not, in words."""
+def run_worker(errand: Errand, on_message: Callable[[dict[str, Any]], None], *, cap: int, meter: Meter) -> Stored | str:
+    """Let a process of its own do the errand, and end it over the cap; what it stored, or why it could not, in words."""
     command = [sys.executable, "-m", "autotune.features.worker"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with (
@@ -237,6 +250,7 @@ def run_worker(errand: Errand, on_message: Callable[[dict[str, Any]], None]) -> 
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
         ) as child,
+        Guard(child.pid, cap, meter) as guard,
     ):
         assert child.stdin is not None
         assert child.stdout is not None
@@ -258,6 +272,8 @@ def run_worker(errand: Errand, on_message: Callable[[dict[str, Any]], None]) -> 
         said = complaints.read().strip().splitlines()
     if stored is not None and child.returncode == 0:
         return stored
+    if guard.reason:
+        return guard.reason.replace("The trial's process", "The process that computes them")
     if child.returncode < 0:
         return f"the process that computes them was ended by signal {-child.returncode}"
     return said[-1] if said else f"the process that computes them ended with exit code {child.returncode}"

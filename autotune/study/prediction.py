@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 from autotune.config import StudyConfig
-from autotune.memory.context import Surroundings, context_bytes, contexts_file, keep_context
+from autotune.memory.context import context_bytes, contexts_file, keep_context, surroundings_of
 from autotune.memory.device import DeviceInfo
 from autotune.memory.gpu import GpuKind
 from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS
@@ -19,11 +18,6 @@ from autotune.study.folder import StudyFolder
 from autotune.trial.baseline import baseline_bytes
 from autotune.trial.fork_server import ForkServer
 from sherl.data import PreparedData
-
-
-def surroundings_of(device: DeviceInfo) -> Surroundings:
-    """What the size of a CUDA context depends on, of the device of a study."""
-    return Surroundings(metadata.version("torch"), device.name, device.driver)
 
 
 def learn_context(device: DeviceInfo, peak: MemoryFigures, warn: Callable[[str], None]) -> None:

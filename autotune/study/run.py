@@ -138,7 +138,7 @@ def _try(
     driver = Ancestor.of()
     with (
         _record(folder, config) as record,
-        store_features(config, backbone, data, space, device.kind, usable_cores(), listener) as features,
+        store_features(config, backbone, data, space, device, usable_cores(), listener) as features,
     ):
         for candidate in record.interrupt_running():
             listener.note(f"was running when the driver ended and is trained again: {candidate.label}")

@@ -12,6 +12,7 @@ import torch
 
 from autotune.config import StudyConfig
 from autotune.features.worker import Stored, fill
+from autotune.memory.device import cpu_device
 from autotune.memory.process import ProcessMeter
 from autotune.outcome import Candidate, Outcome, Status, TrialRecord
 from autotune.search import StudyRecord
@@ -163,9 +164,9 @@ def phase(material: tuple[str, Backbone, PreparedData, SearchSpace], tmp_path: P
 
     # in this process, as starting one takes seconds
     def run(features: str = str(tmp_path / "store"), worker: Any = fill, **settings: Any) -> tuple[StudyFeatures, Said]:
-        config = StudyConfig(memory_cap="1GB", model=model, features=features, **settings)
+        config = StudyConfig(**{"memory_cap": "2GB", "model": model, "features": features, **settings})
         said = Said()
-        return store_features(config, backbone, data, space, "cpu", 1, said, worker), said  # type: ignore[arg-type]
+        return store_features(config, backbone, data, space, cpu_device(), 1, said, worker), said  # type: ignore[arg-type]
 
     return run
 
@@ -223,6 +224,13 @@ def test_a_process_that_fails_is_said_and_the_study_goes_on(phase: Phase, tmp_pa
     made, said = phase(worker=lambda *_: "it was ended by signal 9")
     assert made.of(PROBE) is None
     assert "signal 9" in said.warnings[0]
+
+
+def test_a_process_that_goes_over_the_cap_is_ended_and_said(phase: Phase) -> None:
+    made, said = phase(worker=None, memory_cap="100MB")  # less than its imports take
+    assert made.of(PROBE) is None
+    assert "The process that computes them held" in said.warnings[0]
+    assert "over the cap of 100.00 MB" in said.warnings[0]
 
 
 def test_too_small_a_budget_stores_some_or_nothing(phase: Phase) -> None:
