@@ -26,8 +26,12 @@ def run_trial(
     model: str,
     threads: int,
     number: int = 0,
+    features: dict[str, Any] | None = None,
 ) -> Outcome:
-    """One training run; ends the program where it does not complete, since a table with holes is no figure."""
+    """One training run; ends the program where it does not complete, since a table with holes is no figure.
+
+    features: what it reads from a store, as ``SharedFeatures.to_dict`` gives it.
+    """
     request = TrialRequest(
         number=number,
         backbone_source=model,
@@ -38,6 +42,7 @@ def run_trial(
         training=training,
         threads=threads,
         driver=Ancestor.of(),
+        features=features,
     )
     for event in TrialProcess(request, server, meter_for(request)).events():
         if isinstance(event, Finished):
