@@ -55,7 +55,12 @@ def run_study(folder: Path, mode: str, *, trials: int, also: str) -> Row:
         shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     words = ["run", "--memory-cap", "8GB", "--trials", str(trials), "--features", mode, *shlex.split(also)]
-    environment = {**os.environ, "AUTOTUNE_CACHE": str(linked_cache(cache).resolve()), "COLUMNS": "200"}
+    environment = {
+        **os.environ,
+        "AUTOTUNE_CACHE": str(linked_cache(cache).resolve()),
+        "COLUMNS": "200",
+        "PYTHONUNBUFFERED": "1",
+    }
     said: list[str] = []
     began = time.perf_counter()
     with (
