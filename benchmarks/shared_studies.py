@@ -168,6 +168,7 @@ def paired(
     data: DataSpec | None = None,
     model: str = DEFAULT_BACKBONE,
     space_name: str = "default",
+    max_length: int = 128,
 ) -> Iterator[tuple[str, Row]]:
     """Random configurations trained with and without the store, each in a process of its own: name and both outcomes.
 
@@ -182,7 +183,7 @@ def paired(
     if not missing:
         return
     prepared = folder / "prepared"
-    prepare(data or DataSpec(), backbone_source=model, directory=prepared)
+    prepare(data or DataSpec(), backbone_source=model, directory=prepared, max_length=max_length)
     settings = StudyConfig(
         memory_cap="8GB", model=model, trials=count, methods=PAIRED_METHODS, features=str(folder / "store")
     )

@@ -15,6 +15,9 @@ LEAST_OF_FORWARD = 0.8
 """Building goes at least so fast, of the plain forward's speed."""
 STUDY_SECONDS = 300.0
 """What the default job with 24 trials may take on two cores."""
+LOSS_TOLERANCE, METRIC_TOLERANCE = 1e-3, 0.005
+"""Of a mean training loss (relative) and of a metric: what is further apart is no rounding. Batches that are padded otherwise than when
+the store was built are rounded otherwise, and training goes on from that."""
 
 
 def configuration(trial: Row) -> str:
@@ -37,12 +40,23 @@ def differences(read: Row, computed: Row) -> dict[str, float]:
     return {"epochs": len(pairs), "metric": max(metrics, default=0.0), "loss": max(losses, default=0.0)}
 
 
+def close(read: Row, computed: Row) -> bool:
+    """Whether both ended alike but for rounding: status, epochs, losses and the study's metric."""
+    gap = differences(read, computed)
+    alike = (read["status"], len(read["epochs"])) == (computed["status"], len(computed["epochs"]))
+    if not alike or gap["loss"] > LOSS_TOLERANCE:
+        return False
+    metrics = (read["metric"], computed["metric"])
+    return metrics == (None, None) or (None not in metrics and abs(metrics[0] - metrics[1]) <= METRIC_TOLERANCE)
+
+
 def compare(read: Sequence[Row], computed: Sequence[Row]) -> dict[str, Any]:
     """Two studies' trials: the configurations that both tried, and whether they came to the same.
 
     proposed_alike: trials of the same number with the same configuration. shared: configurations in both. agree: of these, the
     ones with the same status and the same metrics in every epoch that both went through. largest_metric_difference and
-    largest_loss_difference (relative) over these; disagree: labels of the others.
+    largest_loss_difference (relative) over these; disagree: labels of the others. same_metric: those whose status and whose best
+    value of the study's metric are the same.
     """
     other = {configuration(trial): trial for trial in computed}
     numbered = {trial["number"]: configuration(trial) for trial in computed}
@@ -54,6 +68,9 @@ def compare(read: Sequence[Row], computed: Sequence[Row]) -> dict[str, Any]:
         "proposed_alike": sum(numbered.get(trial["number"]) == configuration(trial) for trial in read),
         "shared": len(pairs),
         "agree": sum(same),
+        "same_metric": sum(
+            (mine["status"], mine["metric"]) == (theirs["status"], theirs["metric"]) for mine, theirs in pairs
+        ),
         "disagree": [mine["label"] for (mine, _, _), alike in zip(apart, same, strict=True) if not alike],
         "largest_metric_difference": max((gap["metric"] for *_, gap in apart), default=0.0),
         "largest_loss_difference": max((gap["loss"] for *_, gap in apart), default=0.0),
@@ -96,7 +113,8 @@ def study_table(rows: Mapping[str, Row]) -> str:
         found = compare(read, computed)
         told.append(
             f"{found['proposed_alike']} of {len(read)} trials were proposed alike; of {found['shared']} configurations in both, "
-            f"{found['agree']} agree in status and in the metrics of every epoch (largest difference of a metric "
+            f"{found['same_metric']} came to the same value of the study's metric and {found['agree']} to the same of all metrics in every "
+            f"epoch (largest difference of a metric "
             f"{found['largest_metric_difference']:.2g}, of a training loss {found['largest_loss_difference']:.1e} relative)"
             + (f"; not {', '.join(found['disagree'])}" if found["disagree"] else "")
             + "."

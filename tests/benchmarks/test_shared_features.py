@@ -64,6 +64,27 @@ def test_another_plan_is_the_same_configuration_and_another_seed_is_not() -> Non
 def test_what_differs_is_named(other: dict[str, Any]) -> None:
     found = table.compare([trial(0)], [trial(0, **other)])
     assert (found["shared"], found["agree"], found["disagree"]) == (1, 0, ["sherl lr=0.001"])
+    assert found["same_metric"] == (1 if other.get("accuracy") == (0.71, 0.75) else 0)
+
+
+@pytest.mark.parametrize(
+    ("other", "close"),
+    [
+        ({}, True),
+        ({"accuracy": (0.7, 0.754)}, True),
+        ({"accuracy": (0.7, 0.756)}, False),
+        ({"accuracy": (0.75,)}, False),
+        ({"status": "stopped"}, False),
+        ({"status": "diverged", "metric": None}, False),
+    ],
+)
+def test_rounding_is_told_from_what_is_no_rounding(other: dict[str, Any], close: bool) -> None:
+    mine, theirs = trial(0), trial(0, **other)
+    for one, other_epoch in zip(mine["epochs"], theirs["epochs"], strict=False):
+        other_epoch["train_loss"] = one["train_loss"] * (1 + 9e-4)
+    assert table.close(mine, theirs) == close
+    theirs["epochs"][0]["train_loss"] *= 1.01
+    assert not table.close(mine, theirs)
 
 
 def test_losses_that_differ_are_told_and_metrics_decide() -> None:
@@ -131,7 +152,7 @@ def test_the_table_of_studies_tells_whether_outcomes_agree(tmp_path: Path) -> No
     assert "| `--features auto` | 2 | 290 | 1 | 5 | 20 | 0.7500 |" in text
     assert "| `--features off` | 2 | 900 | 0 | 0 | 40 | 0.7500 |" in text
     assert "`auto` said: note: stored: 7 hidden states" in text
-    assert "1 of 2 trials were proposed alike; of 1 configurations in both, 1 agree" in text
+    assert "1 of 2 trials were proposed alike; of 1 configurations in both, 1 came to the same value" in text
     assert "| sherl lr=0.001 | yes | 5.0 | 20.0 | 0.7500 | 0.7500 | 90 | 200 |" in text
 
 
