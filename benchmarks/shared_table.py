@@ -15,9 +15,11 @@ LEAST_OF_FORWARD = 0.8
 """Building goes at least so fast, of the plain forward's speed."""
 STUDY_SECONDS = 300.0
 """What the default job with 24 trials may take on two cores."""
-LOSS_TOLERANCE, METRIC_TOLERANCE = 1e-3, 0.005
-"""Of a mean training loss (relative) and of a metric: what is further apart is no rounding. Batches that are padded otherwise than when
-the store was built are rounded otherwise, and training goes on from that."""
+LOSS_TOLERANCE, METRIC_TOLERANCE = 0.05, 0.02
+"""Of an epoch's mean training loss (relative) and of a metric: whole runs that are further apart did not learn the same. Batches that
+are padded otherwise than when the store was built are rounded otherwise, and at a high learning rate training makes more of it:
+of SHERL with late adapters at 4.6e-3 the losses of single steps were 1e-7 apart at first, 1e-3 after 25 steps. That steps
+themselves agree is seen where nothing has grown yet: ``--steps`` looks at the first ones."""
 
 
 def configuration(trial: Row) -> str:
@@ -41,7 +43,7 @@ def differences(read: Row, computed: Row) -> dict[str, float]:
 
 
 def close(read: Row, computed: Row) -> bool:
-    """Whether both ended alike but for rounding: status, epochs, losses and the study's metric."""
+    """Whether both ended alike but for rounding and what training makes of it: status, epochs, losses, the study's metric."""
     gap = differences(read, computed)
     alike = (read["status"], len(read["epochs"])) == (computed["status"], len(computed["epochs"]))
     if not alike or gap["loss"] > LOSS_TOLERANCE:
@@ -147,7 +149,7 @@ def steps_table(rows: Mapping[str, Row]) -> str:
     if not rows:
         return ""
     lines = [
-        f"| model | method | whole s | reading s | own compute s | reading / own (at most {MOST_OF_OWN}) | whole / reading | largest loss difference |",
+        f"| model | method | whole s | reading s | own compute s | reading / own (at most {MOST_OF_OWN}) | whole / reading | first losses, difference |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows.values():

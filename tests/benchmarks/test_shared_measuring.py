@@ -72,7 +72,7 @@ def test_steps_on_wrong_hidden_states_are_an_error(
     read = stores.FeaturePart._read
     monkeypatch.setattr(stores.FeaturePart, "_read", lambda *args, **more: read(*args, **more).neg_())
     probe = {"linear probe": models.METHODS["linear probe"]}
-    with pytest.raises(RuntimeError, match="Losses with and without the store are apart"):
+    with pytest.raises(RuntimeError, match="Losses of the first steps with and without the store are apart"):
         list(stores.measure_steps(model, TASK, rows(20), probe, steps=2, batch_size=8, scratch=tmp_path))
 
 
