@@ -102,9 +102,14 @@ def decide(
         verdict="all" if all_of_them else "some",
         places=places,
         gain_seconds=gain,
-        reason=f"{len(places)} hidden states, {format_bytes(_bytes(places, sizes))}: about {format_duration(gain)} of the study's "
+        reason=f"{described(places, sizes)}: about {format_duration(gain)} of the study's "
         f"computing are saved, the {format_duration(cost)} of storing deducted{left_out}",
     )
+
+
+def described(places: frozenset[Place], sizes: Mapping[Place, int]) -> str:
+    """How many and how large, in words."""
+    return f"{len(places)} hidden state{'' if len(places) == 1 else 's'}, {format_bytes(_bytes(places, sizes))}"
 
 
 def _none(reason: str) -> Decision:

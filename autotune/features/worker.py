@@ -22,11 +22,10 @@ import torch
 from autotune.errors import AutotuneError
 from autotune.features.build import build, row_forms
 from autotune.features.layout import Layout
-from autotune.features.rule import Decision, Group, Speeds, decide
+from autotune.features.rule import Decision, Group, Speeds, decide, described
 from autotune.features.shared import PARTS, store_key
 from autotune.features.speeds import disk_speeds, forward_seconds
 from autotune.features.store import FeatureStore
-from autotune.units import format_bytes
 from sherl.backbones import Backbone, load_backbone
 from sherl.data import PreparedData
 from sherl.errors import SherlError
@@ -203,7 +202,7 @@ def _decide(
         verdict=made.verdict,
         places=made.places,
         gain_seconds=made.gain_seconds,
-        reason=f"{len(made.places)} hidden states, {format_bytes(sum(sizes[place] for place in made.places))}, as was asked for",
+        reason=f"{described(made.places, sizes)}, as was asked for",
     )
 
 

@@ -57,7 +57,7 @@ def test_what_is_stored_lies_where_the_page_says(home: Path) -> None:
     """The first command, and those that look at the store and delete it."""
     in_budget, _, _, size, gone = COMMANDS
     usual = home / ".cache" / "autotune" / "features"
-    assert "stored: 1 hidden states" in run(in_budget, home)
+    assert "stored: 1 hidden state," in run(in_budget, home)
     assert len(list(usual.rglob("*.bin"))) == 3, "one file for each part"
     assert run(size, home).split()[-1].endswith("autotune/features")
     run(gone, home)
