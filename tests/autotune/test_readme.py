@@ -20,7 +20,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALL = re.compile(r"pip install -e '\.\[(demo|test)\]' && (.+)")
 
 
-READ_ELSEWHERE = {"data.md": "autotune/test_data_options.py", "sherl.md": "sherl/test_docs.py"}
+READ_ELSEWHERE = {
+    "data.md": "autotune/test_data_options.py",
+    "sherl.md": "sherl/test_docs.py",
+    "methods.md": "autotune/test_doc_pages.py",
+    "your_own_method.md": "autotune/test_doc_pages.py",
+    "your_own_backbone.md": "autotune/test_doc_pages.py",
+}
 """Pages whose examples go on from one another, or are settings alone, and the tests that run them."""
 
 
@@ -102,10 +108,18 @@ def test_the_python_example_runs_on_what_the_commands_left(place: Path) -> None:
 
 
 def test_links_of_the_readme_and_the_docs_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"]
     for page in pages:
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+        for target, heading in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} links to {target}, which is not there"
+            assert not heading or heading in anchors(file), f"{page.name} links to {target}#{heading}, which is not there"
+
+
+def anchors(page: Path) -> list[str]:
+    """The headings of a page as links name them: in small letters, spaces as hyphens, without punctuation."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_python_examples_of_the_docs_run() -> None:
