@@ -31,8 +31,16 @@ def blocks_of(page: Path) -> list[Block]:
     return [Block(*match.groups()) for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))]
 
 
-def run_page(page: Path, folder: Path) -> int:
-    """Run a page's blocks; modules and search spaces are written into the folder. Returns how many blocks there were.
+def write_module(block: Block, folder: Path) -> bool:
+    """Write a block that is a module into the folder; False of one that is none."""
+    named = _MODULE.match(block.text) if block.language == "python" else None
+    if named:
+        (folder / named[1]).write_text(block.text, encoding="utf-8")
+    return named is not None
+
+
+def run_page(page: Path, folder: Path) -> None:
+    """Run a page's blocks; modules and search spaces are written into the folder.
 
     Raises:
         AssertionError: a block printed something else than the page says.
@@ -42,8 +50,7 @@ def run_page(page: Path, folder: Path) -> int:
 
     names: dict[str, Any] = {"__name__": "page"}
     said = ""
-    blocks = blocks_of(page)
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(blocks_of(page)):
         if block.language == "text":
             assert block.text == said, f"{page.name} shows\n{block.text}and this was printed:\n{said}"
         elif block.language == "yaml":
@@ -51,14 +58,11 @@ def run_page(page: Path, folder: Path) -> int:
             file.write_text(block.text, encoding="utf-8")
             space = SearchSpace.load(file, depth=6, width=384)
             assert not space.notes, space.notes
-        elif module := _MODULE.match(block.text):
-            (folder / module[1]).write_text(block.text, encoding="utf-8")
-        else:
+        elif not write_module(block, folder):
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(block.text, str(page), "exec"), names)
             said = printed.getvalue()
-    return len(blocks)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from sherl.methods import METHODS, FullConfig, MethodConfig, method_from_dict
 from sherl.model import build_model
 from sherl.sharing import why_not
 from sherl.summary import summarize
-from tests.autotune.doc_pages import DOCS, blocks_of, run_page
+from tests.autotune.doc_pages import DOCS, blocks_of, run_page, write_module
 from tests.sherl.tiny import CLASSIFICATION, tiny_backbone
 
 ROOT = DOCS.parent
@@ -32,7 +32,9 @@ OWN = [name for name in METHODS.names() if METHODS.get(name).__module__.startswi
 
 def table_under(page: Path, first: str) -> list[list[str]]:
     """The cells of the one table whose first column is headed so, without its head."""
-    (table,) = re.findall(rf"^\| {first} \|.*\n\|[-|]+\|\n((?:\|.*\n)*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    (table,) = re.findall(
+        rf"^\| {first} \|.*\n\|[-|]+\|\n((?:\|.*\n)*)", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
 
 
@@ -127,7 +129,8 @@ def test_a_page_that_registers_something_runs(page: Path, tmp_path: Path) -> Non
 )
 def test_the_command_for_the_conformance_suite_finds_what_the_page_made(page: str, cells: str, tmp_path: Path) -> None:
     file = DOCS / f"{page}.md"
-    run_in_a_process_of_its_own(["-m", "tests.autotune.doc_pages", str(file), str(tmp_path)], tmp_path)
+    for block in blocks_of(file):
+        write_module(block, tmp_path)
     (command,) = re.findall(r"^    PYTHONPATH=\. pytest (-p \w+ \S+) -k \S+$", file.read_text(), re.MULTILINE)
     words = [*command.split(), "-k", cells, "-q", "-n0", "-p", "no:cacheprovider"]
     said = run_in_a_process_of_its_own(["-m", "pytest", *words], tmp_path).stdout

@@ -113,7 +113,9 @@ def test_links_of_the_readme_and_the_docs_lead_somewhere() -> None:
         for target, heading in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
             file = page.parent / target if target else page
             assert file.exists(), f"{page.name} links to {target}, which is not there"
-            assert not heading or heading in anchors(file), f"{page.name} links to {target}#{heading}, which is not there"
+            assert not heading or heading in anchors(file), (
+                f"{page.name} links to {target}#{heading}, which is not there"
+            )
 
 
 def anchors(page: Path) -> list[str]:
