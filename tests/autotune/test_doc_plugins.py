@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def words_of(page: Path) -> list[str]:
 
 
 def plugins_of(words: list[str]) -> list[str]:
-    return [value for name, value in zip(words, words[1:], strict=False) if name == "--plugin"]
+    return [value for name, value in pairwise(words) if name == "--plugin"]
 
 
 @pytest.mark.slow
