@@ -58,7 +58,8 @@ def load_plugins(plugins: list[str] | None) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"--plugin {name!r} cannot be imported: {error}. Give the name of a module that Python finds here."
+                f"--plugin {name!r} cannot be imported: {error}. Give the name of a module that Python finds here "
+                "(one in this folder is found with PYTHONPATH=. in front of the command)."
             ) from error
 
 

@@ -28,7 +28,7 @@ from sherl.shapes import Int
 
 WHAT_A_ROW_SAYS = (
     "A row says where the blocks are, which linear layers LoRA and adapters take, and how masks are made: see "
-    "sherl.backbones.families."
+    "sherl.backbones.families, and docs/your_own_backbone.md for an example."
 )
 _QUERIES = ("q", "query", "q_proj", "q_lin", "query_proj", "wq")
 _VALUES = ("v", "value", "v_proj", "v_lin", "value_proj", "wv")
