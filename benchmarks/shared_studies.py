@@ -19,6 +19,7 @@ from shared_record import Row
 from trials import run_trial
 
 from autotune.config import StudyConfig
+from autotune.memory.device import cpu_device
 from autotune.outcome import Candidate, Outcome, Status, TrialRecord
 from autotune.space import SearchSpace
 from autotune.study import report_study
@@ -192,7 +193,7 @@ def paired(
         backbone,
         PreparedData.open(prepared),
         space,
-        "cpu",
+        cpu_device(),
         threads,
         _Told(),  # type: ignore[arg-type]  # says what the phase says, nothing else
     )
