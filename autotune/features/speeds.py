@@ -54,19 +54,19 @@ def disk_speeds(root: Path, total: int) -> tuple[float, float]:
 
 def forward_seconds(backbone: Backbone, part: Part, *, batch_size: int) -> float:
     """Estimated seconds of one frozen pass of the whole backbone over a part: of batches drawn evenly from its evaluation plan,
-    the first of which is run twice, as the first run of all is slower."""
+    the first of which is run twice, as the first run of all is slower; the others are reckoned by their padded lengths."""
     plan = list(evaluation_plan(part.lengths, batch_size))
+    padded = [len(rows) * int(part.lengths[rows].max()) for rows in plan]
     chosen = sorted({round(index) for index in np.linspace(0, len(plan) - 1, min(SAMPLE_BATCHES, len(plan)))})
-    taken, rows = 0.0, 0
+    taken = 0.0
     with torch.no_grad():
         for index in chosen:
             batch = part.batch(plan[index])
             on_device = {name: tensor.to(backbone.device) for name, tensor in batch.items() if name != "labels"}
-            if rows == 0:
+            if index == chosen[0]:
                 _run(backbone, on_device)
             taken += _run(backbone, on_device)
-            rows += len(plan[index])
-    return taken * len(part) / max(1, rows)
+    return taken * sum(padded) / sum(padded[index] for index in chosen)
 
 
 def _run(backbone: Backbone, batch: dict[str, torch.Tensor]) -> float:

@@ -1,0 +1,54 @@
+"""What is measured before it is decided: the disk, and how long a frozen pass would take."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from autotune.features.speeds import disk_speeds, forward_seconds
+from sherl.data.part import Part
+
+A_TOKEN = 2e-6
+
+
+class Rows(Part):
+    """A few long texts, many short ones."""
+
+    name = "train"
+    labels = torch.zeros(600)
+    lengths = np.array([400] * 8 + [100] * 8 + [20] * 584)
+
+    def batch(self, rows: Any) -> dict[str, Tensor]:
+        return {"input_ids": torch.zeros(len(rows), int(self.lengths[rows].max()), dtype=torch.int64)}
+
+
+class Sleeper:
+    """As long as its input."""
+
+    device = torch.device("cpu")
+
+    def encode(self, batch: dict[str, Tensor]) -> None:
+        time.sleep(A_TOKEN * batch["input_ids"].numel())
+
+
+def test_a_pass_is_reckoned_by_what_it_really_goes_through() -> None:
+    part = Rows()
+    padded = sum(batch["input_ids"].numel() for batch, _ in part.eval_batches(8))
+    estimate = forward_seconds(Sleeper(), part, batch_size=8)  # type: ignore[arg-type]  # what is asked of a backbone
+    assert estimate == pytest.approx(
+        A_TOKEN * padded, rel=0.5
+    )  # by the three batches' rows it would be seven times that
+
+
+def test_the_disk_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
+    for total in (0, 2**60):  # what fits into memory, and what does not
+        read, write = disk_speeds(tmp_path / "store", total)
+        assert read > 1e6
+        assert write > 1e6
+    assert list((tmp_path / "store").iterdir()) == []
