@@ -66,7 +66,7 @@ def forward_seconds(backbone: Backbone, part: Part, *, batch_size: int) -> float
             if index == chosen[0]:
                 _run(backbone, on_device)
             taken += _run(backbone, on_device)
-    return taken * sum(padded) / sum(padded[index] for index in chosen)
+    return float(taken * sum(padded) / sum(padded[index] for index in chosen))
 
 
 def _run(backbone: Backbone, batch: dict[str, torch.Tensor]) -> float:

@@ -43,7 +43,7 @@ def test_a_pass_is_reckoned_by_what_it_really_goes_through() -> None:
     estimate = forward_seconds(Sleeper(), part, batch_size=8)  # type: ignore[arg-type]  # what is asked of a backbone
     assert estimate == pytest.approx(
         A_TOKEN * padded, rel=0.5
-    )  # by the three batches' rows it would be seven times that
+    )  # by the three batches' rows it would be five times that
 
 
 def test_the_disk_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
