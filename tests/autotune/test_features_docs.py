@@ -75,7 +75,7 @@ def test_the_other_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("autotune.study.run_study", run_study)
     for line in COMMANDS[:3]:
         CliRunner().invoke(app, shlex.split(line)[1:])
-    assert [config.features for config in asked] == ["on", str(Path("/tmp/hidden-states").resolve()), "off"]
+    assert [config.features for config in asked] == ["on", str(Path("hidden-states").resolve()), "off"]
     assert [config.features_budget for config in asked] == [20 * 10**9, None, None]
 
 
