@@ -21,8 +21,8 @@ from real_runs import material, peak_of, run_case, train_and_score, training_of
 from real_settings import Case
 
 from autotune.errors import StoreError
-from autotune.features import FeaturePart, FeatureStore, Layout, Reader
-from autotune.features.build import build, row_forms
+from autotune.features import FeaturePart, FeatureStore, Reader
+from autotune.features.build import build, row_layouts
 from autotune.features.shared import FEATURES_VERSION
 from sherl.backbones import Backbone, Without, load_backbone
 from sherl.cache import cache_directory
@@ -73,7 +73,7 @@ class Shared:
                 reader.close()
         missing = [place for place in sorted(places) if not self.store.has(name, place)]
         if missing:
-            layouts = {place: Layout(*form) for place, form in row_forms(self.whole, rows, missing).items()}
+            layouts = row_layouts(self.whole, rows, missing)
             with self.store.writer(name, layouts) as writer:
                 build(self.whole, rows, writer, batch_size=ROWS_OF_A_PASS)
         opened: Reader | None = self.store.reader(name, sorted(places))

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotune.features import FeaturePart, FeatureStore, Layout, Reader
-from autotune.features.build import build, row_forms
+from autotune.features import FeaturePart, FeatureStore, Reader
+from autotune.features.build import build, row_layouts
 from sherl.backbones import Backbone, load_backbone
 from sherl.data import Part
 from sherl.data.batching import training_plan
@@ -37,7 +37,7 @@ def store_places(
 ) -> FeatureStore:
     """A store in a folder with these places of a part."""
     store = FeatureStore.open(root, {"backbone": backbone.fingerprint, "rows": len(part)})
-    layouts = {place: Layout(*form) for place, form in row_forms(backbone, part, places).items()}
+    layouts = row_layouts(backbone, part, places)
     with store.writer(part.name, layouts) as writer:
         build(backbone, part, writer, batch_size=batch_size)
     return store

@@ -7,40 +7,22 @@ the last place that is wanted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from autotune.features.layout import Layout
 from sherl.backbones import Backbone
 from sherl.data.part import Part
 from sherl.errors import DataError, SpecError
-from sherl.features import Place, feature_name
-from sherl.forms import TensorForm
+from sherl.evaluation import evaluating
+from sherl.features import Place
 from sherl.insertion import BlockCall, block_calls
-
-
-class RowForm(NamedTuple):
-    """What the rows of a place look like, in the order in which a store's layout takes it.
-
-    rows: how many. shape: of one row; of rows with different numbers of tokens without these, i.e. ``[width]``. lengths: int64
-    ``[rows]``, tokens of each row; None where all rows have one shape.
-    """
-
-    rows: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    lengths: NDArray[np.int64] | None
-
-    def batch_form(self, rows: int, tokens: int) -> TensorForm:
-        """The form of a batch's tensor whose longest row has so many tokens."""
-        shape = (rows, *self.shape) if self.lengths is None else (rows, tokens, *self.shape)
-        return TensorForm(shape, str(self.dtype).removeprefix("torch."))
 
 
 class Writer(Protocol):
@@ -68,8 +50,8 @@ class Built:
     seconds: float
 
 
-def row_forms(backbone: Backbone, part: Part, places: Iterable[tuple[str, int]]) -> dict[Place, RowForm]:
-    """What the rows of these places look like, found by running one row through the backbone.
+def row_layouts(backbone: Backbone, part: Part, places: Iterable[tuple[str, int]]) -> dict[Place, Layout]:
+    """How the rows of these places lie in a store, found by running one row through the backbone.
 
     Raises:
         DataError: the part has no rows.
@@ -78,15 +60,15 @@ def row_forms(backbone: Backbone, part: Part, places: Iterable[tuple[str, int]])
     wanted = _checked(backbone, places)
     if len(part) == 0:
         raise DataError(f"The part {part.name!r} has no rows whose hidden states could be computed.")
-    found: dict[Place, RowForm] = {}
+    found: dict[Place, Layout] = {}
     lengths = np.asarray(part.lengths, dtype=np.int64)
 
     def on_state(place: Place, hidden: Tensor) -> None:
         ragged = follows_tokens(backbone, place)
         shape = tuple(hidden.shape[2:] if ragged else hidden.shape[1:])
-        found[place] = RowForm(len(part), shape, hidden.dtype, lengths if ragged else None)
+        found[place] = Layout(len(part), shape, hidden.dtype, lengths if ragged else None)
 
-    _pass(backbone, _on(backbone.device, part.largest_batch(1)), wanted, on_state)
+    _pass(backbone, inputs_on(backbone.device, part.largest_batch(1)), wanted, on_state)
     return found
 
 
@@ -99,15 +81,6 @@ def follows_tokens(backbone: Backbone, place: tuple[str, int]) -> bool:
         kind == "encoder-decoder" and getattr(backbone.layout, "frames", None) is None
     )
     return reads_ids and name == next(iter(backbone.stacks))
-
-
-def feature_forms(forms: Mapping[Place, RowForm], batch_size: int, rows: int) -> dict[str, TensorForm]:
-    """The forms of the tensors that the largest batch of a part of ``rows`` rows brings, by their names."""
-    made = {}
-    for place, form in forms.items():
-        tokens = 1 if form.lengths is None else int(form.lengths.max(initial=1))
-        made[feature_name(place)] = form.batch_form(min(batch_size, rows), tokens)
-    return made
 
 
 def build(
@@ -140,7 +113,7 @@ def build(
             writing += time.perf_counter() - started
 
         started = time.perf_counter()
-        _pass(backbone, _on(backbone.device, batch), wanted, write)
+        _pass(backbone, inputs_on(backbone.device, batch), wanted, write)
         forward += time.perf_counter() - started
         done += len(rows)
         tokens += int(batch["input_ids"].numel()) if "input_ids" in batch else len(rows)
@@ -180,7 +153,7 @@ def _pass(
         return hook
 
     seen = {layer: backbone.blocks[layer] for layer in range(min(last + 1, backbone.depth))}
-    with torch.no_grad(), _evaluating(backbone), ExitStack() as stack:
+    with torch.no_grad(), evaluating(backbone.model), ExitStack() as stack:
         stack.enter_context(block_calls(seen, on_call))
         for place in behind:
             block = backbone.blocks[spans[place.stack][-1]]
@@ -189,18 +162,6 @@ def _pass(
             backbone.encode(batch)
         except _Enough:
             return
-
-
-@contextmanager
-def _evaluating(backbone: Backbone) -> Iterator[None]:
-    flags = [(module, module.training) for module in backbone.model.modules() if module.training]
-    if flags:
-        backbone.model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 def _checked(backbone: Backbone, places: Iterable[tuple[str, int]]) -> frozenset[Place]:
@@ -229,5 +190,6 @@ def _check_padding(batch: dict[str, Tensor], lengths: Tensor) -> None:
         raise DataError("Padding stands behind a row's tokens where hidden states are to be stored; here it does not.")
 
 
-def _on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def inputs_on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch without its labels, on this device."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items() if name != "labels"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autotune.features.files import digest_of
+from autotune.features.layout import Layout
 from autotune.features.reader import Reader
 from autotune.features.store import FeatureStore
 from sherl.features import Place, feature_name
@@ -92,11 +93,10 @@ class SharedFeatures:
         )
 
 
-def with_features(form: BatchForm, reader: Reader, places: Iterable[Place], rows: int) -> dict[str, TensorForm]:
-    """The form of a part's largest batch of this many rows with the hidden states beside it."""
+def with_features(form: BatchForm, layouts: Mapping[Place, Layout], rows: int) -> dict[str, TensorForm]:
+    """The form of a part's largest batch of this many rows with the hidden states of these places beside it."""
     made = dict(form)
-    for place in places:
-        layout = reader.layout(place)
+    for place, layout in layouts.items():
         shape = layout.batch_shape(min(rows, layout.rows), layout.longest)
         made[feature_name(place)] = TensorForm(shape, layout.dtype_name)
     return made

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import torch
 
+from autotune.features.build import inputs_on
 from sherl.backbones import Backbone
 from sherl.data.batching import evaluation_plan
 from sherl.data.part import Part
@@ -61,8 +62,7 @@ def forward_seconds(backbone: Backbone, part: Part, *, batch_size: int) -> float
     taken = 0.0
     with torch.no_grad():
         for index in chosen:
-            batch = part.batch(plan[index])
-            on_device = {name: tensor.to(backbone.device) for name, tensor in batch.items() if name != "labels"}
+            on_device = inputs_on(backbone.device, part.batch(plan[index]))
             if index == chosen[0]:
                 _run(backbone, on_device)
             taken += _run(backbone, on_device)

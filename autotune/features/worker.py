@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,12 +19,13 @@ from typing import Any, Literal, Self
 import torch
 
 from autotune.errors import AutotuneError
-from autotune.features.build import build, row_forms
+from autotune.features.build import build, row_layouts
 from autotune.features.layout import Layout
 from autotune.features.rule import Decision, Group, Speeds, decide, described
 from autotune.features.shared import PARTS, store_key
 from autotune.features.speeds import disk_speeds, forward_seconds
 from autotune.features.store import FeatureStore
+from autotune.features.writer import free_bytes
 from sherl.backbones import Backbone, load_backbone
 from sherl.data import PreparedData
 from sherl.errors import SherlError
@@ -163,10 +163,7 @@ def _progress(say: Callable[[dict[str, Any]], None], now: int, *, before: int, r
 
 
 def _layouts(backbone: Backbone, data: PreparedData, places: frozenset[Place]) -> dict[str, dict[Place, Layout]]:
-    return {
-        part: {place: Layout(*form) for place, form in row_forms(backbone, data.part(part), places).items()}
-        for part in PARTS
-    }
+    return {part: row_layouts(backbone, data.part(part), places) for part in PARTS}
 
 
 def _decide(
@@ -179,7 +176,7 @@ def _decide(
 ) -> Decision:
     total, here = sum(sizes.values()), sum(sizes[place] for place in present)
     # what was unused longest can go for what is needed now
-    room = min(_budget(errand, store), store.usage().bytes + _free(store.root)) - here
+    room = min(_budget(errand, store), store.usage().bytes + free_bytes(store.root)) - here
     learnt = sum(len(data.part(part)) for part in ("train", "valid"))
     in_all = sum(len(data.part(part)) for part in PARTS)
     once = forward_seconds(backbone, data.part("train"), batch_size=BATCH_SIZE) / len(data.part("train"))
@@ -213,11 +210,9 @@ def _share(backbone: Backbone, places: tuple[Place, ...]) -> float:
 
 
 def _budget(errand: Errand, store: FeatureStore) -> int:
-    return store.usage().bytes + round(SHARE_OF_DISK * _free(store.root)) if errand.budget is None else errand.budget
-
-
-def _free(root: Path) -> int:
-    return shutil.disk_usage(root).free
+    return (
+        store.usage().bytes + round(SHARE_OF_DISK * free_bytes(store.root)) if errand.budget is None else errand.budget
+    )
 
 
 def _flushed(notes: list[str]) -> list[str]:

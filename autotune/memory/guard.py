@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from autotune.errors import DeviceError
 from autotune.memory.meter import Meter
-from autotune.memory.process import started
+from autotune.processes import started
 from autotune.units import format_bytes
 
 #: How long the end of a watch waits for a meter that is being read.

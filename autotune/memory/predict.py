@@ -148,11 +148,9 @@ class Predictor:
         )
 
         def figures(rows: int) -> tuple[MemoryFigures, TraceResult]:
-            if rows < LEAST_ROWS:
-                traced = self._traced(workload(rows))
-            else:
-                traced = scaled.at(rows, for_gpu=self._gpu is not None)
-            return self._figures(traced, floor=0, ahead=self._ahead(workload(rows))), traced
+            at_rows = workload(rows)
+            traced = self._traced(at_rows) if rows < LEAST_ROWS else scaled.at(rows, for_gpu=self._gpu is not None)
+            return self._figures(traced, floor=0, ahead=self._ahead(at_rows)), traced
 
         return figures
 

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import psutil
 
-from autotune.processes import started as started
-
 _ANONYMOUS = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
 
 

@@ -104,8 +104,11 @@ class StudyFeatures:
             return train, evaluation
         _, _, readers = self._stored[str(candidate.realised.training.get("precision", "fp32"))]
         rows = [form["labels"].shape[0] for form in (train, evaluation)]
-        larger = [with_features(evaluation, readers[part], shared.places, rows[1]) for part in ("valid", "test")]
-        return with_features(train, readers["train"], shared.places, rows[0]), widest(*larger)
+        of_train, *of_others = (
+            {place: readers[part].layout(place) for place in shared.places} for part in ("train", "valid", "test")
+        )
+        larger = [with_features(evaluation, layouts, rows[1]) for layouts in of_others]
+        return with_features(train, of_train, rows[0]), widest(*larger)
 
 
 def store_features(

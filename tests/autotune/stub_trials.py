@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autotune.memory.process import ProcessMeter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
-from autotune.trial.request import Epoch, Message, Rehearsed, TrialRequest
+from autotune.trial.fork_server import ForkServer
+from autotune.trial.process import TrialProcess
+from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest
 
 STUB = f"{__name__}:execute"
 NOTES: list[int] = []  # grows by one in each trial: a fresh process sees only its own
@@ -57,6 +60,28 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
             "seconds": 3.0,
         },
     )
+
+
+def start_stub(on: ForkServer, folder: Path, number: int = 0, *, cap: int = 10**9, **settings: Any) -> TrialProcess:
+    """A process of a stub trial, forked by this server."""
+    request = TrialRequest(
+        number=number,
+        backbone_source="",
+        prepared_dir="",
+        output_dir=str(folder),
+        memory_cap=cap,
+        metric="accuracy",
+        predicted=MemoryFigures(allocated=1, device=3 * 10**8, meter="prediction"),
+        settings=settings,
+    )
+    return TrialProcess(request, on, ProcessMeter(), target=STUB)
+
+
+def outcome_of(process: TrialProcess) -> Outcome:
+    """What became of it."""
+    last = [*process.events()][-1]
+    assert isinstance(last, Finished)
+    return last.outcome
 
 
 def _meet(folder: Path, number: int) -> None:

@@ -15,14 +15,13 @@ import psutil
 import pytest
 
 from autotune.errors import DeviceError
-from autotune.memory.process import ProcessMeter
-from autotune.outcome import MemoryFigures, Outcome, Status
+from autotune.outcome import Status
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import ForkServer, Lender
 from autotune.trial.process import TrialProcess
-from autotune.trial.request import Epoch, Finished, TrialRequest
+from autotune.trial.request import Epoch
 
-from .stub_trials import STUB
+from .stub_trials import outcome_of, start_stub
 from .test_trial_process import gone
 
 Start = Callable[..., TrialProcess]
@@ -47,25 +46,9 @@ def lends(path: tuple[str, ...]) -> Iterator[ForkServer]:
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
     def begin(on: ForkServer, number: int = 0, **settings: object) -> TrialProcess:
-        request = TrialRequest(
-            number=number,
-            backbone_source="",
-            prepared_dir="",
-            output_dir=str(tmp_path / str(number)),
-            memory_cap=10**9,
-            metric="accuracy",
-            predicted=MemoryFigures(allocated=1, device=3 * 10**8, meter="prediction"),
-            settings=settings,
-        )
-        return TrialProcess(request, on, ProcessMeter(), target=STUB)
+        return start_stub(on, tmp_path / str(number), number, **settings)
 
     return begin
-
-
-def outcome_of(process: TrialProcess) -> Outcome:
-    last = [*process.events()][-1]
-    assert isinstance(last, Finished)
-    return last.outcome
 
 
 def own_children() -> set[int]:

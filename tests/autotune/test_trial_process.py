@@ -18,7 +18,6 @@ import psutil
 import pytest
 
 from autotune.errors import DeviceError
-from autotune.memory.process import ProcessMeter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import ForkServer
@@ -34,7 +33,7 @@ from autotune.trial.request import (
 )
 from autotune.trial.verdict import death
 
-from .stub_trials import STUB
+from .stub_trials import outcome_of, start_stub
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., TrialProcess]
@@ -52,25 +51,9 @@ def start(server: ForkServer, tmp_path: Path) -> Start:
     """Starts a stub trial: ``start(number, **settings)``."""
 
     def begin(number: int = 0, *, cap: int = 10**9, on: ForkServer = server, **settings: Any) -> TrialProcess:
-        request = TrialRequest(
-            number=number,
-            backbone_source="",
-            prepared_dir="",
-            output_dir=str(tmp_path / str(number)),
-            memory_cap=cap,
-            metric="accuracy",
-            predicted=MemoryFigures(allocated=1, device=3 * 10**8, meter="prediction"),
-            settings=settings,
-        )
-        return TrialProcess(request, on, ProcessMeter(), target=STUB)
+        return start_stub(on, tmp_path / str(number), number, cap=cap, **settings)
 
     return begin
-
-
-def outcome_of(process: TrialProcess) -> Outcome:
-    last = [*process.events()][-1]
-    assert isinstance(last, Finished)
-    return last.outcome
 
 
 def gone(pid: int, seconds: float) -> bool:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from autotune.features.build import RowForm, build, feature_forms, follows_tokens, row_forms
+from autotune.features.build import build, follows_tokens, row_layouts
+from autotune.features.layout import Layout
+from autotune.features.shared import with_features
 from sherl.backbones import Backbone, Without, lighten
 from sherl.data.batching import Indices
 from sherl.data.part import Batch, Part
@@ -48,7 +50,7 @@ class Rows(Part):
 class Kept:
     """A writer in memory: rows without their padding."""
 
-    def __init__(self, forms: dict[Place, RowForm], places: Iterable[Place] | None = None) -> None:
+    def __init__(self, forms: dict[Place, Layout], places: Iterable[Place] | None = None) -> None:
         self.forms = forms
         self.places = list(forms if places is None else places)
         self.rows: dict[Place, dict[int, Tensor]] = {place: {} for place in self.places}
@@ -71,7 +73,7 @@ class Kept:
 
 
 def built(backbone: Backbone, part: Part, places: Iterable[Place], *, batch_size: int = 3) -> Kept:
-    kept = Kept(row_forms(backbone, part, places))
+    kept = Kept(row_layouts(backbone, part, places))
     build(backbone, part, kept, batch_size=batch_size)
     return kept
 
@@ -88,7 +90,7 @@ def test_rows_are_those_of_a_live_pass_without_their_padding(family: str) -> Non
     batch = part.batch(part.order)
     live = recorded(backbone, batch)
     kept = built(backbone, part, places, batch_size=8)
-    forms = feature_forms(kept.forms, 8, len(part))
+    forms = with_features({}, kept.forms, 8)
     for place in places:
         assert forms[feature_name(place)] == form_of({"own": live[place]})["own"]
         for row, number in enumerate(part.order.tolist()):
@@ -133,7 +135,7 @@ def test_nothing_runs_behind_the_last_wanted_place(family: str, places: list[tup
     for layer, block in enumerate(backbone.blocks):
         block.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
     wanted = [Place(*place) for place in places]
-    forms = row_forms(backbone, part, wanted)
+    forms = row_layouts(backbone, part, wanted)
     ran.clear()
     kept = Kept(forms)
     done = build(backbone, part, kept, batch_size=8)
@@ -146,7 +148,7 @@ def test_nothing_runs_behind_the_last_wanted_place(family: str, places: list[tup
 
 def test_only_what_the_writer_still_wants_is_computed() -> None:
     backbone, part = tiny_backbone("bert"), part_of("bert")
-    forms = row_forms(backbone, part, [Place("blocks", n) for n in range(4)])
+    forms = row_layouts(backbone, part, [Place("blocks", n) for n in range(4)])
     some, none = Kept(forms, [Place("blocks", 1)]), Kept(forms, [])
     build(backbone, part, some, batch_size=3)
     assert {place: len(rows) for place, rows in some.rows.items()} == {Place("blocks", 1): 8}
@@ -167,7 +169,7 @@ def test_the_backbone_runs_without_dropout_and_is_left_as_it_was() -> None:
 
 def test_progress_is_told_and_an_error_in_it_ends_the_building() -> None:
     backbone, part, told = tiny_backbone("bert"), part_of("bert"), list[int]()
-    forms = row_forms(backbone, part, [Place("blocks", 1)])
+    forms = row_layouts(backbone, part, [Place("blocks", 1)])
     build(backbone, part, Kept(forms), batch_size=3, on_batch=told.append)
     assert told == [3, 6, 8]
 
@@ -182,26 +184,27 @@ def test_progress_is_told_and_an_error_in_it_ends_the_building() -> None:
 
 def test_precision_is_the_backbones() -> None:
     backbone = tiny_backbone("t5", dtype=torch.bfloat16)
-    forms = row_forms(backbone, part_of("t5"), [Place("encoder", 3), Place("decoder", 1)])
+    forms = row_layouts(backbone, part_of("t5"), [Place("encoder", 3), Place("decoder", 1)])
     assert {form.dtype for form in forms.values()} == {torch.bfloat16}
-    assert forms[Place("decoder", 1)][:2] == (8, (1, 16))
+    decoder = forms[Place("decoder", 1)]
+    assert (decoder.rows, decoder.shape) == (8, (1, 16))
 
 
 @pytest.mark.parametrize("place", [("blocks", 4), ("encoder", 0), ("blocks", -1)])
 def test_unknown_places_are_refused(place: tuple[str, int]) -> None:
     with pytest.raises(SpecError, match=r"There are no hidden states .* known are blocks 0 to 3"):
-        row_forms(tiny_backbone("bert"), part_of("bert"), [place])
+        row_layouts(tiny_backbone("bert"), part_of("bert"), [place])
 
 
 def test_a_changed_backbone_is_refused() -> None:
     place = [Place("blocks", 0)]
     tuned = model_of("bert", READERS["sherl"]).tuned
     with pytest.raises(SpecError, match="has the method 'sherl' on it"):
-        row_forms(tuned.backbone, part_of("bert"), place)
+        row_layouts(tuned.backbone, part_of("bert"), place)
     light = tiny_backbone("bert")
     lighten(light, Without(1, ("blocks",)))
     with pytest.raises(SpecError, match="lacks blocks"):
-        row_forms(light, part_of("bert"), place)
+        row_layouts(light, part_of("bert"), place)
 
 
 def test_padding_in_front_is_refused() -> None:
@@ -209,11 +212,13 @@ def test_padding_in_front_is_refused() -> None:
     part.whole["attention_mask"] = part.whole["attention_mask"].flip(1)
     part.whole["input_ids"] = part.whole["input_ids"].flip(1)
     assert PAD in part.whole["input_ids"][:, 0]
-    forms = row_forms(tiny_backbone("bert"), part_of("bert"), [Place("blocks", 0)])
+    forms = row_layouts(tiny_backbone("bert"), part_of("bert"), [Place("blocks", 0)])
     with pytest.raises(DataError, match="Padding stands behind a row's tokens"):
         build(tiny_backbone("bert"), part, Kept(forms), batch_size=8)
 
 
 def test_a_part_without_rows_has_no_forms() -> None:
     with pytest.raises(DataError, match="'train' has no rows"):
-        row_forms(tiny_backbone("bert"), Rows({name: t[:0] for name, t in batch_for("bert").items()}), [("blocks", 0)])
+        row_layouts(
+            tiny_backbone("bert"), Rows({name: t[:0] for name, t in batch_for("bert").items()}), [("blocks", 0)]
+        )

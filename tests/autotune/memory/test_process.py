@@ -13,7 +13,8 @@ import pytest
 
 from autotune.memory import process as process_module
 from autotune.memory.meter import METERS
-from autotune.memory.process import ProcessMeter, own_private_bytes, private_bytes, started
+from autotune.memory.process import ProcessMeter, own_private_bytes, private_bytes
+from autotune.processes import started
 from sherl.errors import UnknownNameError
 from tests.autotune.memory.children import child, run, wait_until
 
