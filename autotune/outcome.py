@@ -58,6 +58,8 @@ class Outcome:
     metrics: all validation metrics at that epoch. peak: measured; predicted: what was predicted before the start.
     seconds: wall time of the whole trial; step_seconds: median time of one optimizer step.
     checkpoint: folder of the kept weights. details: anything else worth keeping, JSON only.
+    memory_over_time: what the process held of the device (bytes), at seconds since its start; the highest reading of each
+    stretch of time, thinned to a few hundred pairs.
     """
 
     status: Status
@@ -72,6 +74,7 @@ class Outcome:
     step_seconds: float | None = None
     trainable_parameters: int | None = None
     checkpoint: str | None = None
+    memory_over_time: tuple[tuple[float, int], ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,10 +95,46 @@ class Outcome:
         values = dict(plain)
         values["status"] = Status(values["status"])
         values["epochs"] = tuple(EpochReport(**report) for report in values.get("epochs", ()))
+        values["memory_over_time"] = tuple((float(at), int(held)) for at, held in values.get("memory_over_time", ()))
         for key in ("peak", "predicted"):
             if values.get(key) is not None:
                 values[key] = MemoryFigures(**values[key])
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceFigures:
+    """What answering with the kept weights takes, measured in a process of its own under the study's cap.
+
+    peak: while one batch of ``batch_rows`` rows and single rows are answered, the rows with the most tokens.
+    latency_seconds: median wall time of the answer to one row alone, from its prepared tensors to the answer's tensors.
+    rows_per_second: of batches of ``batch_rows``. threads: of the CPU. device: its name, without which no latency means
+    anything.
+    """
+
+    peak: MemoryFigures
+    latency_seconds: float
+    rows_per_second: float
+    batch_rows: int
+    threads: int
+    device: str
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> InferenceFigures:
+        """The figures that :func:`dataclasses.asdict` gave.
+
+        Raises:
+            TypeError: a key is unknown or one is missing.
+        """
+        return cls(**{**plain, "peak": MemoryFigures(**plain["peak"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """One more training of a member of the front, the same but for its seed, and how it ended."""
+
+    seed: int
+    outcome: Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +208,8 @@ class TrialRecord:
 
     number: the trial's number in the record. outcome is None while the trial runs.
     test_metrics: scored once, at the end, for members of the front; never read by a choice.
+    confirmations: trainings on other seeds, in the order of their seeds; empty: it is unconfirmed.
+    inference: what answering takes; measured for members of the front alone.
     """
 
     number: int
@@ -176,3 +217,5 @@ class TrialRecord:
     seed: int
     outcome: Outcome | None = None
     test_metrics: dict[str, float] | None = None
+    confirmations: tuple[Confirmation, ...] = ()
+    inference: InferenceFigures | None = None

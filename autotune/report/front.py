@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from autotune.outcome import Outcome, Status, TrialRecord
+from autotune.outcome import InferenceFigures, Outcome, Status, TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,8 @@ class Point:
     metric: the validation metric (higher is better) or None; memory: peak of allocated tensor bytes, the axis of the
     front; reserved: bytes of the caching allocator; device: bytes the process held of the device, what a memory cap
     compares; meter: which source ``device`` came from. test_metrics are shown, never chosen by.
+    confirmed: the metric of each complete training on another seed; inference: what answering takes. Both are known of
+    members of the front alone.
     """
 
     number: int
@@ -34,6 +37,18 @@ class Point:
     reserved: int | None = None
     meter: str | None = None
     predicted_device: int | None = None
+    confirmed: tuple[float, ...] = ()
+    inference: InferenceFigures | None = None
+
+    @property
+    def confirmed_mean(self) -> float | None:
+        """Mean of the metric over the other seeds (the search's own seed is not among them); None where unconfirmed."""
+        return statistics.fmean(self.confirmed) if self.confirmed else None
+
+    @property
+    def confirmed_spread(self) -> float | None:
+        """Standard deviation over the other seeds (of a sample); None where fewer than two are known."""
+        return statistics.stdev(self.confirmed) if len(self.confirmed) > 1 else None
 
     @property
     def may_stand_on_front(self) -> bool:
@@ -70,6 +85,10 @@ class Point:
             "device_bytes": self.device,
             "predicted_device_bytes": self.predicted_device,
             "meter": self.meter,
+            "confirmed": list(self.confirmed),
+            "confirmed_mean": self.confirmed_mean,
+            "confirmed_spread": self.confirmed_spread,
+            "inference": None if self.inference is None else asdict(self.inference),
             "seconds": self.seconds,
             "trainable_parameters": self.trainable_parameters,
             "test_metrics": {name: _finite(value) for name, value in self.test_metrics.items()},
@@ -109,7 +128,14 @@ def _point(record: TrialRecord, outcome: Outcome, metric_name: str) -> Point:
         trainable_parameters=outcome.trainable_parameters,
         test_metrics=dict(record.test_metrics or {}),
         reason=outcome.reason,
+        confirmed=_confirmed(record),
+        inference=record.inference,
     )
+
+
+def _confirmed(record: TrialRecord) -> tuple[float, ...]:
+    ended = [one.outcome for one in record.confirmations if one.outcome.status.has_metric]
+    return tuple(one.metric for one in ended if one.metric is not None and math.isfinite(one.metric))
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:

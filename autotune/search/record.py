@@ -15,13 +15,23 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.errors import StudyError
-from autotune.outcome import Candidate, EpochReport, MemoryFigures, Outcome, Status
+from autotune.outcome import (
+    Candidate,
+    Confirmation,
+    EpochReport,
+    InferenceFigures,
+    MemoryFigures,
+    Outcome,
+    Status,
+    TrialRecord,
+)
 from autotune.search.lock import StudyLock
 from autotune.search.reading import RECORD_FORMAT, RecordReader
 from autotune.search.rows import (
     CANDIDATE,
     EPOCH,
     FORMAT,
+    INFERENCE,
     NOTE,
     OUTCOME,
     REASON,
@@ -31,6 +41,7 @@ from autotune.search.rows import (
     STATUS,
     TEST,
     RefusedCandidate,
+    confirmation_key,
     epochs_of,
     objective_values,
     plain,
@@ -234,12 +245,41 @@ class StudyRecord(RecordReader):
             StudyError: there is no such trial, it is not complete, or it has been scored before.
         """
         with self._writes():
-            row = self.trial(number)
-            if row.outcome is None or row.outcome.status is not Status.COMPLETE:
-                raise StudyError(f"Trial {number} is not complete: only complete trials are scored on the test part.")
+            row = self._complete(number, "scored on the test part")
             if row.test_metrics is not None:
                 raise StudyError(f"Trial {number} has been scored on the test part already: that is done once.")
             self._set_study(f"{TEST}{number}", {name: float(value) for name, value in metrics.items()})
+
+    def confirm(self, number: int, confirmation: Confirmation) -> None:
+        """Keeps how a complete trial ended on another seed; an interrupted ending may be replaced, any other is kept.
+
+        Raises:
+            StudyError: there is no such trial, it is not complete, the seed is its own, or was confirmed already.
+        """
+        with self._writes():
+            row = self._complete(number, "confirmed on other seeds")
+            if confirmation.seed == row.seed:
+                raise StudyError(f"Trial {number} was trained on seed {row.seed} itself: confirm it on another seed.")
+            known = {one.seed: one.outcome.status for one in row.confirmations}
+            if known.get(confirmation.seed, Status.INTERRUPTED) is not Status.INTERRUPTED:
+                raise StudyError(f"Trial {number} has been confirmed on seed {confirmation.seed} already.")
+            self._set_study(confirmation_key(number, confirmation.seed), plain(confirmation.outcome.to_dict()))
+
+    def set_inference(self, number: int, figures: InferenceFigures) -> None:
+        """Keeps what answering with a complete trial's weights takes; a later measurement replaces an earlier one.
+
+        Raises:
+            StudyError: there is no such trial, or it is not complete.
+        """
+        with self._writes():
+            self._complete(number, "measured answering")
+            self._set_study(f"{INFERENCE}{number}", plain(asdict(figures)))
+
+    def _complete(self, number: int, what: str) -> TrialRecord:
+        row = self.trial(number)
+        if row.outcome is None or row.outcome.status is not Status.COMPLETE:
+            raise StudyError(f"Trial {number} is not complete: only complete trials are {what}.")
+        return row
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Keeps a note on the study, JSON only; ``attributes`` gives it back."""

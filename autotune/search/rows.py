@@ -9,12 +9,21 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial
 
-from autotune.outcome import Candidate, EpochReport, MemoryFigures, Outcome, TrialRecord
+from autotune.outcome import (
+    Candidate,
+    Confirmation,
+    EpochReport,
+    InferenceFigures,
+    MemoryFigures,
+    Outcome,
+    TrialRecord,
+)
 
 # keys of a trial's attributes
 CANDIDATE, SEED, OUTCOME, STATUS, REASON, EPOCH = "candidate", "seed", "outcome", "status", "reason", "epoch:"
 # keys of the study's attributes; notes carry a prefix so that they never meet the others
 FORMAT, SETTINGS, REFUSED, TEST, NOTE = "format", "settings", "refused:", "test_metrics:", "note:"
+CONFIRMATION, INFERENCE = "confirmation:", "inference:"
 
 
 class RefusedCandidate(NamedTuple):
@@ -56,13 +65,28 @@ def epochs_of(trial: FrozenTrial) -> tuple[EpochReport, ...]:
 def trial_record(trial: FrozenTrial, study_attributes: Mapping[str, Any]) -> TrialRecord:
     """A trial of the record in the vocabulary of this program."""
     outcome = trial.user_attrs.get(OUTCOME)
+    inference = study_attributes.get(f"{INFERENCE}{trial.number}")
     return TrialRecord(
         number=trial.number,
         candidate=Candidate(**trial.user_attrs[CANDIDATE]),
         seed=trial.user_attrs[SEED],
         outcome=Outcome.from_dict(outcome) if outcome is not None else None,
         test_metrics=study_attributes.get(f"{TEST}{trial.number}"),
+        confirmations=confirmations_of(trial.number, study_attributes),
+        inference=None if inference is None else InferenceFigures.from_dict(inference),
     )
+
+
+def confirmation_key(number: int, seed: int) -> str:
+    """Of the study's attribute that holds how a trial ended on another seed."""
+    return f"{CONFIRMATION}{number}:{seed}"
+
+
+def confirmations_of(number: int, study_attributes: Mapping[str, Any]) -> tuple[Confirmation, ...]:
+    """How a trial ended on other seeds, in the order of the seeds."""
+    prefix = f"{CONFIRMATION}{number}:"
+    ended = {int(key.removeprefix(prefix)): value for key, value in study_attributes.items() if key.startswith(prefix)}
+    return tuple(Confirmation(seed=seed, outcome=Outcome.from_dict(ended[seed])) for seed in sorted(ended))
 
 
 def refused_candidates(study_attributes: Mapping[str, Any]) -> list[RefusedCandidate]:

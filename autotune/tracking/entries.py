@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autotune.outcome import Candidate, MemoryFigures, Outcome, Status, TrialRecord
+from autotune.outcome import Candidate, Confirmation, InferenceFigures, MemoryFigures, Outcome, Status, TrialRecord
 from autotune.tracking.location import redact
 
 _NOT_IN_A_KEY = re.compile(r"[^\w./\- ]", re.ASCII)
@@ -58,6 +58,8 @@ def record_to_dict(record: TrialRecord) -> dict[str, Any]:
         "seed": record.seed,
         "outcome": record.outcome.to_dict() if record.outcome else None,
         "test_metrics": record.test_metrics,
+        "confirmations": [{"seed": one.seed, "outcome": one.outcome.to_dict()} for one in record.confirmations],
+        "inference": asdict(record.inference) if record.inference else None,
     }
 
 
@@ -70,6 +72,12 @@ def record_from_dict(plain: Mapping[str, Any]) -> TrialRecord:
         seed=plain["seed"],
         outcome=Outcome.from_dict(outcome) if outcome is not None else None,
         test_metrics=plain["test_metrics"],
+        # a message that an earlier version left in the outbox has neither
+        confirmations=tuple(
+            Confirmation(seed=one["seed"], outcome=Outcome.from_dict(one["outcome"]))
+            for one in plain.get("confirmations", ())
+        ),
+        inference=InferenceFigures.from_dict(plain["inference"]) if plain.get("inference") else None,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.outcome import Status
+from autotune.outcome import Confirmation, Outcome, Status
 from autotune.report.front import Point, hypervolume, pareto_front, points_from
 from tests.autotune._records import point, trial
 
@@ -99,3 +99,18 @@ def test_a_metric_that_is_not_finite_is_never_on_the_front_and_is_null_in_json(m
     odd = point(1, metric, 10)
     assert pareto_front([odd]) == []
     assert json.loads(json.dumps(odd.to_dict(), allow_nan=False))["metric"] is None
+
+
+def test_the_mean_over_other_seeds_leaves_out_what_did_not_complete_and_the_seed_of_the_search() -> None:
+    def ended(metric: float | None, status: Status = Status.COMPLETE) -> Outcome:
+        return Outcome(status=status, metric=metric)
+
+    outcomes = [ended(0.70), ended(0.80), ended(0.99, Status.DIVERGED), ended(None), ended(math.nan)]
+    several = tuple(Confirmation(seed=seed, outcome=outcome) for seed, outcome in enumerate(outcomes, start=10))
+    record = trial(0, 0.95)
+    made = [
+        points_from([replace(record, confirmations=several[:count])], metric_name="accuracy")[0] for count in (0, 1, 5)
+    ]
+    assert [one.confirmed_mean for one in made] == [None, 0.70, pytest.approx(0.75)]
+    assert [one.confirmed_spread for one in made] == [None, None, pytest.approx(0.0707, abs=1e-4)]
+    assert json.loads(json.dumps(made[2].to_dict()))["confirmed"] == [0.70, 0.80]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.outcome import Candidate, EpochReport, MemoryFigures, Outcome, Status
+from autotune.outcome import Candidate, EpochReport, InferenceFigures, MemoryFigures, Outcome, Status
 
 real = st.floats(allow_nan=False, width=64)
 figures = st.builds(
@@ -39,6 +40,7 @@ outcomes = st.builds(
     step_seconds=st.none() | real,
     trainable_parameters=st.none() | st.integers(0, 2**40),
     checkpoint=st.none() | st.text(),
+    memory_over_time=st.lists(st.tuples(real, st.integers(0, 2**50)), max_size=3).map(tuple),
     details=st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.booleans()), max_size=3),
 )
 
@@ -99,3 +101,13 @@ def test_only_complete_trials_may_stand_on_a_front() -> None:
 )
 def test_labels_say_what_differs(method: dict[str, object], label: str) -> None:
     assert Candidate(method=method, training={"batch_size": 16}, params={}).label == label
+
+
+@given(figures, real, st.integers(1, 512))
+def test_figures_of_inference_come_back_equal_through_json(peak: MemoryFigures, seconds: float, rows: int) -> None:
+    measured = InferenceFigures(
+        peak=peak, latency_seconds=seconds, rows_per_second=2.5, batch_rows=rows, threads=2, device="cpu"
+    )
+    assert InferenceFigures.from_dict(json.loads(json.dumps(asdict(measured)))) == measured
+    with pytest.raises(TypeError, match="colour"):
+        InferenceFigures.from_dict({**asdict(measured), "colour": "red"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import optuna
 import pytest
 
 from autotune.errors import StudyError
-from autotune.outcome import MemoryFigures, Outcome, Status
+from autotune.outcome import Confirmation, InferenceFigures, MemoryFigures, Outcome, Status
 from autotune.search import StudyRecord
 
 from .search_samples import PEAK, SETTINGS, candidate, complete, optuna_trials, report
@@ -149,6 +150,43 @@ def test_the_test_part_is_scored_once_and_for_complete_trials_only(record: Study
     with pytest.raises(StudyError, match="once"):
         record.set_test_metrics(good, {"accuracy": 1.0})
     assert [row.test_metrics for row in record.trials()] == [None, {"accuracy": 0.5}]
+
+
+def test_confirmations_lie_with_their_trial_in_the_order_of_their_seeds(record: StudyRecord, file: Path) -> None:
+    failed, good = record.start(candidate(), seed=0), record.start(candidate(), seed=3)
+    record.finish(failed, Outcome(status=Status.FAILED))
+    with pytest.raises(StudyError, match="not complete"):
+        record.confirm(failed, Confirmation(seed=7, outcome=complete()))
+    record.finish(good, complete())
+    with pytest.raises(StudyError, match="another seed"):
+        record.confirm(good, Confirmation(seed=3, outcome=complete()))
+    interrupted = Outcome(status=Status.INTERRUPTED, reason="the time budget")
+    for seed, outcome in ((12, complete(0.7)), (4, interrupted), (4, complete(0.6))):
+        record.confirm(good, Confirmation(seed=seed, outcome=outcome))
+    with pytest.raises(StudyError, match="already"):
+        record.confirm(good, Confirmation(seed=12, outcome=complete(0.9)))
+    kept = StudyRecord.open(file).trial(good).confirmations
+    assert [(one.seed, one.outcome.metric) for one in kept] == [(4, 0.6), (12, 0.7)]
+    assert StudyRecord.open(file).trial(failed).confirmations == ()
+
+
+def test_what_answering_takes_can_be_measured_anew(record: StudyRecord, file: Path) -> None:
+    number = record.start(candidate(), seed=0)
+    figures = InferenceFigures(
+        peak=MemoryFigures(allocated=10, device=30, meter="rss"),
+        latency_seconds=0.01,
+        rows_per_second=250.0,
+        batch_rows=32,
+        threads=2,
+        device="cpu",
+    )
+    with pytest.raises(StudyError, match="not complete"):
+        record.set_inference(number, figures)
+    record.finish(number, complete())
+    assert record.trial(number).inference is None
+    record.set_inference(number, replace(figures, latency_seconds=0.5))
+    record.set_inference(number, figures)
+    assert StudyRecord.open(file).trial(number).inference == figures
 
 
 def test_notes_of_a_study(record: StudyRecord, file: Path) -> None:
