@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import doctor, look, plan, run
+from autotune.cli import deploy, doctor, plan, report, run, select
 from autotune.errors import AutotuneError, ConfigError, NothingFitsError, SelectionError, StudyError, UnitError
 
 EXIT_CODES = {
@@ -50,10 +50,10 @@ def _common(
 app.command("run", help=run.RUN_HELP)(run.run)
 app.command("resume", help=run.RESUME_HELP)(run.resume)
 app.command("plan", help=plan.PLAN_HELP)(plan.plan)
-app.command("report")(look.report)
-app.command("select")(look.select)
-app.command("export")(look.export)
-app.command("predict")(look.predict)
+app.command("report")(report.report)
+app.command("select")(select.select)
+app.command("export")(deploy.export)
+app.command("predict")(deploy.predict)
 app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.look import Json
+from autotune.cli.options import Json
 
 DOCTOR_HELP = """Say what this machine has, what of it would hold a study back, and what to do about it.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from autotune.cli.options import Plugins, Quiet, StudyDir, load_plugins
 
 if TYPE_CHECKING:
     from autotune.config import StudyConfig
@@ -36,31 +37,6 @@ RESUME_HELP = """Go on with a study after Ctrl-C, a crash or a reboot.
 
 What is finished stays; what was running is trained again; the total number of trials is what was asked for.
 """
-
-StudyDir = Annotated[
-    Path | None, typer.Option("--study-dir", help="The study's folder. By default the newest one under ./studies.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what went wrong and the result.")]
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin", help="A Python module to import first, which registers methods, families, ... (repeatable)."
-    ),
-]
-
-
-def load_plugins(plugins: list[str] | None) -> None:
-    """Import what a person wants registered."""
-    from autotune.errors import ConfigError
-
-    for name in plugins or ():
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"--plugin {name!r} cannot be imported: {error}. Give the name of a module that Python finds here "
-                "(one in this folder is found with PYTHONPATH=. in front of the command)."
-            ) from error
 
 
 def _exit_if(interrupted: bool) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autotune.study.exporting import export_from_study
     from autotune.study.fit_check import PlanSummary
     from autotune.study.run import resume_study, run_study
-    from autotune.study.view import StudyResult, export_from_study, report_study, select_from_study
+    from autotune.study.selecting import select_from_study
+    from autotune.study.view import StudyResult, report_study
 
 __all__ = [
     "PlanSummary",
@@ -22,11 +24,11 @@ __all__ = [
 _HOMES = {
     "PlanSummary": "fit_check",
     "StudyResult": "view",
-    "export_from_study": "view",
+    "export_from_study": "exporting",
     "report_study": "view",
     "resume_study": "run",
     "run_study": "run",
-    "select_from_study": "view",
+    "select_from_study": "selecting",
 }
 
 

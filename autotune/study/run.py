@@ -24,10 +24,11 @@ from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
 from autotune.study.listener import StudyListener
 from autotune.study.prediction import learn_context, predictor_for
+from autotune.study.reading import has_trials
 from autotune.study.scoring import score_front
 from autotune.study.source import RunnerListener, StudySource, TrialSettings
 from autotune.study.suits import require_model_suits
-from autotune.study.view import StudyResult, has_trials, summarise
+from autotune.study.view import StudyResult, summarise
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer, Lender

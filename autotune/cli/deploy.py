@@ -1,72 +1,14 @@
-"""Commands that read a finished or running study: report, select, export, predict."""
+"""Commands around one trained configuration: export, predict."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from autotune.cli.run import Plugins, StudyDir, load_plugins
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-
-
-def report(study_dir: StudyDir = None, as_json: Json = False) -> None:
-    """Write the front's figures and tables anew and print the front.
-
-    Example: autotune report --study-dir studies/mine --json
-    """
-    from autotune.cli.display import front_table
-    from autotune.study import report_study
-
-    result = report_study(study_dir)
-    if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    if result.front:
-        console.print(front_table(result.front, result.metric_name, result.selected))
-    console.print(result.closing, markup=False)
-
-
-def select(
-    study_dir: StudyDir = None,
-    memory_cap: Annotated[
-        str | None, typer.Option("--memory-cap", help="Only models whose training held no more of the device: 6GB.")
-    ] = None,
-    min_metric: Annotated[
-        float | None,
-        typer.Option(
-            "--min-metric",
-            help="Only models that reach this on validation; below 0 for neg_perplexity and the like: -20.",
-        ),
-    ] = None,
-    prefer: Annotated[
-        Literal["metric", "memory", "knee"], typer.Option("--prefer", help="What to take among those that qualify.")
-    ] = "metric",
-    as_json: Json = False,
-) -> None:
-    """Pick one configuration of the front; it is what `autotune export` then writes.
-
-    Examples:
-
-      autotune select --memory-cap 6GB --min-metric 0.8
-
-      autotune select --prefer memory --min-metric 0.75 --json
-    """
-    from autotune.study import select_from_study
-    from autotune.units import parse_bytes
-
-    selection = select_from_study(
-        study_dir,
-        memory_cap=None if memory_cap is None else parse_bytes(memory_cap),
-        min_metric=min_metric,
-        prefer=prefer,
-    )
-    typer.echo(json.dumps(selection.to_dict(), indent=2) if as_json else selection.explanation)
+from autotune.cli.options import Json, Plugins, StudyDir, load_plugins
 
 
 def export(

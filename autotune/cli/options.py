@@ -1,0 +1,35 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StudyDir = Annotated[
+    Path | None, typer.Option("--study-dir", help="The study's folder. By default the newest one under ./studies.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what went wrong and the result.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", help="A Python module to import first, which registers methods, families, ... (repeatable)."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def load_plugins(plugins: list[str] | None) -> None:
+    """Import what a person wants registered."""
+    from autotune.errors import ConfigError
+
+    for name in plugins or ():
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"--plugin {name!r} cannot be imported: {error}. Give the name of a module that Python finds here "
+                "(one in this folder is found with PYTHONPATH=. in front of the command)."
+            ) from error
