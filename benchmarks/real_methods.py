@@ -40,6 +40,7 @@ from real_settings import (
     Case,
     RealBackbone,
     RealMethod,
+    method_on,
 )
 from real_table import steps_table, tables
 
@@ -52,7 +53,7 @@ Pair = tuple[RealBackbone, RealMethod]
 def pairs_of(*, variants: bool, figures: bool) -> list[Pair]:
     """What is compared, the most informative first: of MiniLM before the other backbones."""
     if not variants and not figures:
-        return list(product(BACKBONES, METHODS))
+        return [(backbone, method_on(backbone, method)) for backbone, method in product(BACKBONES, METHODS)]
     shown = [(FIGURES_BACKBONE, method) for method in FIGURE_METHODS] if figures else []
     extra = list(product(BACKBONES, VARIANTS)) if variants else []
     first = [pair for pair in extra if pair[0] == FIGURES_BACKBONE]

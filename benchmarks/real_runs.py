@@ -49,7 +49,7 @@ def run_case(case: Case, *, deadline: float) -> dict[str, Any]:
     """Train from the pretrained weights and score; ``deadline`` is a time of :func:`time.monotonic`.
 
     ``tensors``: peak of live tensor bytes of a training and an evaluation step on the largest batch. ``seconds``: of the
-    training with its validations; ``step_seconds``: the median step of the last epoch. ``valid``, ``test``: behind the last
+    training with its validations, by the clock; ``processor_seconds``: the same of all threads; ``step_seconds``: the median step of the last epoch. ``valid``, ``test``: behind the last
     epoch; the test part is scored on the seeds that count alone.
 
     Raises:
@@ -74,9 +74,11 @@ def train_and_score(case: Case, model: TaskModel, data: RealData, *, tensors: in
         "trainable": sum(parameter.numel() for parameter in model.trainable_parameters()),
         "tensors": tensors,
     }
+    began = time.process_time()
     try:
         for progress in fit(model, data.train, data.valid, training):
             row["seconds"], row["step_seconds"] = round(progress.seconds, 2), round(progress.step_seconds, 4)
+            row["processor_seconds"] = round(time.process_time() - began, 2)
             row["valid"], row["train_loss"] = progress.metrics[data.task.metric], progress.train_loss
             if progress.epoch < training.epochs and time.monotonic() > deadline:
                 raise OutOfTime

@@ -61,6 +61,16 @@ METHODS = (
     RealMethod("linear-probe", {"name": "linear_probe"}, (1e-2, 3e-2, 1e-1)),
 )
 
+STORED = ("dinov2",)
+"""Backbones on which the frozen methods of the main comparison read stored hidden states, as trials of a study do."""
+
+
+def method_on(backbone: RealBackbone, method: RealMethod) -> RealMethod:
+    """The method as it runs on this backbone: with stored hidden states where its backbone is frozen and among STORED."""
+    frozen = method.method["name"] in ("sherl", "unipt", "ladder", "linear_probe")
+    return replace(method, features=True) if frozen and backbone.name in STORED else method
+
+
 _VARIANTS = (
     RealMethod("sherl-released-gate", {"name": "sherl", "start_layer": -1, "gate": "released"}, _ADDED),
     RealMethod("sherl-learned", {"name": "sherl", "start_layer": -1, "similarity": "learned"}, _ADDED),
