@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel
 
+from tests.autotune.warm import run_warm
 from tests.sherl.data_samples import WORDS, tiny_tokenizer, two_class_rows, write_csv
 
 ROOT = Path(__file__).parents[2]
@@ -74,14 +75,7 @@ def autotune(
     *arguments: str | Path, options: dict[str, str] | None = None, cwd: Path | None = None, code: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Runs one command to its end and requires its exit code."""
-    done = subprocess.run(
-        command(*arguments, options=options),
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        timeout=240,
-        check=False,
-    )
+    words = command(*arguments, options=options)[3:]
+    done = run_warm(words, cwd=cwd, environment=environment(), timeout=240)
     assert done.returncode == code, f"exit code {done.returncode}, wanted {code}\n{done.stdout}\n{done.stderr}"
     return done

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from autotune.cli.app import app
 from autotune.config import StudyConfig
 
-from .small_study import ROOT, command, environment, make_inputs
+from .small_study import ROOT, environment, make_inputs
+from .warm import run_warm
 
 PAGE = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
@@ -32,22 +33,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(line: str, home: Path) -> str:
     """What one line of the page printed."""
     own = {name: value for name, value in environment().items() if name not in ("AUTOTUNE_CACHE", "XDG_CACHE_HOME")}
+    own |= {"HOME": str(home), "MPLCONFIGDIR": matplotlib.get_configdir()}
     words = shlex.split(line)
     if words[0] == "autotune":
         words += ["--trials", "1", "--method", "linear_probe", "--space", "space.yaml", "--model", "model"]
         words += ["--train", "rows.csv", "--text", "review", "--label", "stars", "--max-length", "32"]
-        asked = command(*words[1:])
+        done = run_warm(words[1:], cwd=home, environment=own, timeout=240)
     else:
-        asked = ["bash", "-c", line]
-    done = subprocess.run(
-        asked,
-        cwd=home,
-        env={**own, "HOME": str(home), "MPLCONFIGDIR": matplotlib.get_configdir()},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=home, env=own, capture_output=True, text=True, timeout=240, check=False
+        )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

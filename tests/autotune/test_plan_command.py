@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from autotune.study.planning import plan_for
 from autotune.study.pricing import Pricer, largest_within
 from sherl.errors import SherlError, SpecError, UnknownNameError, UnsupportedBackboneError
+from tests.autotune.warm import run_warm
 from tests.sherl.tiny import tiny_config
 
 GPU = "RTX 4070"
@@ -146,10 +147,7 @@ def test_a_model_that_writes_text_is_priced_with_its_targets(tmp_path: Path, spa
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from autotune.cli.app import run_app; run_app()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "plan", *arguments], capture_output=True, text=True, timeout=300, check=False
-    )
+    return run_warm(["plan", *arguments], cwd=None, environment=dict(os.environ), timeout=300)
 
 
 def test_the_command_prints_json(config_file: Path, space_file: Path) -> None:

@@ -15,6 +15,7 @@ from tests.sherl.data_samples import two_class_rows, write_csv
 
 from .small_study import ROOT, SPACE, environment, make_model
 from .task_inputs import save_images_model, save_photos
+from .warm import run_warm
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALL = re.compile(r"pip install -e '\.\[(demo|test)\]' && (.+)")
@@ -78,15 +79,7 @@ def test_the_commands_run_one_after_another(place: Path) -> None:
             words[words.index("--trials") + 1] = "1"
         if "--min-metric" in words:  # what a run on toy data reaches says nothing
             words[words.index("--min-metric") + 1] = "0.1"
-        done = subprocess.run(
-            [sys.executable, "-c", "from autotune.cli import main; main()", *words[1:]],
-            cwd=place,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
+        done = run_warm(words[1:], cwd=place, environment=environment(), timeout=280)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
