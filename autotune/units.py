@@ -20,6 +20,7 @@ _BYTE_UNITS: dict[str, int] = {
     "tib": 2**40,
 }
 _DURATION_UNITS: dict[str, float] = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_LATENCY_UNITS: dict[str, float] = {"": 1.0, "s": 1.0, "ms": 1e-3}
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
@@ -61,6 +62,30 @@ def parse_duration(text: str | float) -> float:
     if not 0 < seconds < math.inf:
         raise UnitError(f"A duration must be above zero and finite, {text!r} was given: {allowed}.")
     return seconds
+
+
+def parse_latency(text: str | float) -> float:
+    """Seconds from ``20ms``, ``0.5s`` or a plain number of seconds.
+
+    Raises:
+        UnitError: the text is no latency, its unit is unknown, or it is not above zero.
+    """
+    allowed = "allowed are a number of seconds or a number with ms or s"
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None or match.group(2).lower() not in _LATENCY_UNITS:
+        raise UnitError(f"{text!r} is not a latency: {allowed}. For example 20ms or 0.5s.")
+    seconds = float(match.group(1)) * _LATENCY_UNITS[match.group(2).lower()]
+    if not 0 < seconds < math.inf:
+        raise UnitError(f"A latency must be above zero and finite, {text!r} was given: {allowed}.")
+    return seconds
+
+
+def format_latency(seconds: float) -> str:
+    """A latency as people read it: ``0.42 ms``, ``12.3 ms``, ``1.25 s``."""
+    milliseconds = seconds * 1e3
+    if milliseconds >= 1000:
+        return f"{seconds:.2f} s"
+    return f"{milliseconds:.1f} ms" if milliseconds >= 10 else f"{milliseconds:.2f} ms"
 
 
 def format_duration(seconds: float) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from autotune.report.front import Point, hypervolume, pareto_front, points_from
-from autotune.report.select import Preference, Selection, select
+from autotune.report.rule import Preference, Rule
+from autotune.report.select import Alternative, Selection, select
 from autotune.report.tables import ReportPaths, front_table, table_rows, write_report
 
 __all__ = [
+    "Alternative",
     "Point",
     "Preference",
     "ReportPaths",
+    "Rule",
     "Selection",
     "front_table",
     "hypervolume",

@@ -18,8 +18,8 @@ class Point:
     metric: the validation metric (higher is better) or None; memory: peak of allocated tensor bytes, the axis of the
     front; reserved: bytes of the caching allocator; device: bytes the process held of the device, what a memory cap
     compares; meter: which source ``device`` came from. test_metrics are shown, never chosen by.
-    confirmed: the metric of each complete training on another seed; inference: what answering takes. Both are known of
-    members of the front alone.
+    confirmed: the metric of each complete training on another seed; confirmed_of: how many other seeds were trained to
+    an end, a good or a bad one; inference: what answering takes. These are known of members of the front alone.
     """
 
     number: int
@@ -38,6 +38,7 @@ class Point:
     meter: str | None = None
     predicted_device: int | None = None
     confirmed: tuple[float, ...] = ()
+    confirmed_of: int = 0
     inference: InferenceFigures | None = None
 
     @property
@@ -86,6 +87,7 @@ class Point:
             "predicted_device_bytes": self.predicted_device,
             "meter": self.meter,
             "confirmed": list(self.confirmed),
+            "confirmed_of": self.confirmed_of,
             "confirmed_mean": self.confirmed_mean,
             "confirmed_spread": self.confirmed_spread,
             "inference": None if self.inference is None else asdict(self.inference),
@@ -129,6 +131,7 @@ def _point(record: TrialRecord, outcome: Outcome, metric_name: str) -> Point:
         test_metrics=dict(record.test_metrics or {}),
         reason=outcome.reason,
         confirmed=_confirmed(record),
+        confirmed_of=sum(one.outcome.status is not Status.INTERRUPTED for one in record.confirmations),
         inference=record.inference,
     )
 

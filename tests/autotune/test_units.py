@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UnitError
-from autotune.units import format_bytes, format_duration, parse_bytes, parse_duration
+from autotune.units import (
+    format_bytes,
+    format_duration,
+    format_latency,
+    parse_bytes,
+    parse_duration,
+    parse_latency,
+)
 
 DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -99,3 +106,22 @@ def test_durations_are_written_as_people_read_them(seconds: float, text: str) ->
 @given(st.floats(0, 10**6))
 def test_no_duration_shows_sixty_of_anything(seconds: float) -> None:
     assert "60" not in format_duration(seconds).replace(" h", " ").split()[1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20ms", 0.02), ("0.5s", 0.5), ("0.5", 0.5), (2, 2.0), (" 1.5 MS ", 0.0015), ("1e3 ms", 1.0)]
+)
+def test_a_latency_is_milliseconds_or_seconds(text: str, seconds: float) -> None:
+    assert parse_latency(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "ms", "0ms", "-1s", "20 min", "3h", "soon", "1e999s", "nan"])
+def test_what_is_no_latency_is_told_what_is(text: str) -> None:
+    with pytest.raises(UnitError, match="allowed are a number of seconds or a number with ms or s") as caught:
+        parse_latency(text)
+    assert repr(text) in str(caught.value)
+
+
+@given(st.floats(1e-5, 1e3))
+def test_a_latency_that_was_written_reads_back(seconds: float) -> None:
+    assert parse_latency(format_latency(seconds)) == pytest.approx(seconds, rel=0.01, abs=6e-6)
