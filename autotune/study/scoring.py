@@ -26,14 +26,15 @@ def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyLis
     for member in members:
         predicted = None if member.outcome is None else member.outcome.predicted
         request = settings.score(member.number, member.candidate, member.seed, predicted)
-        outcome = _outcome(request, server)
+        outcome = run_alone(request, server)
         if outcome.status is Status.COMPLETE:
             record.set_test_metrics(member.number, outcome.metrics)
         else:
             listener.warning(f"trial {member.number} could not be scored on the test part: {outcome.reason}")
 
 
-def _outcome(request: TrialRequest, server: ForkServer) -> Outcome:
+def run_alone(request: TrialRequest, server: ForkServer) -> Outcome:
+    """What became of one request, run here outside the runner, under the same cap and guard."""
     process = TrialProcess(request, server, meter_for(request))
     for event in process.events():
         if isinstance(event, Finished):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from autotune.features.shared import SharedFeatures
@@ -59,6 +59,30 @@ class TrialSettings:
             checkpoint=str(self.folder.trial(number).resolve() / "checkpoint"),
             output_dir=str(self.folder.trial(number).resolve() / "test"),
         )
+
+    def measure(
+        self, number: int, candidate: Candidate, predicted: MemoryFigures | None, *, batch_rows: int
+    ) -> TrialRequest:
+        """The request to measure what answering takes, of the whole model: stored hidden states are of a study's own rows."""
+        return self._request(
+            number,
+            kind="measure",
+            part="valid",
+            predicted=predicted,
+            method=candidate.realised.method,
+            training=candidate.realised.training,
+            threads=usable_cores(),  # one member after another, as on a machine that serves it
+            checkpoint=str(self.folder.trial(number).resolve() / "checkpoint"),
+            output_dir=str(self.folder.trial(number).resolve() / "answering"),
+            settings={"batch_rows": batch_rows},
+        )
+
+    def confirm(
+        self, number: int, member: int, candidate: Candidate, seed: int, predicted: MemoryFigures | None
+    ) -> TrialRequest:
+        """The request to train a member of the front on another seed, under a number of its own, beside its own weights."""
+        folder = self.folder.trial(member).resolve() / "confirm" / f"seed-{seed}"
+        return replace(self.train(number, candidate, seed, predicted), output_dir=str(folder))
 
     def _features(self, candidate: Candidate) -> dict[str, object] | None:
         shared = self.features(candidate)

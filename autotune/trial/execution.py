@@ -16,6 +16,7 @@ import torch
 from autotune.memory.limit import is_out_of_memory
 from autotune.memory.predict import heap_plan_of
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
+from autotune.trial.answering import latency_of, rows_per_second_of
 from autotune.trial.confines import Confines, OverCap, confines_for
 from autotune.trial.data import TrialData
 from autotune.trial.request import Epoch, Message, Rehearsed, TrialRequest
@@ -41,7 +42,13 @@ def execute(request: TrialRequest, send: Send) -> Outcome:
     """
     trial = _Trial(request, send)
     try:
-        return trial.score() if request.kind == "score" else trial.train()
+        match request.kind:
+            case "score":
+                return trial.score()
+            case "measure":
+                return trial.measure()
+            case _:
+                return trial.train()
     except OverCap as error:
         return trial.ended(Status.OVER_CAP, str(error))
     except Diverged as error:
@@ -104,14 +111,8 @@ class _Trial:
             What loading and evaluating raise.
         """
         request = self._request
-        if request.checkpoint is None:
-            raise ValueError("A trial of kind 'score' needs a checkpoint to score.")
-        self._confines = confines_for(request)
-        training, data = TrainingConfig.from_dict(request.training), self._open()
-        backbone = data.load(request.backbone_source, weights_dtype(training.precision))
-        model = load_checkpoint(request.checkpoint, backbone=backbone)
-        model.to(self._confines.device)
-        self._confines.settle(model)
+        training, model, data = self._trained()
+        assert self._confines is not None
         self._doing = f"scoring the {request.part} part"
         rows = evaluation_rows(training)  # as in training, so what fitted fits
         part = data.part(request.part)
@@ -124,6 +125,44 @@ class _Trial:
         return replace(
             self._outcome(Status.COMPLETE, ""), metric=metrics[self._metric_name], metrics=metrics, checkpoint=None
         )
+
+    def measure(self) -> Outcome:
+        """Answers rows of the part that the request names with a checkpoint, ``settings["batch_rows"]`` at a time and one
+        alone; ``details["answering"]`` of the outcome has the times.
+
+        Raises:
+            What loading and evaluating raise.
+        """
+        request = self._request
+        _, model, data = self._trained()
+        assert self._confines is not None
+        part = data.part(request.part)
+        rows = min(int(request.settings["batch_rows"]), len(part))
+        largest = part.largest_batch(rows)
+        self._doing = f"answering a batch ({_shape(largest)})"
+        with self._confines.measured(model, largest):
+            eval_step(model, largest, whole_length=True)  # whatever these weights write, others may write more
+        self._confines.check()
+        self._details["answering"] = {
+            "latency_seconds": latency_of(model, part.largest_batch(1)),
+            "rows_per_second": rows_per_second_of(model, part, rows),
+            "batch_rows": rows,
+            "threads": request.threads,
+        }
+        return self._outcome(Status.COMPLETE, "")
+
+    def _trained(self) -> tuple[TrainingConfig, TaskModel, TrialData]:
+        """The request's checkpoint on the device, confined."""
+        request = self._request
+        if request.checkpoint is None:
+            raise ValueError(f"A trial of kind {request.kind!r} needs a checkpoint.")
+        self._confines = confines_for(request)
+        training, data = TrainingConfig.from_dict(request.training), self._open()
+        backbone = data.load(request.backbone_source, weights_dtype(training.precision))
+        model = load_checkpoint(request.checkpoint, backbone=backbone)
+        model.to(self._confines.device)
+        self._confines.settle(model)
+        return training, model, data
 
     def _open(self) -> TrialData:
         assert self._confines is not None

@@ -21,7 +21,8 @@ class TrialRequest:
     """One trial.
 
     number: the trial's number in the study's record.
-    kind: ``train`` trains and keeps the best epoch's weights; ``score`` evaluates ``checkpoint`` once on ``part``.
+    kind: ``train`` trains and keeps the best epoch's weights; ``score`` evaluates ``checkpoint`` once on ``part``;
+        ``measure`` answers rows of ``part`` with it, for the memory and the time that this takes.
     backbone_source: what :func:`sherl.backbones.load_backbone` reads. prepared_dir: a folder that
         :meth:`sherl.data.PreparedData.open` reads. method, training: dictionaries of :mod:`sherl.methods` and
         :class:`sherl.spec.TrainingConfig`.
@@ -44,7 +45,7 @@ class TrialRequest:
     memory_cap: int
     method: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
-    kind: Literal["train", "score"] = "train"
+    kind: Literal["train", "score", "measure"] = "train"
     checkpoint: str | None = None
     part: Literal["valid", "test"] = "test"
     metric: str | None = None
