@@ -46,6 +46,8 @@ def _budget(value: Any) -> Any:
 
 
 ALL_THAT_IS_FREE: Final = "all"
+CONFIRM_SEEDS: Final = 3
+"""Other seeds on which members of the front are trained unless a person says otherwise."""
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(strict=True, gt=0)]
 Budget = Annotated[Literal["all"] | Annotated[int, Field(strict=True, gt=0)], BeforeValidator(_budget)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(strict=True, gt=0)]
@@ -62,7 +64,8 @@ class StudyConfig(BaseModel):
     hub id that :func:`sherl.backbones.resolve_source` knows. data: the fields of :class:`sherl.data.DataSpec`, which
     judges their values. methods: those of the space to try, None for all. metric: None takes the task's own.
     max_length: tokens at which texts are cut; None takes 128, or the backbone's limit where that is less; not for images.
-    space: the name of a file in ``search_spaces/`` or a path. time_budget: seconds. threads: CPU threads of one trial
+    space: the name of a file in ``search_spaces/`` or a path. time_budget: seconds. confirm: on how many other seeds
+    each member of the front is trained at the end, 0 for none. threads: CPU threads of one trial
     and parallel: trials at once, None lets the runner decide. plugins: modules that trials import first.
     features: whether hidden states of frozen early blocks are computed once and stored: ``auto`` where it pays, ``on``,
     ``off``, or a folder to keep them in. features_budget: bytes that the store may hold; None: half of the disk's free room.
@@ -83,6 +86,7 @@ class StudyConfig(BaseModel):
     precision: Literal["fp32", "bf16"] | None = None
     space: Name = "default"
     trials: Count = 16
+    confirm: Annotated[int, Field(strict=True, ge=0)] = CONFIRM_SEEDS
     time_budget: Seconds | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     study_dir: Name = "studies"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import deploy, doctor, plan, report, run, select
+from autotune.cli import confirm, deploy, doctor, plan, report, run, select
 from autotune.errors import AutotuneError, ConfigError, NothingFitsError, SelectionError, StudyError, UnitError
 
 EXIT_CODES = {
@@ -49,6 +49,7 @@ def _common(
 
 app.command("run", help=run.RUN_HELP)(run.run)
 app.command("resume", help=run.RESUME_HELP)(run.resume)
+app.command("confirm", help=confirm.CONFIRM_HELP)(confirm.confirm)
 app.command("plan", help=plan.PLAN_HELP)(plan.plan)
 app.command("report")(report.report)
 app.command("select")(select.select)

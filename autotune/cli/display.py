@@ -13,10 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from autotune.outcome import Candidate, EpochReport, MemoryFigures, Status, TrialRecord
-from autotune.units import format_bytes, format_duration
+from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, Outcome, Status, TrialRecord
+from autotune.units import format_bytes, format_duration, format_latency
 
 if TYPE_CHECKING:
+    from autotune.report import Point
     from autotune.study import PlanSummary, StudyResult
 
 _STATUS_STYLE = {
@@ -31,9 +32,8 @@ _STATUS_STYLE = {
 _ROWS_SHOWN = 8
 
 
-def outcome_words(record: TrialRecord, metric_name: str) -> str:
-    """One line about a finished trial: what it reached and what it took, or why it ended."""
-    outcome = record.outcome
+def outcome_words(outcome: Outcome | None, metric_name: str) -> str:
+    """One line about a finished training: what it reached and what it took, or why it ended."""
     if outcome is None:
         return "running"
     words = [str(outcome.status)]
@@ -72,7 +72,7 @@ class Display:
             self.console.print(f"[{format_duration(time.monotonic() - self._begin):>12}] {text}", markup=False)
 
     def phase(self, name: str, text: str) -> None:
-        """A phase of the study begins: prepare, plan, search, test, report."""
+        """A phase of the study begins: prepare, plan, search, confirm, measure, test, report."""
         self._line(f"{name}: {text}")
 
     def note(self, text: str) -> None:
@@ -104,9 +104,7 @@ class Display:
 
     def epoch(self, number: int, report: EpochReport) -> None:
         """A running trial finished an epoch."""
-        value = report.metrics.get(self._metric_name)
-        shown = "" if value is None else f", {self._metric_name} {value:.4f}"
-        self._line(f"trial {number} epoch {report.epoch}: loss {report.train_loss:.4f}{shown}")
+        self._line(f"trial {number} epoch {self._epoch_words(report)}")
 
     def finished(self, record: TrialRecord, front: list[TrialRecord]) -> None:
         """A trial ended; ``front`` is the accuracy-memory front so far."""
@@ -114,8 +112,37 @@ class Display:
         on_front = " (on the front)" if any(member.number == record.number for member in front) else ""
         self._line(
             f"trial {record.number} ended [{self._finished}/{self._total}]: {record.candidate.label}: "
-            f"{outcome_words(record, self._metric_name)}{on_front}"
+            f"{outcome_words(record.outcome, self._metric_name)}{on_front}"
         )
+
+    def confirmation_begins(self, *, done: int, total: int, metric_name: str, deadline: float | None) -> None:
+        """Members of the front are trained on other seeds; ``done`` of the total trainings ended earlier."""
+        self._metric_name, self._total, self._finished = metric_name, total, done
+        until = "no time budget" if deadline is None else f"{format_duration(deadline - time.monotonic())} left"
+        self._line(f"confirm: {done} of {total} trainings ended earlier, {until}")
+
+    def confirmation_started(self, member: TrialRecord, seed: int) -> None:
+        """A member is trained on another seed."""
+        self._line(f"trial {member.number} on seed {seed} started: {member.candidate.label}")
+
+    def confirmation_epoch(self, member: TrialRecord, seed: int, report: EpochReport) -> None:
+        """Such a training finished an epoch."""
+        self._line(f"trial {member.number} on seed {seed} epoch {self._epoch_words(report)}")
+
+    def confirmation_finished(self, member: TrialRecord, confirmation: Confirmation) -> None:
+        """Such a training ended."""
+        outcome = confirmation.outcome
+        self._finished += outcome.status is not Status.INTERRUPTED
+        was = "" if member.outcome is None or member.outcome.metric is None else f" (was {member.outcome.metric:.4f})"
+        self._line(
+            f"trial {member.number} on seed {confirmation.seed} ended [{self._finished}/{self._total}]: "
+            f"{outcome_words(outcome, self._metric_name)}{was}"
+        )
+
+    def _epoch_words(self, report: EpochReport) -> str:
+        value = report.metrics.get(self._metric_name)
+        shown = "" if value is None else f", {self._metric_name} {value:.4f}"
+        return f"{report.epoch}: loss {report.train_loss:.4f}{shown}"
 
     def result(self, result: StudyResult) -> None:
         """The study's end: the front, what was picked and how to go on."""
@@ -129,35 +156,49 @@ def _short(count: int) -> str:
 
 
 def front_table(front: list[TrialRecord], metric_name: str, selected: int | None) -> Table:
-    """The front as a table, from most to least memory."""
+    """The front as a table, in the order given. Where members are confirmed or measured answering, cells hold two lines, so
+    that all of it stays readable in 80 columns."""
+    from autotune.report import points_from  # its pictures take a while to import
+
+    points = {point.number: point for point in points_from(front, metric_name=metric_name)}
+    further = any(point.confirmed_of or point.inference for point in points.values())
     table = Table(title=f"Accuracy-memory front ({metric_name} on validation)", title_justify="left")
-    for column, justify in (
-        ("trial", "right"),
-        ("configuration", "left"),
-        (metric_name, "right"),
-        ("tensors", "right"),
-        ("device", "right"),
-        ("trainable", "right"),
-        ("test", "right"),
-    ):
-        table.add_column(column, justify="right" if justify == "right" else "left", overflow="fold")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("configuration", overflow="fold")
+    headings = (
+        ("other\nseeds", "tensors\ndevice", "one row\nholding") if further else ("tensors", "device", "trainable")
+    )
+    for heading in (metric_name, *headings, "test"):
+        table.add_column(heading, justify="right", overflow="fold")
     for record in front:
-        outcome = record.outcome
-        if outcome is None or outcome.metric is None or outcome.peak is None:
+        point = points.get(record.number)
+        if point is None or not point.may_stand_on_front:
             continue
-        test = (record.test_metrics or {}).get(metric_name)
-        picked = record.number == selected
+        test = point.test_metrics.get(metric_name)
+        picked = point.number == selected
         table.add_row(
-            f"{record.number}{' <' if picked else ''}",
-            escape(record.candidate.label),
-            f"{outcome.metric:.4f}",
-            _short(outcome.peak.allocated),
-            _short(outcome.peak.device),
-            "" if outcome.trainable_parameters is None else f"{outcome.trainable_parameters:,}",
+            f"{point.number}{' <' if picked else ''}",
+            escape(point.label),
+            f"{point.metric:.4f}",
+            *(_further_cells(point) if further else _cells(point)),
             "" if test is None else f"{test:.4f}",
             style="bold" if picked else None,
         )
     return table
+
+
+def _cells(point: Point) -> tuple[str, str, str]:
+    trainable = "" if point.trainable_parameters is None else f"{point.trainable_parameters:,}"
+    return _short(point.memory or 0), _short(point.device or 0), trainable
+
+
+def _further_cells(point: Point) -> tuple[str, str, str]:
+    from autotune.report import mean_words
+
+    known = point.inference
+    answers = "" if known is None else f"{format_latency(known.latency_seconds)}\n{_short(known.peak.device)}"
+    seeds = mean_words(point).replace(" (", "\n(") or "unconfirmed"
+    return seeds, f"{_short(point.memory or 0)}\n{_short(point.device or 0)}", answers
 
 
 class LiveDisplay(Display):
@@ -165,7 +206,8 @@ class LiveDisplay(Display):
 
     def __init__(self, *, quiet: bool = False) -> None:
         super().__init__(quiet=quiet)
-        self._running: dict[int, tuple[Candidate, str]] = {}
+        self._running: dict[str, tuple[Candidate, str]] = {}
+        self._what = "trials"
         self._front: list[TrialRecord] = []
         self._cap: int | None = None
         self._deadline: float | None = None
@@ -185,35 +227,48 @@ class LiveDisplay(Display):
         self._cap, self._deadline = cap, deadline
 
     def started(self, number: int, candidate: Candidate, predicted: MemoryFigures) -> None:
-        self._running[number] = (candidate, f"predicted device {format_bytes(predicted.device)}")
+        self._running[f"trial {number}"] = (candidate, f"predicted device {format_bytes(predicted.device)}")
 
     def epoch(self, number: int, report: EpochReport) -> None:
-        if number in self._running:
-            value = report.metrics.get(self._metric_name)
-            shown = "" if value is None else f", {self._metric_name} {value:.4f}"
-            self._running[number] = (
-                self._running[number][0],
-                f"epoch {report.epoch}, loss {report.train_loss:.4f}{shown}",
-            )
+        self._moves(f"trial {number}", report)
 
     def finished(self, record: TrialRecord, front: list[TrialRecord]) -> None:
-        self._running.pop(record.number, None)
+        self._running.pop(f"trial {record.number}", None)
         self._front = front
         super().finished(record, front)
 
+    def confirmation_begins(self, *, done: int, total: int, metric_name: str, deadline: float | None) -> None:
+        super().confirmation_begins(done=done, total=total, metric_name=metric_name, deadline=deadline)
+        self._what, self._deadline = "confirmations", deadline
+
+    def confirmation_started(self, member: TrialRecord, seed: int) -> None:
+        self._running[f"trial {member.number} on seed {seed}"] = (member.candidate, "starts")
+
+    def confirmation_epoch(self, member: TrialRecord, seed: int, report: EpochReport) -> None:
+        self._moves(f"trial {member.number} on seed {seed}", report)
+
+    def confirmation_finished(self, member: TrialRecord, confirmation: Confirmation) -> None:
+        self._running.pop(f"trial {member.number} on seed {confirmation.seed}", None)
+        super().confirmation_finished(member, confirmation)
+
+    def _moves(self, name: str, report: EpochReport) -> None:
+        if name in self._running:
+            self._running[name] = (self._running[name][0], f"epoch {self._epoch_words(report)}")
+
     def _render(self) -> Group:
         parts: list[Table | Text] = []
-        if self._cap is not None:
+        if self._total:
             left = "no time budget" if self._deadline is None else self._time_left(self._deadline)
+            cap = "" if self._cap is None else f"cap {format_bytes(self._cap)} · "
             parts.append(
                 Text(
-                    f"{self._finished}/{self._total} trials ended · cap {format_bytes(self._cap)} · {left} · "
+                    f"{self._finished}/{self._total} {self._what} ended · {cap}{left} · "
                     f"{format_duration(time.monotonic() - self._begin)} so far",
                     style="bold",
                 )
             )
-            for number, (candidate, state) in sorted(self._running.items()):
-                parts.append(Text(f"  ▶ trial {number} {candidate.label}: {state}", style="cyan"))
+            for name, (candidate, state) in sorted(self._running.items()):
+                parts.append(Text(f"  ▶ {name} {candidate.label}: {state}", style="cyan"))
             if self._front:
                 parts.append(front_table(self._front[:_ROWS_SHOWN], self._metric_name, None))
         else:

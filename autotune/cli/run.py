@@ -35,11 +35,12 @@ Examples:
 """
 RESUME_HELP = """Go on with a study after Ctrl-C, a crash or a reboot.
 
-What is finished stays; what was running is trained again; the total number of trials is what was asked for.
+What is finished stays; what was running is trained again; the total number of trials is what was asked for. Then the front is
+confirmed on other seeds as far as it is not.
 """
 
 
-def _exit_if(interrupted: bool) -> None:
+def exit_if(interrupted: bool) -> None:
     """A study that Ctrl-C or SIGTERM ended has its own exit code, also when all was put in order."""
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -172,8 +173,20 @@ def run(
     ] = "default",
     trials: Annotated[int, typer.Option("--trials", help="How many configurations to try.")] = 16,
     time_budget: Annotated[
-        str | None, typer.Option("--time-budget", help="Stop starting and end running trials after this long: 20m, 2h.")
+        str | None,
+        typer.Option(
+            "--time-budget",
+            help="End training after this long, confirming included, for which up to half of it is kept: 20m, 2h.",
+        ),
     ] = None,
+    confirm: Annotated[
+        int,
+        typer.Option(
+            "--confirm",
+            min=0,
+            help="At the end train each member of the front on this many other seeds and rank by their mean; 0: leave it out.",
+        ),
+    ] = 3,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search, the splits and the trials.")] = 0,
     max_length: Annotated[
         int | None,
@@ -246,6 +259,7 @@ def run(
             "space": _absolute(space),
             "trials": trials,
             "time_budget": time_budget,
+            "confirm": confirm,
             "seed": seed,
             "max_length": max_length,
             "parallel": parallel,
@@ -261,7 +275,7 @@ def run(
     with display_for(quiet=quiet) as display:
         result = run_study(config, display)
     display.result(result)
-    _exit_if(result.interrupted)
+    exit_if(result.interrupted)
 
 
 def resume(
@@ -272,6 +286,14 @@ def resume(
     time_budget: Annotated[
         str | None, typer.Option("--time-budget", help="A new time budget; it, or the earlier one, counts from now.")
     ] = None,
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            "--confirm",
+            min=0,
+            help="A new number of other seeds for each member of the front; default: what was asked for.",
+        ),
+    ] = None,
     plugin: Plugins = None,
     quiet: Quiet = False,
 ) -> None:
@@ -281,6 +303,6 @@ def resume(
 
     load_plugins(plugin)
     with display_for(quiet=quiet) as display:
-        result = resume_study(study_dir, display, trials=trials, time_budget=time_budget)
+        result = resume_study(study_dir, display, trials=trials, time_budget=time_budget, confirm=confirm)
     display.result(result)
-    _exit_if(result.interrupted)
+    exit_if(result.interrupted)

@@ -6,6 +6,7 @@ from autotune.report.front import Point, hypervolume, pareto_front, points_from
 from autotune.report.rule import Preference, Rule
 from autotune.report.select import Alternative, Selection, select
 from autotune.report.tables import ReportPaths, front_table, table_rows, write_report
+from autotune.report.words import mean_words
 
 __all__ = [
     "Alternative",
@@ -16,6 +17,7 @@ __all__ = [
     "Selection",
     "front_table",
     "hypervolume",
+    "mean_words",
     "pareto_front",
     "points_from",
     "select",

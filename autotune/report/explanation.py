@@ -27,7 +27,9 @@ def explain(chosen: Point, runner_up: Point | None, stand: Standing, front: Sequ
     }[rule.prefer]
     fitting = len(stand.confirmed) + len(stand.unconfirmed) + len(stand.failing) + len(stand.beaten)
     conditions = asked(rule.conditions)
-    if conditions and fitting == 1 < len(front):
+    if len(front) == 1:
+        why = "is the only member of the front"
+    elif conditions and fitting == 1:
         why = f"is the only one of {len(front)} members of the front to {conditions}"
     else:
         why = f"{reason} of {count_words(fitting, 'member')} of the front" + (

@@ -16,6 +16,7 @@ from autotune.report.figures import front_html
 from autotune.report.front import Point, pareto_front, points_from
 from autotune.report.picture import write_pictures
 from autotune.report.select import Selection
+from autotune.report.words import mean_words
 
 FORMAT_VERSION = 1
 
@@ -39,21 +40,27 @@ class ReportPaths:
 def table_rows(points: Iterable[Point]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of text for a terminal's table, in the order of ``points``; e.g. of :func:`pareto_front`.
 
-    Memory is in MB (1e6 bytes). The test column appears only where a test score exists.
+    Memory is in MB (1e6 bytes). What is known of no point has no column: a test score, the mean over other seeds, and what
+    answering takes (milliseconds for one row, its device MB).
     """
     points = list(points)
+    confirmed = any(point.confirmed_of for point in points)
+    answered = any(point.inference is not None for point in points)
     tested = sorted({name for point in points for name in point.test_metrics})
     metric = next((point.metric_name for point in points), "metric")
-    headings = ["trial", "configuration", metric, *(f"test {name}" for name in tested)]
-    headings += ["tensor MB", "device MB", "trainable", "seconds", "status"]
+    headings = ["trial", "configuration", metric, *(["other seeds"] if confirmed else [])]
+    headings += [*(f"test {name}" for name in tested), "tensor MB", "device MB"]
+    headings += [*(["one row ms", "answering MB"] if answered else []), "trainable", "seconds", "status"]
     rows = [
         [
             f"{point.number}{' *' if point.on_front else ''}",
             point.label,
             _number(point.metric, ".4f"),
+            *([mean_words(point) or "–"] if confirmed else []),
             *(_number(point.test_metrics.get(name), ".4f") for name in tested),
             _number(_megabytes(point.memory), ",.1f"),
             _number(_megabytes(point.device), ",.0f"),
+            *(_answering(point) if answered else []),
             _number(point.trainable_parameters, ",d"),
             _number(point.seconds, ".1f"),
             point.status.value.replace("_", " "),
@@ -61,6 +68,13 @@ def table_rows(points: Iterable[Point]) -> tuple[list[str], list[list[str]]]:
         for point in points
     ]
     return headings, rows
+
+
+def _answering(point: Point) -> list[str]:
+    known = point.inference
+    if known is None:
+        return ["–", "–"]
+    return [_number(known.latency_seconds * 1e3, ",.2f"), _number(known.peak.device / 1e6, ",.0f")]
 
 
 def _number(value: float | int | None, layout: str) -> str:
@@ -82,6 +96,11 @@ def front_table(points: Iterable[Point]) -> list[dict[str, Any]]:
             "peak_allocated_mb": _megabytes(point.memory),
             "peak_reserved_mb": _megabytes(point.reserved),
             "peak_device_mb": _megabytes(point.device),
+            "confirmed_mean": point.confirmed_mean,
+            "confirmed_spread": point.confirmed_spread,
+            "confirmed_seeds": len(point.confirmed),
+            "latency_ms": None if point.inference is None else point.inference.latency_seconds * 1e3,
+            "answering_device_mb": None if point.inference is None else point.inference.peak.device / 1e6,
             "seconds": round(point.seconds, 2),
             "trainable_parameters": point.trainable_parameters,
         }

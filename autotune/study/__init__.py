@@ -1,4 +1,4 @@
-"""A study from its settings to its result: prepare, plan, search, test, report. The one part that knows every part."""
+"""A study from its settings to its result: prepare, plan, search, confirm, measure, test, report. The one part that knows every part."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autotune.study.exporting import export_from_study
     from autotune.study.fit_check import PlanSummary
-    from autotune.study.run import resume_study, run_study
+    from autotune.study.run import confirm_study, resume_study, run_study
     from autotune.study.selecting import select_from_study
     from autotune.study.view import StudyResult, report_study
 
 __all__ = [
     "PlanSummary",
     "StudyResult",
+    "confirm_study",
     "export_from_study",
     "report_study",
     "resume_study",
@@ -24,6 +25,7 @@ __all__ = [
 _HOMES = {
     "PlanSummary": "fit_check",
     "StudyResult": "view",
+    "confirm_study": "run",
     "export_from_study": "exporting",
     "report_study": "view",
     "resume_study": "run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from autotune.outcome import Candidate, EpochReport, MemoryFigures, TrialRecord
+from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, TrialRecord
 
 if TYPE_CHECKING:
     from autotune.study.fit_check import PlanSummary
@@ -14,7 +14,7 @@ class StudyListener(Protocol):
     """Hears of everything in the order in which it happens, in the driver's process."""
 
     def phase(self, name: str, text: str) -> None:
-        """A phase begins: prepare, plan, search, test, report."""
+        """A phase begins: prepare, plan, search, confirm, measure, test, report."""
         ...
 
     def note(self, text: str) -> None:
@@ -47,4 +47,20 @@ class StudyListener(Protocol):
 
     def finished(self, record: TrialRecord, front: list[TrialRecord]) -> None:
         """A trial ended; ``front`` is the accuracy-memory front so far."""
+        ...
+
+    def confirmation_begins(self, *, done: int, total: int, metric_name: str, deadline: float | None) -> None:
+        """Members of the front are trained on other seeds; ``done`` of the total trainings ended earlier."""
+        ...
+
+    def confirmation_started(self, member: TrialRecord, seed: int) -> None:
+        """A member is trained on another seed."""
+        ...
+
+    def confirmation_epoch(self, member: TrialRecord, seed: int, report: EpochReport) -> None:
+        """Such a training finished an epoch."""
+        ...
+
+    def confirmation_finished(self, member: TrialRecord, confirmation: Confirmation) -> None:
+        """Such a training ended."""
         ...

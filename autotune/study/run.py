@@ -1,37 +1,39 @@
-"""``run`` and ``resume``: the phases of a study, in order."""
+"""``run``, ``resume`` and ``confirm``: the phases of a study, in order."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autotune.config import StudyConfig
+from autotune.config import CONFIRM_SEEDS, StudyConfig
+from autotune.errors import StudyError
 from autotune.memory.device import DeviceInfo, available_device
-from autotune.outcome import MemoryFigures
 from autotune.report import front_table
-from autotune.runner import Ended, Machine, run_trials
+from autotune.runner import Ended, Machine
 from autotune.runner.shares import usable_cores
-from autotune.search import EarlyStopping, Proposer, StudyRecord
+from autotune.search import StudyRecord
 from autotune.space import SearchSpace
-from autotune.study.allowance import allowance_for, require_gpu
+from autotune.study.allowance import allowance_for
+from autotune.study.answering import measure_front
+from autotune.study.confirm import confirm_front
 from autotune.study.features import store_features
 from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
 from autotune.study.listener import StudyListener
 from autotune.study.prediction import learn_context, predictor_for
-from autotune.study.reading import has_trials
+from autotune.study.reading import has_trials, read_only
 from autotune.study.scoring import score_front
-from autotune.study.source import RunnerListener, StudySource, TrialSettings
+from autotune.study.searching import search
+from autotune.study.source import TrialSettings
 from autotune.study.suits import require_model_suits
 from autotune.study.view import StudyResult, summarise
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
-from autotune.trial.fork_server import PRELOAD, ForkServer, Lender
+from autotune.trial.fork_server import PRELOAD, ForkServer
 from autotune.units import format_bytes, parse_duration
 from sherl.backbones import Backbone, backbone_from_config, load_config
 from sherl.data import DataSpec, PreparedData, prepare
@@ -54,7 +56,7 @@ def run_study(config: StudyConfig, listener: StudyListener) -> StudyResult:
     """
     folder, made = create_folder(config)
     try:
-        return _drive(folder, config, listener, begin=time.monotonic())
+        return _drive(folder, config, listener, time_budget=config.time_budget)
     except BaseException:
         if not has_trials(folder):  # it ended before anything was worth keeping
             remove_folder(folder, made=made)
@@ -67,10 +69,11 @@ def resume_study(
     *,
     trials: int | None = None,
     time_budget: str | None = None,
+    confirm: int | None = None,
 ) -> StudyResult:
     """Goes on with a study from its record: what is finished stays, what was running is trained again.
 
-    A new total or time budget is kept in the study's settings; a time budget counts from now.
+    A new total, time budget or number of seeds to confirm on is kept in the study's settings; a time budget counts from now.
 
     Raises:
         StudyError: there is no such study, or another driver runs it.
@@ -81,11 +84,49 @@ def resume_study(
         changes["trials"] = trials
     if time_budget is not None:
         changes["time_budget"] = parse_duration(time_budget)
-    return _drive(folder, folder.settings().with_changes(**changes), listener, begin=time.monotonic())
+    if confirm is not None:
+        changes["confirm"] = confirm
+    config = folder.settings().with_changes(**changes)
+    return _drive(folder, config, listener, time_budget=config.time_budget)
 
 
-def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *, begin: float) -> StudyResult:
-    deadline = None if config.time_budget is None else begin + config.time_budget
+def confirm_study(
+    study_dir: str | Path | None,
+    listener: StudyListener,
+    *,
+    seeds: int | None = None,
+    time_budget: str | None = None,
+) -> StudyResult:
+    """The phases behind the search of a study that has run: confirms its front, measures answering, scores the test part.
+
+    seeds: other seeds in all for each member, kept in the study's settings; None takes those, or three where they are none.
+    time_budget: of this call alone.
+
+    Raises:
+        StudyError: there is no such study, no trial of it completed, or another driver runs it.
+    """
+    folder = find_folder(study_dir)
+    with read_only(folder) as record:
+        if not any(trial.outcome is not None and trial.outcome.status.has_metric for trial in record.trials()):
+            raise StudyError(
+                f"There is nothing to confirm: no trial of {folder.path} has completed. Go on with the search first: "
+                f"`autotune resume --study-dir {folder.path}`."
+            )
+    settings = folder.settings()
+    config = settings.with_changes(study_dir=str(folder.path), confirm=seeds or settings.confirm or CONFIRM_SEEDS)
+    seconds = None if time_budget is None else parse_duration(time_budget)
+    return _drive(folder, config, listener, time_budget=seconds, searches=False)
+
+
+def _drive(
+    folder: StudyFolder,
+    config: StudyConfig,
+    listener: StudyListener,
+    *,
+    time_budget: float | None,
+    searches: bool = True,
+) -> StudyResult:
+    deadline = None if time_budget is None else time.monotonic() + time_budget
     tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=listener.warning)
     try:
         listener.phase("prepare", f"{config.model} in {folder.path}")
@@ -110,7 +151,9 @@ def _drive(folder: StudyFolder, config: StudyConfig, listener: StudyListener, *,
         ) as server:
             data = _data(folder, config, backbone.max_tokens)
             _describe(data, listener)
-            return _try(folder, config, backbone_config, backbone, data, space, server, tracker, listener, deadline)
+            return _try(
+                folder, config, backbone_config, backbone, data, space, server, tracker, listener, deadline, searches
+            )
     finally:
         tracker.close()
 
@@ -126,8 +169,9 @@ def _try(
     tracker: Tracker,
     listener: StudyListener,
     deadline: float | None,
+    searches: bool,
 ) -> StudyResult:
-    """From prepared data to the report. ``backbone`` has no weights."""
+    """From prepared data to the report. ``backbone`` has no weights. ``searches``: whether further trials are tried."""
     device = available_device()
     allowance = allowance_for(config, device)
     for note in allowance.notes:
@@ -155,10 +199,11 @@ def _try(
             server=server,
         )
         fits = FitCheck(predictor, cap, writes_text=task_for(data.task).writes_text)
-        listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
-        plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
-        record.refuse_all(fits.refused)
-        listener.planned(plan)
+        if searches:
+            listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
+            plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
+            record.refuse_all(fits.refused)
+            listener.planned(plan)
         tracker.study_started(config.to_dict())
         for trial in record.trials():
             if trial.outcome is not None:
@@ -175,10 +220,18 @@ def _try(
             features=features.of,
         )
         learn = partial(learn_context, device, warn=listener.warning)
-        ended = _search(
-            record, space, fits, learn, config, settings, machine, tracker, listener, deadline, server.lender
-        )
+        ended = Ended.DONE
+        if searches:
+            ended = search(
+                record, space, fits, learn, config, settings, machine, tracker, listener, deadline, server.lender
+            )
         if ended is not Ended.INTERRUPTED:
+            confirmed = confirm_front(
+                config, record, fits, settings, machine, listener, deadline=deadline, lender=server.lender
+            )
+            ended = ended if confirmed is Ended.DONE else confirmed
+        if ended is not Ended.INTERRUPTED:  # these take seconds a member, also when the time budget is used up
+            measure_front(record, settings, listener, server, data, device)
             score_front(record, settings, listener, server)
         return _close(folder, record, tracker, listener, ended)
 
@@ -221,57 +274,6 @@ def _record(folder: StudyFolder, config: StudyConfig) -> StudyRecord:
     if folder.record_file.exists():
         return StudyRecord.open(folder.record_file, write=True)
     return StudyRecord.create(folder.record_file, config.name, settings=config.to_dict())
-
-
-def _search(
-    record: StudyRecord,
-    space: SearchSpace,
-    fits: FitCheck,
-    learn: Callable[[MemoryFigures], None],
-    config: StudyConfig,
-    settings: TrialSettings,
-    machine: Machine,
-    tracker: Tracker,
-    listener: StudyListener,
-    deadline: float | None,
-    lender: Lender | None,
-) -> Ended:
-    stopping = EarlyStopping()
-    stopping.learn(record.trials(), settings.metric)
-    proposer = Proposer(
-        record,
-        space,
-        fits,
-        total=config.trials,
-        seed=config.seed,
-        sampler=config.sampler,
-        plan=fits.planned,
-        cheaper=fits.cheaper,
-    )
-    source = StudySource(
-        record=record,
-        proposer=proposer,
-        fits=fits,
-        stopping=stopping,
-        settings=settings,
-        tracker=tracker,
-        listener=listener,
-        learn_context=learn,
-        still_there=partial(require_gpu, settings.folder.path) if settings.device == "cuda" else lambda: None,
-    )
-    done = config.trials - proposer.remaining
-    listener.search_begins(
-        done=done, total=config.trials, metric_name=settings.metric, cap=settings.memory_cap, deadline=deadline
-    )
-    return run_trials(
-        source,
-        machine,
-        ray_address=config.ray_address,
-        deadline=deadline,
-        listener=RunnerListener(source, listener),
-        preload=(*PRELOAD, *config.plugins),
-        lender=lender,
-    )
 
 
 def _close(

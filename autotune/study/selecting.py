@@ -15,7 +15,8 @@ from autotune.study.reading import metric_of, read_only
 
 
 def current_selection(folder: StudyFolder, points: Sequence[Point], *, save: bool) -> Selection | None:
-    """The selection by the rule that a person last gave, else the highest metric; None where nothing meets it."""
+    """The selection by the rule that a person last gave (an earlier version kept fewer conditions), else the highest metric;
+    None where nothing meets it."""
     rule = (folder.read_selection() or {}).get("rule", {})
     try:
         selection = select(points, **rule)
@@ -30,7 +31,9 @@ def select_from_study(
     study_dir: str | Path | None = None,
     *,
     memory_cap: int | None = None,
+    inference_memory_cap: int | None = None,
     min_metric: float | None = None,
+    max_latency: float | None = None,
     prefer: Preference = "metric",
 ) -> Selection:
     """Picks a member of the front and keeps the choice for ``export``. Never reads a test score.
@@ -42,8 +45,14 @@ def select_from_study(
     folder = find_folder(study_dir)
     with read_only(folder) as record:
         points = points_from(record.trials(), metric_name=metric_of(folder))
-    rule = {"memory_cap": memory_cap, "min_metric": min_metric, "prefer": prefer}
-    selection = select(points, **rule)  # type: ignore[arg-type]  # a dictionary of three sorts of values
+    rule: dict[str, Any] = {
+        "memory_cap": memory_cap,
+        "inference_memory_cap": inference_memory_cap,
+        "min_metric": min_metric,
+        "max_latency": max_latency,
+        "prefer": prefer,
+    }
+    selection = select(points, **rule)
     write_selection(folder, selection, rule)
     return selection
 

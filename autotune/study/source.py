@@ -107,7 +107,8 @@ class StudySource:
     """The runner's source of trials: proposes, notes every epoch and outcome, tells the display and MLflow.
 
     ``still_there`` is called before each trial and raises when the device is gone: every further trial would only fail.
-    ``learn_context`` is given the measured figures of each trial that completed.
+    ``learn_context`` is given the measured figures of each trial that completed. ``reserved`` says, given the record and how
+    many trials run at a time, whether what is left of the time budget is for what comes after the search.
     """
 
     def __init__(
@@ -122,8 +123,11 @@ class StudySource:
         listener: StudyListener,
         still_there: Callable[[], None] = lambda: None,
         learn_context: Callable[[MemoryFigures], None] = lambda _peak: None,
+        reserved: Callable[[list[TrialRecord], int], bool] = lambda _records, _concurrent: False,
     ) -> None:
         self._still_there = still_there
+        self._reserved = reserved
+        self.concurrent = 1
         self._learn_context = learn_context
         self._record = record
         self._proposer = proposer
@@ -137,12 +141,19 @@ class StudySource:
         self._measured: dict[int, MemoryFigures] = {}
 
     def next(self) -> TrialRequest | Literal[Done.DONE] | None:
-        """The next trial, entered in the record; DONE when the total is reached or the space is exhausted.
+        """The next trial, entered in the record; DONE when the total is reached, the space is exhausted or the time left is
+        reserved.
 
         Raises:
             DeviceError: the device is gone.
         """
         self._still_there()
+        if self._reserved(self._record.trials(), self.concurrent):
+            self._listener.note(
+                "the search ends here: what is left of the time budget is for confirming the front; `autotune resume` goes on "
+                "with it"
+            )
+            return DONE
         proposed = self._proposer.next()
         if proposed is None:
             return DONE
@@ -204,6 +215,7 @@ class RunnerListener(Listener):
         self._listener = listener
 
     def on_ready(self, concurrent: int) -> None:
+        self._source.concurrent = concurrent
         self._listener.note(f"Ray runs; {concurrent} trial{'s' if concurrent > 1 else ''} at a time")
 
     def on_started(self, number: int) -> None:

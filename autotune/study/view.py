@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.config import StudyConfig
-from autotune.outcome import Status, TrialRecord
+from autotune.outcome import Confirmation, Status, TrialRecord
 from autotune.report import Point, ReportPaths, Selection, points_from, write_report
 from autotune.search import StudyRecord
 from autotune.search.rows import identity
@@ -83,7 +83,7 @@ def summarise(
         records=tuple(records),
         points=tuple(points),
         selection=selection,
-        closing=_closing(folder, config, records, selection, paths, refused),
+        closing=_closing(folder, config, records, points, selection, paths, refused),
         refused=refused,
         interrupted=interrupted,
     )
@@ -94,6 +94,7 @@ def _closing(
     folder: StudyFolder,
     config: StudyConfig,
     records: Sequence[TrialRecord],
+    points: Sequence[Point],
     selection: Selection | None,
     paths: ReportPaths,
     refused: int,
@@ -112,6 +113,12 @@ def _closing(
     lines += [
         f"Trial {r.number} {r.outcome.status}: {r.outcome.reason}" for r in records if _went_wrong(r) and r.outcome
     ]
+    lines += [
+        f"Trial {r.number} on seed {one.seed} {one.outcome.status}: {one.outcome.reason}"
+        for r in records
+        for one in r.confirmations
+        if one.outcome.status is not Status.COMPLETE and not _interrupted(one)
+    ]
     if selection is not None:
         lines.append(f"Selected: {selection.explanation}")
     lines.append(
@@ -120,6 +127,8 @@ def _closing(
     ended = {identity(record.candidate) for record in records if record.outcome and not _interrupted(record)}
     if any(_interrupted(record) and identity(record.candidate) not in ended for record in records):
         lines.append(f"Go on with what was interrupted: autotune resume{where}")
+    if (unconfirmed := _unconfirmed(points, config.confirm)) is not None:
+        lines.append(f"{unconfirmed}: autotune confirm{where}")
     if selection is not None:
         lines.append(
             f"Next: autotune select{where} --memory-cap {config.memory_cap * 3 // 4 // 10**6}MB (or another condition), "
@@ -128,7 +137,18 @@ def _closing(
     return "\n".join(lines)
 
 
-def _interrupted(record: TrialRecord) -> bool:
+def _unconfirmed(points: Sequence[Point], seeds: int) -> str | None:
+    """What is left to confirm, in words; None where nothing is."""
+    front = [point for point in points if point.on_front]
+    missing = sum(point.confirmed_of < max(1, seeds) for point in front)
+    if not missing:
+        return None
+    if not any(point.confirmed_of for point in front):
+        return "Unconfirmed: each metric of the front is of one seed. Train its members on others"
+    return f"{missing} of {len(front)} members of the front are not confirmed on {seeds} other seeds. Go on"
+
+
+def _interrupted(record: TrialRecord | Confirmation) -> bool:
     return record.outcome is not None and record.outcome.status is Status.INTERRUPTED
 
 

@@ -47,7 +47,7 @@ def make_model(folder: Path, *, width: int = 32) -> Path:
 
 
 def make_inputs(folder: Path, *, rows: int = 120, space: str = SPACE, width: int = 32) -> dict[str, str]:
-    """Model, data and space in a folder, as options of ``autotune run``."""
+    """Model, data and space in a folder, as options of ``autotune run``, which confirms nothing unless a test says otherwise."""
     (folder / "space.yaml").write_text(space)
     return {
         "--model": str(make_model(folder / "model", width=width)),
@@ -55,6 +55,7 @@ def make_inputs(folder: Path, *, rows: int = 120, space: str = SPACE, width: int
         "--text": "review",
         "--label": "stars",
         "--space": str(folder / "space.yaml"),
+        "--confirm": "0",
     }
 
 
