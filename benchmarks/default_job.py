@@ -43,8 +43,9 @@ def run_study(folder: Path, trials: int, *extra: str) -> dict[str, Any]:
     if timing.exists():
         return json.loads(timing.read_text())
     command = ["autotune", "run", "--memory-cap", "8GB", "--trials", str(trials), "--study-dir", str(folder), *extra]
+    command += ["--confirm", "0"]  # the other seeds are trained below, and scored each
     if (folder / "study.json").exists():
-        command = ["autotune", "resume", "--study-dir", str(folder)]
+        command = ["autotune", "resume", "--study-dir", str(folder), "--confirm", "0"]
     begin = time.monotonic()
     first = None
     log = folder.with_suffix(".log")

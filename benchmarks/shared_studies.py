@@ -55,7 +55,8 @@ def run_study(folder: Path, mode: str, *, trials: int, also: str) -> Row:
     for left in (study, cache):
         shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    words = ["run", "--memory-cap", "8GB", "--trials", str(trials), "--features", mode, *shlex.split(also)]
+    words = ["run", "--memory-cap", "8GB", "--trials", str(trials), "--features", mode, "--confirm", "0"]
+    words += shlex.split(also)
     environment = {
         **os.environ,
         "AUTOTUNE_CACHE": str(linked_cache(cache).resolve()),

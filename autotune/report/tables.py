@@ -115,11 +115,17 @@ def trial_rows(records: Iterable[TrialRecord], points: Iterable[Point]) -> list[
     for point in points:
         record = by_number[point.number]
         row = point.to_dict()
-        tests = row.pop("test_metrics")
+        tests, inference = row.pop("test_metrics"), row.pop("inference")
+        row |= {f"inference_{name}": value for name, value in _flat(inference or {}).items()}
         row |= {f"test_{name}": value for name, value in tests.items()}
         row["seed"] = record.seed
         rows.append(row | {f"param_{key}": value for key, value in record.candidate.params.items()})
     return rows
+
+
+def _flat(figures: Mapping[str, Any]) -> dict[str, Any]:
+    peak = {f"peak_{name}": value for name, value in figures.get("peak", {}).items()}
+    return peak | {name: value for name, value in figures.items() if name != "peak"}
 
 
 def write_report(

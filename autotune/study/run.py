@@ -19,7 +19,7 @@ from autotune.search import StudyRecord
 from autotune.space import SearchSpace
 from autotune.study.allowance import allowance_for
 from autotune.study.answering import measure_front
-from autotune.study.confirm import confirm_front
+from autotune.study.confirm import confirm_front, confirmations_due
 from autotune.study.features import store_features
 from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
@@ -183,7 +183,15 @@ def _try(
     driver = Ancestor.of()
     with (
         _record(folder, config) as record,
-        store_features(config, backbone, data, space, device, usable_cores(), listener) as features,
+        store_features(
+            config if searches else _to_confirm(config, record, data),
+            backbone,
+            data,
+            space,
+            device,
+            usable_cores(),
+            listener,
+        ) as features,
     ):
         for candidate in record.interrupt_running():
             listener.note(f"was running when the driver ended and is trained again: {candidate.label}")
@@ -268,6 +276,12 @@ def _machine(config: StudyConfig, device: DeviceInfo, budget: int) -> Machine:
     else:
         threads = 1 if device.kind == "cpu" else max(1, cores // 4)
     return Machine(device=device.kind, threads=threads, budget=budget, max_concurrent=config.parallel)
+
+
+def _to_confirm(config: StudyConfig, record: StudyRecord, data: PreparedData) -> StudyConfig:
+    """The settings by which it is decided whether stored hidden states pay for the trainings that are due, and no search."""
+    due = confirmations_due(record.trials(), data.task.metric, study_seed=config.seed, seeds=config.confirm)
+    return config.with_changes(trials=len(due)) if due else config.with_changes(features="off")
 
 
 def _record(folder: StudyFolder, config: StudyConfig) -> StudyRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,23 @@ import pytest
 import torch
 
 import sherl.predictor
+from autotune.features.shared import SharedFeatures
+from autotune.memory.device import cpu_device
 from autotune.memory.process import ProcessMeter
 from autotune.outcome import MemoryFigures, Outcome, Status
-from autotune.study.answering import figures_of
+from autotune.search import StudyRecord
+from autotune.study.answering import figures_of, measure_front
+from autotune.study.folder import StudyFolder
+from autotune.study.source import TrialSettings
 from autotune.trial import answering
+from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Finished, TrialRequest
 from sherl.checkpoint import load_checkpoint
 from sherl.data import DataSpec, PreparedData, prepare
 
+from .search_samples import candidate, complete
 from .task_inputs import inputs_of
 
 TRAINING: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "seed": 0}
@@ -138,3 +145,79 @@ def test_it_answers_as_the_predictor_does_and_full_batches_alone_are_counted(mon
     answered.clear()
     assert answering.latency_of(None, {"rows": torch.tensor([0])}) == 1.0  # type: ignore[arg-type]  # as above
     assert len(answered) == answering.WARM_UP + answering.LEAST_REPEATS, "slow answers are not repeated for ever"
+
+
+# ---- the phase of a study
+
+
+class _Valid:
+    def part(self, name: str) -> range:
+        assert name == "valid"
+        return range(100)
+
+
+@pytest.fixture
+def measure(record: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list, list]]:  # type: ignore[type-arg]  # requests; warnings
+    """The phase with a stand-in for the process; gives the requests that it made and its warnings."""
+
+    def go(outcome: Outcome, device: str = "a machine") -> tuple[list[TrialRequest], list[str]]:
+        asked: list[TrialRequest] = []
+        warned: list[str] = []
+
+        def run_alone(request: TrialRequest, _server: object) -> Outcome:
+            asked.append(request)
+            told = dict.fromkeys(("latency_seconds", "rows_per_second"), 1.0)
+            told |= {"batch_rows": request.settings["batch_rows"], "threads": request.threads}
+            return replace(outcome, details={"answering": told})
+
+        class Listener:
+            phase = note = staticmethod(lambda *_: None)
+            warning = staticmethod(warned.append)
+
+        monkeypatch.setattr("autotune.study.answering.run_alone", run_alone)
+        settings = TrialSettings(
+            backbone_source="",
+            folder=StudyFolder(tmp_path),
+            memory_cap=10**9,
+            metric="accuracy",
+            device="cpu",
+            threads=1,
+            driver=Ancestor.of(),
+            features=lambda _: SharedFeatures(root="r", key="k", places=(), without=None),
+        )
+        here = replace(cpu_device(), name=device)
+        measure_front(record, settings, Listener(), None, _Valid(), here)  # type: ignore[arg-type]  # stand-ins
+        return asked, warned
+
+    return go
+
+
+def test_members_are_measured_alike_once_and_anew_where_figures_would_not_compare(
+    record: StudyRecord, measure: Callable[..., Any]
+) -> None:
+    peak = MemoryFigures(allocated=1, device=2, meter="m")
+    for number, rows in enumerate((16, 64)):
+        one = replace(candidate(1e-3 * (number + 1)), training={"learning_rate": 1e-3, "batch_size": rows})
+        record.start(one, seed=0)
+        record.finish(number, complete(0.7 + number / 10, peak=replace(peak, allocated=number + 1)))
+    good = Outcome(status=Status.COMPLETE, peak=peak)
+    asked, _ = measure(good)
+    assert [request.settings["batch_rows"] for request in asked] == [16, 16], "as many as every evaluation went through"
+    assert {request.kind for request in asked} == {"measure"}
+    assert {request.part for request in asked} == {"valid"}
+    assert {request.features for request in asked} == {None}, "the whole model answers"
+    assert [row.inference is not None for row in record.trials()] == [True, True]
+    assert measure(good)[0] == []
+    assert len(measure(good, device="another machine")[0]) == 2
+
+
+def test_a_member_that_cannot_be_measured_is_said_and_the_next_one_is_measured(
+    record: StudyRecord, measure: Callable[..., Any]
+) -> None:
+    record.start(candidate(), seed=0)
+    record.finish(0, complete(0.7))
+    asked, warned = measure(Outcome(status=Status.OVER_CAP, reason="Trial 0 does not fit."))
+    assert len(asked) == 1
+    assert warned == ["what answering takes could not be measured for trial 0: Trial 0 does not fit."]
+    assert record.trials()[0].inference is None
+    assert len(measure(Outcome(status=Status.COMPLETE, peak=MemoryFigures(allocated=1, device=2, meter="m")))[0]) == 1

@@ -25,6 +25,16 @@ def test_sizes_and_durations_are_read_as_people_write_them() -> None:
 def test_defaults_are_those_of_the_main_job() -> None:
     made = config()
     assert (made.trials, made.space, made.methods, made.time_budget, made.seed) == (16, "default", None, None, 0)
+    assert made.confirm == 3
+
+
+def test_settings_of_a_version_that_confirmed_nothing_are_read(tmp_path: Path) -> None:
+    plain = config().to_dict()
+    del plain["confirm"]
+    (tmp_path / "study.json").write_text(json.dumps(plain))
+    assert StudyConfig.load(tmp_path).confirm == 3
+    with pytest.raises(ConfigError, match=r"confirm: -1 was given.*greater than or equal to 0"):
+        config(confirm=-1)
 
 
 def test_one_method_is_a_list_of_one_and_none_is_named_twice() -> None:

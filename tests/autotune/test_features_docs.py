@@ -36,7 +36,18 @@ def run(line: str, home: Path) -> str:
     own |= {"HOME": str(home), "MPLCONFIGDIR": matplotlib.get_configdir()}
     words = shlex.split(line)
     if words[0] == "autotune":
-        words += ["--trials", "1", "--method", "linear_probe", "--space", "space.yaml", "--model", "model"]
+        words += [
+            "--confirm",
+            "0",
+            "--trials",
+            "1",
+            "--method",
+            "linear_probe",
+            "--space",
+            "space.yaml",
+            "--model",
+            "model",
+        ]
         words += ["--train", "rows.csv", "--text", "review", "--label", "stars", "--max-length", "32"]
         done = run_warm(words[1:], cwd=home, environment=own, timeout=240)
     else:

@@ -36,7 +36,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The study's folder and what the command printed."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "space.yaml").write_text(SPACE)
-    options = {**inputs_of("resnet photos", folder), "--space": str(folder / "space.yaml"), "--memory-cap": "2GB"}
+    options = {
+        **inputs_of("resnet photos", folder),
+        "--space": str(folder / "space.yaml"),
+        "--memory-cap": "2GB",
+        "--confirm": "0",
+    }
     study = folder / "study"
     printed = autotune("run", options={**options, "--trials": "3", "--study-dir": str(study)}).stdout
     return study, printed

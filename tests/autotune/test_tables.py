@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.outcome import Status
+from autotune.outcome import Confirmation, InferenceFigures, MemoryFigures, Outcome, Status
 from autotune.report import front_table, points_from, select, table_rows, write_report
 from tests.autotune._records import trial
 
@@ -99,6 +99,41 @@ def test_rows_for_a_terminal() -> None:
     assert {len(row) for row in rows} == {len(headings)}
     assert "test accuracy" not in table_rows(points_from(RECORDS[1:]))[0]
     assert table_rows([])[1] == []
+
+
+def test_what_other_seeds_and_answering_gave_is_in_every_table(tmp_path: Path) -> None:
+    ends = [
+        *(Outcome(status=Status.COMPLETE, metric=metric) for metric in (0.79, 0.77)),
+        Outcome(status=Status.DIVERGED),
+    ]
+    peak = MemoryFigures(allocated=10**8, device=3 * 10**8, meter="process private bytes")
+    known = replace(
+        RECORDS[0],
+        confirmations=tuple(Confirmation(seed=seed, outcome=one) for seed, one in enumerate(ends, 1)),
+        inference=InferenceFigures(
+            peak=peak, latency_seconds=0.0123, rows_per_second=80.0, batch_rows=8, threads=2, device="cpu"
+        ),
+    )
+    records = [known, *RECORDS[1:]]
+    headings, rows = table_rows(points_from(records, metric_name="accuracy"))
+    row, other = (dict(zip(headings, cells, strict=True)) for cells in rows[:2])
+    assert row["other seeds"] == "0.7800 ± 0.0141 (2 of 3 seeds)"
+    assert (row["one row ms"], row["answering MB"]) == ("12.30", "300")
+    assert (other["other seeds"], other["one row ms"], other["answering MB"]) == ("–", "–", "–")
+    paths = write_report(tmp_path, records, SETTINGS)
+    (member,) = [one for one in json.loads(paths.front_json.read_text())["front"] if one["number"] == 0]
+    assert member["confirmed"] == [0.79, 0.77]
+    assert (member["confirmed_of"], member["inference"]["latency_seconds"]) == (3, 0.0123)
+    with paths.front_csv.open(encoding="utf-8", newline="") as file:
+        lines = {line["number"]: line for line in csv.DictReader(file)}
+    assert float(lines["0"]["confirmed_mean"]) == pytest.approx(0.78)
+    assert lines["1"]["confirmed_mean"] == ""
+    assert lines["0"]["inference_latency_seconds"] == "0.0123"
+    assert lines["0"]["inference_peak_device"] == "300000000"
+    assert lines["1"]["inference_peak_device"] == ""
+    (tracked,) = [one for one in front_table(points_from(records, metric_name="accuracy")) if one["number"] == 0]
+    assert (tracked["confirmed_mean"], tracked["confirmed_seeds"]) == (pytest.approx(0.78), 2)
+    assert (tracked["latency_ms"], tracked["answering_device_mb"]) == (pytest.approx(12.3), 300.0)
 
 
 def test_table_for_the_tracker() -> None:

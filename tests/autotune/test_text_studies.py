@@ -34,7 +34,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The study's folder and what the command printed."""
     folder = tmp_path_factory.mktemp("texts")
     (folder / "space.yaml").write_text(SPACE)
-    options = {**inputs_of("gpt2 book", folder), "--space": str(folder / "space.yaml"), "--memory-cap": "2GB"}
+    options = {
+        **inputs_of("gpt2 book", folder),
+        "--space": str(folder / "space.yaml"),
+        "--memory-cap": "2GB",
+        "--confirm": "0",
+    }
     study = folder / "study"
     return study, autotune("run", options={**options, "--trials": "2", "--study-dir": str(study)}).stdout
 

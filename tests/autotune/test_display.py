@@ -1,0 +1,97 @@
+"""What a person sees of a front and of its confirmation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from autotune.cli.display import Display, LiveDisplay, front_table
+from autotune.outcome import (
+    Confirmation,
+    EpochReport,
+    InferenceFigures,
+    MemoryFigures,
+    Outcome,
+    Status,
+    TrialRecord,
+)
+from tests.autotune._records import trial
+
+PEAK = MemoryFigures(allocated=10**8, device=3 * 10**8, meter="process private bytes")
+INFERENCE = InferenceFigures(
+    peak=PEAK, latency_seconds=0.0123, rows_per_second=80.0, batch_rows=8, threads=2, device="cpu"
+)
+
+
+def confirmed(number: int, *metrics: float, bad: int = 0) -> TrialRecord:
+    ends = [Outcome(status=Status.COMPLETE, metric=metric, peak=PEAK, seconds=4.0) for metric in metrics]
+    ends += [Outcome(status=Status.DIVERGED, reason="the loss is nan")] * bad
+    others = tuple(Confirmation(seed=seed, outcome=one) for seed, one in enumerate(ends, 1))
+    return replace(trial(number, 0.80 + number / 100, 10**8 * (number + 1)), confirmations=others, inference=INFERENCE)
+
+
+def drawn(front: list[TrialRecord], *, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(front_table(front, "accuracy", 1))
+    return console.export_text()
+
+
+def test_a_front_that_nothing_confirmed_has_the_columns_of_the_search() -> None:
+    shown = drawn([trial(0), trial(1, 0.9, 10**9)])
+    assert "trainable" in shown
+    assert "seeds" not in shown
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_mean_its_spread_and_what_answering_takes_are_shown(width: int) -> None:
+    members = [confirmed(0, 0.79, 0.81), confirmed(1, 0.85, bad=2), trial(2, 0.9, 10**9)]
+    shown = drawn(members, width=width)
+    for words in ("0.8000 ±", "0.0141", "(2 seeds)", "(1 of 3", "seeds)", "unconfirmed", "12.3 ms", "300.00 MB", "1 <"):
+        assert words in shown, shown
+    assert "…" not in shown, "nothing is cut off"
+
+
+def test_lines_tell_how_a_confirmation_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display()
+    member = trial(3, 0.8)
+    display.confirmation_begins(done=2, total=6, metric_name="accuracy", deadline=None)
+    display.confirmation_started(member, 7)
+    report = EpochReport(epoch=1, train_loss=0.5, metrics={"accuracy": 0.7}, seconds=1.0)
+    display.confirmation_epoch(member, 7, report)
+    good = Outcome(status=Status.COMPLETE, metric=0.78, peak=PEAK, seconds=4.0)
+    display.confirmation_finished(member, Confirmation(seed=7, outcome=good))
+    lost = Outcome(status=Status.INTERRUPTED, reason="you interrupted the study")
+    display.confirmation_finished(member, Confirmation(seed=8, outcome=lost))
+    said = capsys.readouterr().out
+    assert "2 of 6 trainings ended earlier, no time budget" in said
+    assert "trial 3 on seed 7 epoch 1: loss 0.5000, accuracy 0.7000" in said
+    assert "trial 3 on seed 7 ended [3/6]: complete, accuracy 0.7800" in said
+    assert "(was 0.8000)" in said
+    assert "trial 3 on seed 8 ended [3/6]: interrupted" in said, "it will be trained again"
+    quiet = Display(quiet=True)
+    quiet.confirmation_begins(done=0, total=6, metric_name="accuracy", deadline=None)
+    quiet.confirmation_started(member, 7)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_live_display_follows_several_seeds_of_one_trial() -> None:
+    display = LiveDisplay()
+    display.console = Console(width=100, record=True, file=StringIO())
+    member = trial(3, 0.8)
+    display.confirmation_begins(done=0, total=4, metric_name="accuracy", deadline=None)
+    for seed in (7, 8):
+        display.confirmation_started(member, seed)
+    report = EpochReport(epoch=2, train_loss=0.5, metrics={}, seconds=1.0)
+    display.confirmation_epoch(member, 8, report)
+    display.confirmation_finished(
+        member, Confirmation(seed=7, outcome=Outcome(status=Status.COMPLETE, metric=0.7, peak=PEAK))
+    )
+    display.console.print(display._render())
+    shown = display.console.export_text()
+    assert "1/4 confirmations ended" in shown
+    assert "trial 3 on seed 8" in shown
+    assert "epoch 2: loss 0.5000" in shown
+    assert "▶ trial 3 on seed 7" not in shown

@@ -1,0 +1,54 @@
+"""The commands of docs/reading_a_front.md, one after another on a small study; its tables name all there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from autotune.outcome import Status
+from autotune.report import Preference
+from autotune.report.rule import Rule
+
+from .small_study import ROOT, autotune, command, environment, make_inputs
+
+PAGE = (ROOT / "docs" / "reading_a_front.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.slow
+def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
+    options = {**make_inputs(tmp_path), "--memory-cap": "2GB", "--trials": "2", "--name": "mine"}
+    autotune("run", options=options, cwd=tmp_path)
+    assert [shlex.split(line)[1] for line in COMMANDS] == ["confirm", *["select"] * 4]
+    for line in COMMANDS:
+        words = shlex.split(line)
+        if "--min-metric" in words:  # what a run on toy data reaches says nothing
+            words[words.index("--min-metric") + 1] = "0.1"
+        done = subprocess.run(
+            command(*words[1:]),
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        if words[1] == "select" and "--json" not in words:
+            assert "over 2 other seeds" in done.stdout
+            assert "With 1 GB more device memory" in done.stdout
+
+
+def test_the_tables_name_every_status_condition_and_preference() -> None:
+    statuses = re.findall(r"^\| `?(\w+)`? \|.*\| (?:no|where no other beats it) \|$", PAGE, flags=re.MULTILINE)
+    assert sorted(statuses) == sorted(Status)
+    conditions = {name.replace("_", "-") for name in Rule.__dataclass_fields__} - {"prefer"}
+    assert set(re.findall(r"^\| `--([a-z-]+) \S+` \|", PAGE, flags=re.MULTILINE)) == conditions
+    assert all(
+        f"`{name}`" in PAGE.split("`--prefer` says")[1].split("By these rules")[0] for name in get_args(Preference)
+    )
