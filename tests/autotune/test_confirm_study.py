@@ -16,7 +16,7 @@ from autotune.search import StudyRecord
 
 from .small_study import SPACE, autotune, command, environment, make_inputs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a study, in seconds where nothing else runs
 
 
 def front_of(study: Path) -> list[TrialRecord]:
@@ -32,9 +32,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that confirmed nothing, as a version wrote it that knew of no confirming and of fewer conditions."""
     folder = tmp_path_factory.mktemp("confirmed")
     options = {
-        **make_inputs(folder, space=SPACE.replace("epochs: 2", "epochs: 6")),
+        **make_inputs(folder, space=SPACE.replace("epochs: 2", "epochs: 4")),
         "--memory-cap": "2GB",
-        "--trials": "4",
+        "--trials": "3",
         "--parallel": "1",
         "--study-dir": str(folder / "study"),
     }

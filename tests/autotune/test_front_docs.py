@@ -21,6 +21,7 @@ COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DO
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a study and five commands, in seconds where nothing else runs
 def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
     options = {**make_inputs(tmp_path), "--memory-cap": "2GB", "--trials": "2", "--name": "mine"}
     autotune("run", options=options, cwd=tmp_path)
