@@ -16,10 +16,10 @@ from autotune.config import StudyConfig
 from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, Outcome, Status, TrialRecord
 from autotune.report import points_from, select
 from autotune.runner import DONE, Ended, Machine, run_trials
-from autotune.search import StudyRecord
+from autotune.search import EarlyStopping, StudyRecord
 from autotune.study.confirm import Reserve, confirm_front, confirmations_due, other_seeds
 from autotune.study.folder import StudyFolder
-from autotune.study.source import TrialSettings
+from autotune.study.source import RunnerListener, StudySource, TrialSettings
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.request import TrialRequest
 from tests.autotune._records import trial
@@ -254,6 +254,29 @@ def test_time_is_kept_for_confirming_the_front_so_far() -> None:
     assert not reserved([], budget=1000, left=1)
     config = StudyConfig(memory_cap=GB, model="m")
     assert not Reserve(config, "accuracy", begin=0.0, deadline=None).reached(front, 1)
+
+
+def test_the_search_proposes_nothing_in_that_time_and_says_so(record: StudyRecord, settings: TrialSettings) -> None:
+    class Proposing:
+        def next(self) -> None:
+            raise AssertionError("what is proposed enters the record")
+
+    heard = Heard()
+    asked: list[int] = []
+    source = StudySource(
+        record=record,
+        proposer=Proposing(),  # type: ignore[arg-type]  # stand-ins
+        fits=Fits(),  # type: ignore[arg-type]  # as above
+        stopping=EarlyStopping(),
+        settings=settings,
+        tracker=None,  # type: ignore[arg-type]  # nothing is tracked
+        listener=heard,  # type: ignore[arg-type]  # as above
+        reserved=lambda _records, concurrent: asked.append(concurrent) is None,
+    )
+    RunnerListener(source, heard).on_ready(3)  # type: ignore[arg-type]  # as above
+    assert source.next() is DONE
+    assert asked == [3]
+    assert "autotune resume" in heard.of("note")[-1][0]
 
 
 @pytest.mark.slow
