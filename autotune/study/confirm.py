@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
-from pathlib import Path
 from typing import Literal
 
 from autotune.config import StudyConfig
@@ -207,7 +206,7 @@ def confirm_front(
         fits=fits,
         settings=settings,
         listener=listener,
-        still_there=partial(require_gpu, Path(settings.folder.path)) if on_gpu else lambda: None,
+        still_there=partial(require_gpu, settings.folder.path) if on_gpu else lambda: None,
     )
     return run(
         source,

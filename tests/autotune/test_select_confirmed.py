@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,8 @@ from autotune.report import pareto_front, points_from, select
 from autotune.report.front import Point
 from autotune.report.ranking import worth
 from autotune.search import StudyRecord
+from autotune.study.folder import StudyFolder
+from autotune.study.selecting import current_selection
 from tests.autotune._records import point, trial
 from tests.autotune.search_samples import candidate, complete
 
@@ -182,3 +186,22 @@ def test_conditions_that_make_no_sense_are_named() -> None:
 
 def test_a_record_that_is_unconfirmed_is_shown_so() -> None:
     assert "unconfirmed" in select(points_from([trial(0, 0.8)])).explanation
+
+
+def test_a_study_s_own_choice_follows_rules_of_earlier_versions_and_of_now(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    points = [replace(STEADY, inference=answering(0.01, GB)), replace(BEST, inference=answering(0.05, 3 * GB))]
+    assert current_selection(folder, points, save=False).point.number == 3  # type: ignore[union-attr]  # there is a front
+    for rule, expected in (
+        ({"memory_cap": 4 * GB, "min_metric": None, "prefer": "metric"}, 1),
+        ({"memory_cap": None, "min_metric": None, "max_latency": 0.02, "prefer": "metric"}, 1),
+        ({"prefer": "metric"}, 3),
+    ):
+        folder.selection_file.write_text(json.dumps({"rule": rule}))
+        selection = current_selection(folder, points, save=True)
+        assert selection is not None
+        assert selection.point.number == expected
+        kept = json.loads(folder.selection_file.read_text())
+        assert (kept["rule"], kept["point"]["number"]) == (rule, expected)
+    folder.selection_file.write_text(json.dumps({"rule": {"max_latency": 0.02}}))
+    assert current_selection(folder, [STEADY, BEST], save=False) is None, "what it reads was not measured"
