@@ -97,7 +97,7 @@ def test_selecting_reads_what_was_confirmed_and_measured_and_changes_nothing_els
     }
     assert (
         "shortest latency has trial"
-        in autotune("select", "--study-dir", study, "--max-latency", "1e-3ms", code=5).stderr
+        in autotune("select", "--study-dir", study, "--max-latency", "0.001ms", code=5).stderr
     )
     assert "is not a latency" in autotune("select", "--study-dir", study, "--max-latency", "3h", code=2).stderr
     assert front_of(study) == front
