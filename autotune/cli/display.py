@@ -197,7 +197,7 @@ def _further_cells(point: Point) -> tuple[str, str, str]:
 
     known = point.inference
     answers = "" if known is None else f"{format_latency(known.latency_seconds)}\n{_short(known.peak.device)}"
-    seeds = mean_words(point).replace(" (", "\n(") or "unconfirmed"
+    seeds = mean_words(point).replace(" (", "\n(") or "none yet"
     return seeds, f"{_short(point.memory or 0)}\n{_short(point.device or 0)}", answers
 
 

@@ -49,7 +49,7 @@ def test_a_front_that_nothing_confirmed_has_the_columns_of_the_search() -> None:
 def test_the_mean_its_spread_and_what_answering_takes_are_shown(width: int) -> None:
     members = [confirmed(0, 0.79, 0.81), confirmed(1, 0.85, bad=2), trial(2, 0.9, 10**9)]
     shown = drawn(members, width=width)
-    for words in ("0.8000 ±", "0.0141", "(2 seeds)", "(1 of 3", "seeds)", "unconfirmed", "12.3 ms", "300.00 MB", "1 <"):
+    for words in ("0.8000 ±", "0.0141", "(2 seeds)", "(1 of 3", "seeds)", "none yet", "12.3 ms", "300.00 MB", "1 <"):
         assert words in shown, shown
     assert "…" not in shown, "nothing is cut off"
 
