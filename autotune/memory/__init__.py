@@ -5,6 +5,7 @@
     meter       what a process holds, as the operating system or NVML sees it (METERS)
     nvml        the door to the GPU's own library; nvml_meter decides what of it is believed
     guard       watches a process and ends it, and only it, over the cap      (Guard)
+    timeline    what it held over time, in few numbers however long it ran    (Timeline)
     limit       makes an allocation over the cap fail inside the process      (limit_process)
     device      what this machine has                                         (available_device)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from autotune.errors import DeviceError
 from autotune.memory.meter import Meter
+from autotune.memory.timeline import Timeline
 from autotune.processes import started
 from autotune.units import format_bytes
 
@@ -26,8 +27,8 @@ class Guard:
     """Reads a meter for one process every ``interval_s``, from a thread of its own; use it as a context manager.
 
     peak_bytes: the highest reading (between two readings a peak may pass unseen). peak_source: where the meter had it
-    from. readings: how many there were. breached: the process went over the
-    cap and was told to end. blind: the meter failed for ``blind_after_s`` without a break; a cap that nobody can read
+    from. readings: how many there were. over_time: the readings, thinned; seconds count from the guard's making. breached: the
+    process went over the cap and was told to end. blind: the meter failed for ``blind_after_s`` without a break; a cap that nobody can read
     is a cap that nobody holds, so the process was told to end too. reason: in words, why it was; "" if it was not.
 
     It ends the process with SIGTERM, and with SIGKILL once ``grace_s`` is over or it has grown further. The process is
@@ -61,6 +62,8 @@ class Guard:
         self.peak_bytes = 0
         self.peak_source = meter.source
         self.readings = 0
+        self.over_time = Timeline()
+        self._began = time.monotonic()
         self.breached = False
         self.blind = False
         self.reason = ""
@@ -116,6 +119,7 @@ class Guard:
                 return
 
     def _note(self, held: int) -> None:
+        self.over_time.note(round(time.monotonic() - self._began, 3), held)
         if held > self.peak_bytes:
             self.peak_bytes, self.peak_source = held, self.meter.source
 

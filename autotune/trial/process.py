@@ -140,6 +140,7 @@ class TrialProcess:
             peak=self._peak(self._rehearsed),
             predicted=request.predicted,
             seconds=time.monotonic() - self._began,
+            memory_over_time=self._guard.over_time.pairs(),
         )
 
     def _peak(self, told: MemoryFigures | None) -> MemoryFigures:
@@ -227,6 +228,7 @@ class TrialProcess:
                 peak=self._peak(self._said.peak or self._rehearsed),
                 predicted=self.request.predicted,
                 seconds=time.monotonic() - self._began,
+                memory_over_time=self._guard.over_time.pairs(),
             )
         else:
             assert verdict is not None

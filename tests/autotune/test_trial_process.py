@@ -79,6 +79,8 @@ def test_events_come_in_order_and_end_with_the_outcome(start: Start) -> None:
     assert outcome.peak.allocated == 1000
     assert outcome.peak.device > 10**6  # what the guard saw, not what the stub claimed
     assert outcome.peak.meter == "process private bytes"
+    assert max(held for _, held in outcome.memory_over_time) == outcome.peak.device
+    assert 0.0 <= outcome.memory_over_time[0][0] <= outcome.memory_over_time[-1][0] <= outcome.seconds
 
 
 def test_each_trial_is_a_fresh_process_that_shares_nothing(start: Start) -> None:
@@ -125,6 +127,7 @@ def test_a_breach_ends_the_trial_and_no_other(start: Start) -> None:
     assert outcome.status is Status.OVER_CAP
     assert outcome.peak is not None
     assert 200 * 10**6 < outcome.peak.device < 260 * 10**6
+    assert max(held for _, held in outcome.memory_over_time) == outcome.peak.device
     for word in ("Trial 2", "over the cap of 200.00 MB", "predicted 300.00 MB"):
         assert word in outcome.reason
     assert outcome_of(bystander).status is Status.COMPLETE
