@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import confirm, deploy, doctor, plan, report, run, select
+from autotune.cli import confirm, deploy, doctor, plan, report, run, select, ui
 from autotune.errors import AutotuneError, ConfigError, NothingFitsError, SelectionError, StudyError, UnitError
 
 EXIT_CODES = {
@@ -53,6 +53,7 @@ app.command("confirm", help=confirm.CONFIRM_HELP)(confirm.confirm)
 app.command("plan", help=plan.PLAN_HELP)(plan.plan)
 app.command("report")(report.report)
 app.command("select")(select.select)
+app.command("ui", help=ui.UI_HELP)(ui.ui)
 app.command("export")(deploy.export)
 app.command("predict")(deploy.predict)
 app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)

@@ -16,6 +16,7 @@ from autotune.space import shape_key
 from autotune.study.folder import StudyFolder, find_folder
 from autotune.study.reading import metric_of, read_only
 from autotune.study.selecting import current_selection
+from autotune.study.showing import send_waiting
 from autotune.tracking import Tracker
 from autotune.units import format_bytes
 
@@ -169,7 +170,7 @@ def report_study(study_dir: str | Path | None = None) -> StudyResult:
     config = folder.settings()
     tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name)
     try:
-        tracker.deliver_pending()  # what could not be sent while the study ran
+        send_waiting(folder, tracker)  # what could not be sent while the study ran
     finally:
         tracker.close()
     return result

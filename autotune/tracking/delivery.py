@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -14,10 +15,13 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as db_utils
 
-from autotune.tracking import entries
+from autotune.tracking import entries, page
 from autotune.tracking.location import DEFAULT_EXPERIMENT, Location, require_reachable
 
 _PARENT_TAG = "mlflow.parentRunId"
+# the sort of experiment, by which MLflow shows runs and their charts and not the pages of chat applications
+_KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
+_VIEW_TAG = "mlflow.sharedViewState."
 _BATCH = 100  # MLflow takes this many params or tags at once, 1000 metrics, and 1000 of all together
 _STUDY_STATUS = {"interrupted": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -45,6 +49,7 @@ class Delivery:
         db_utils.MAX_RETRY_COUNT = 3
         self.client = MlflowClient(tracking_uri=location.uri)
         run = self._known_run(run_id) if run_id else None
+        self._outer = None if run else self._outer_run()
         self.study_id = (run.data.tags.get("study_id") if run else None) or study_id
         self.experiment_id = run.info.experiment_id if run else self._experiment(location)
         run = run or next(self._runs("study"), None) or self._create_study(study_name)
@@ -62,20 +67,25 @@ class Delivery:
         handlers[key.partition("-")[0]](message)
 
     def _known_run(self, run_id: str) -> Run | None:
+        run = self._active_run(run_id)
+        if run is None:
+            self.note(f"The study's MLflow run {run_id} is no longer there; a new one is made.")
+        return run
+
+    def _active_run(self, run_id: str) -> Run | None:
         try:
             run = self.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            run = None
-        if run is None or run.info.lifecycle_stage != "active":
-            self.note(f"The study's MLflow run {run_id} is no longer there; a new one is made.")
             return None
-        return run
+        return run if run.info.lifecycle_stage == "active" else None
 
     def _experiment(self, location: Location) -> str:
         if experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return experiment_id
+        if self._outer is not None and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+            return str(self._outer.info.experiment_id)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
         found = self.client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage != "active":  # deleted by somebody, and its name stays taken
@@ -83,7 +93,7 @@ class Delivery:
             found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self.client.create_experiment(name, artifact_location=location.artifacts))
+                return str(self.client.create_experiment(name, artifact_location=location.artifacts, tags=_KIND_TAG))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another study made it this moment
                     raise
@@ -99,8 +109,20 @@ class Delivery:
             if not token:
                 return
 
+    def _outer_run(self) -> Run | None:
+        """The run that this process is a part of, by MLFLOW_RUN_ID: the study's run is nested in it."""
+        run_id = os.environ.get("MLFLOW_RUN_ID", "").strip()
+        if not run_id:
+            return None
+        run = self._active_run(run_id)
+        if run is None:
+            self.note(f"MLFLOW_RUN_ID={run_id} is no run of this store; the study's run stands by itself.")
+        return run
+
     def _create_study(self, study_name: str) -> Run:
         tags = {"kind": "study", "study_id": self.study_id, "mlflow.source.name": "autotune"}
+        if self._outer is not None:
+            tags[_PARENT_TAG] = self._outer.info.run_id
         return self.client.create_run(self.experiment_id, tags=tags, run_name=study_name)
 
     def _study(self, message: Mapping[str, Any]) -> None:
@@ -123,7 +145,7 @@ class Delivery:
         if run is None:
             start_ms = int(message["finished_ms"] - 1000 * entry.seconds)
             tags = {key: entry.tags[key] for key in ("kind", "study_id", "trial_number", "status", "label")}
-            tags |= {_PARENT_TAG: self.run_id, "mlflow.source.name": "autotune"}
+            tags |= {_PARENT_TAG: self.run_id, "mlflow.source.name": "autotune", "on_front": "false"}
             run = self.client.create_run(self.experiment_id, start_time=start_ms, tags=tags, run_name=entry.name)
             self._trials[record.number] = run
         start_ms, run_id = run.info.start_time, run.info.run_id
@@ -139,21 +161,57 @@ class Delivery:
 
     def _front(self, message: Mapping[str, Any]) -> None:
         table, selected = message["table"], message["selected"]
+        present = []
         for path in map(Path, message["paths"]):
             if path.is_file():
                 self.client.log_artifact(self.run_id, str(path))
+                present.append(path)
             else:
                 self.note(f"{path} is no longer there and was not sent to MLflow.")
         columns = json.dumps(entries.table_columns(table), default=str)
         self.client.log_text(self.run_id, columns, "front_table.json")
+        addresses = page.Addresses(experiment_id=self.experiment_id, run_id=self.run_id, view=self._keep_view())
         tags = {
-            "mlflow.note.content": entries.description(table, selected),
+            "mlflow.note.content": page.description(table, selected, self._figures(present, addresses), addresses),
             "mlflow.loggedArtifacts": json.dumps([{"path": "front_table.json", "type": "table"}]),
         }
-        if selected:
-            tags["selected"] = entries.short_tag(json.dumps(selected, default=str))
+        if selected and isinstance(selected.get("point"), Mapping):
+            point = selected["point"]
+            tags["selected"] = entries.short_tag(f"trial {point.get('number')}, {point.get('label')}")
         self._write(self.run_id, tags=tags, metrics=[Metric("front_size", len(table), int(1000 * time.time()), 0)])
         self._mark_members({int(row["number"]) for row in table if "number" in row})
+
+    def _figures(self, paths: Sequence[Path], addresses: page.Addresses) -> list[page.Figure]:
+        """The report's PNGs, the front's first, each logged once more so that it fits the page's width."""
+        pages = {path.stem: path.name for path in paths if path.suffix == ".html"}
+        figures = []
+        for path in sorted((path for path in paths if path.suffix == ".png"), key=lambda path: path.stem != "front"):
+            wrapped = page.scalable(path.read_bytes())
+            if wrapped is None:
+                self.note(f"{path} is no PNG and is not shown on the study's page.")
+                continue
+            name = f"page/{path.stem}.svg"
+            self.client.log_text(self.run_id, wrapped, name)
+            version = hashlib.sha256(wrapped.encode()).hexdigest()[:8]
+            figures.append(
+                page.Figure(
+                    title=page.title_of(path.stem),
+                    image=addresses.content(name, version),
+                    larger=addresses.artifact(pages.get(path.stem, path.name)),
+                )
+            )
+        return figures
+
+    def _keep_view(self) -> str:
+        """The name of the view of the table of runs that shows this study's trials."""
+        name = f"autotune-{self.study_id[:12]}"
+        try:
+            self.client.set_experiment_tag(self.experiment_id, _VIEW_TAG + name, page.table_view(self.study_id))
+        except MlflowException as error:
+            if not 400 <= error.get_http_status_code() < 500:
+                raise
+            self.note(f"MLflow does not let this user keep a view of the experiment's table ({error.error_code}).")
+        return name
 
     def _mark_members(self, members: set[int]) -> None:
         for number, run in self._trials.items():

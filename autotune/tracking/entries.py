@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -97,6 +99,7 @@ def trial_entry(record: TrialRecord, outcome: Outcome, study_id: str) -> TrialEn
         "status": outcome.status.value,
         "reason": outcome.reason,
         "label": candidate.label,
+        "plan": plan_words(candidate.plan),
         "digest": digest(record),
     }
     if outcome.peak:
@@ -110,7 +113,7 @@ def trial_entry(record: TrialRecord, outcome: Outcome, study_id: str) -> TrialEn
         run_status=RUN_STATUS[outcome.status],
         params=params,
         tags={key: short_tag(value) for key, value in tags.items() if value},
-        metrics=(*_epoch_metrics(outcome), *_final_metrics(record, outcome)),
+        metrics=(*_epoch_metrics(outcome), *_memory_metrics(outcome), *_final_metrics(record, outcome)),
         seconds=max(0.0, outcome.seconds),
     )
 
@@ -127,23 +130,63 @@ def _epoch_metrics(outcome: Outcome) -> list[Measurement]:
     return rows
 
 
+def _memory_metrics(outcome: Outcome) -> list[Measurement]:
+    """What the process held of the device over time; the step is milliseconds since its start."""
+    return [
+        Measurement(name="memory_device_mb", value=_megabytes(held), step=round(1000 * at), after_s=at)
+        for at, held in outcome.memory_over_time
+    ]
+
+
 def _final_metrics(record: TrialRecord, outcome: Outcome) -> list[Measurement]:
     values: dict[str, float | int | None] = {
         "metric": outcome.metric,
         "best_epoch": outcome.best_epoch,
-        "seconds": outcome.seconds,
+        "seconds": round(outcome.seconds, 2),
         "step_seconds": outcome.step_seconds,
         "trainable_parameters": outcome.trainable_parameters,
         **_memory("peak", outcome.peak),
         **_memory("predicted", outcome.predicted),
+        **_inference(record.inference),
         **{f"best/{name}": value for name, value in outcome.metrics.items()},
         **{f"test/{name}": value for name, value in (record.test_metrics or {}).items()},
     }
-    return [
-        Measurement(name=safe_key(name), value=float(value), step=0, after_s=max(0.0, outcome.seconds))
+    after_s = max(0.0, outcome.seconds)
+    rows = [
+        Measurement(name=safe_key(name), value=float(value), step=0, after_s=after_s)
         for name, value in values.items()
         if value is not None
     ]
+    # the step is how many seeds are known: MLflow shows the value of the highest step, and these change with each seed
+    seeds = _confirmed(record)
+    return rows + [
+        Measurement(name=name, value=float(value), step=len(seeds), after_s=after_s)
+        for name, value in _spread_of(seeds).items()
+    ]
+
+
+def _confirmed(record: TrialRecord) -> list[float]:
+    ended = [one.outcome for one in record.confirmations if one.outcome.status.has_metric]
+    return [one.metric for one in ended if one.metric is not None and math.isfinite(one.metric)]
+
+
+def _spread_of(seeds: Sequence[float]) -> dict[str, float]:
+    """Mean and spread (standard deviation of a sample) over other seeds than the search's."""
+    if not seeds:
+        return {}
+    spread = {"confirmed_spread": statistics.stdev(seeds)} if len(seeds) > 1 else {}
+    return {"confirmed_mean": statistics.fmean(seeds), "confirmed_seeds": len(seeds), **spread}
+
+
+def _inference(figures: InferenceFigures | None) -> dict[str, float | None]:
+    """What answering takes. Latency in milliseconds, as people speak of it."""
+    if figures is None:
+        return {}
+    return {
+        **_memory("inference_peak", figures.peak),
+        "inference_latency_ms": 1000 * figures.latency_seconds,
+        "inference_rows_per_second": figures.rows_per_second,
+    }
 
 
 def _memory(what: str, figures: MemoryFigures | None) -> dict[str, float | None]:
@@ -151,10 +194,21 @@ def _memory(what: str, figures: MemoryFigures | None) -> dict[str, float | None]
     if figures is None:
         return {}
     return {
-        f"{what}_allocated_mb": figures.allocated / _BYTES_PER_MB,
-        f"{what}_reserved_mb": None if figures.reserved is None else figures.reserved / _BYTES_PER_MB,
-        f"{what}_device_mb": figures.device / _BYTES_PER_MB,
+        f"{what}_allocated_mb": _megabytes(figures.allocated),
+        f"{what}_reserved_mb": None if figures.reserved is None else _megabytes(figures.reserved),
+        f"{what}_device_mb": _megabytes(figures.device),
     }
+
+
+def _megabytes(count: int) -> float:
+    """Rounded to the kB: MLflow shows every digit it is given."""
+    return round(count / _BYTES_PER_MB, 3)
+
+
+def plan_words(plan: Mapping[str, Any]) -> str:
+    """A memory plan in one cell of a table."""
+    words = [key if value is True else f"{key}={value}" for key, value in plan.items() if value not in (None, False)]
+    return ", ".join(words) or "none"
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -184,27 +238,3 @@ def table_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows in the layout of MLflow's table artifacts: ``{"columns": [...], "data": [[...], ...]}``."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return {"columns": columns, "data": [[row.get(column) for column in columns] for row in rows]}
-
-
-def description(table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> str:
-    """The text that a person reads first on the study's page (markdown)."""
-    lines = []
-    if selected and selected.get("explanation"):
-        lines += [f"**Selected.** {_plain(selected['explanation'])}", ""]
-    if table:
-        columns = [column for column in table_columns(table)["columns"] if column != "reason"]
-        lines += ["**The front**", "", _markdown_row(columns), _markdown_row(["---"] * len(columns))]
-        lines += [_markdown_row([row.get(column, "") for column in columns]) for row in table]
-        lines += ["", "The figure: artifacts `front.html` and `front.png`."]
-    text = "\n".join(lines)
-    return text if len(text) <= _LONGEST_TAG else text[: text.rfind("\n", 0, _LONGEST_TAG - 40)] + "\n\n(see front.csv)"
-
-
-def _markdown_row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(_plain("" if cell is None else cell) for cell in cells) + " |"
-
-
-def _plain(text: Any) -> str:
-    """Text that stays text in markdown: no tags, no new columns, one line."""
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
-    return " ".join(escaped.split())

@@ -97,6 +97,17 @@ class Tracker:
         return self._run_id
 
     @property
+    def study_id(self) -> str:
+        """What tells this study's runs from all others, in every store."""
+        return self._study_id
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Other stores that the study's runs went to, passwords blotted out."""
+        stores = self._state.get("stores", {})
+        return sorted(shown for key, shown in stores.items() if key != self.location.key)
+
+    @property
     def undelivered(self) -> int:
         """How many messages wait for delivery."""
         return len(self._outbox)
@@ -251,6 +262,7 @@ class Tracker:
     def _remember(self, run_id: str) -> None:
         self._run_id = run_id
         self._state["runs"][self.location.key] = run_id
+        self._state.setdefault("stores", {})[self.location.key] = self.location.shown
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_text(self._folder / "state.json", json.dumps(self._state))

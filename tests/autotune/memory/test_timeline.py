@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -52,7 +53,7 @@ def test_each_kept_reading_is_the_highest_near_it(readings: list[tuple[float, in
     """Between two readings that are kept no reading was above both."""
     taken, timeline = noted(readings, longest)
     kept = timeline.pairs()
-    for (begin, low), (end, high) in zip(kept, kept[1:], strict=False):
+    for (begin, low), (end, high) in itertools.pairwise(kept):
         assert all(held <= max(low, high) for at, held in taken if begin < at < end)
 
 

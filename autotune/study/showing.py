@@ -1,0 +1,79 @@
+"""A study's place in MLflow: what still waits for delivery, and where its run is to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.errors import StudyError
+from autotune.search.lock import StudyLock
+from autotune.study.folder import StudyFolder, find_folder
+from autotune.tracking import Tracker
+from autotune.tracking.location import Location, redact
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyInMlflow:
+    """Where a study's run lies. served: the store is a database, to be shown by a server of ours; else it has its own."""
+
+    location: Location
+    served: bool
+    experiment_id: str
+    run_id: str
+
+    def address(self, base: str | None = None) -> str:
+        """The run's page, on the server at ``base`` or on the store's own."""
+        from autotune.tracking.ui import run_address
+
+        return run_address(base or self.location.uri, self.experiment_id, self.run_id)
+
+
+def send_waiting(folder: StudyFolder, tracker: Tracker) -> int:
+    """Delivers what waits, unless the study's driver runs, which does it itself (two would write everything twice).
+
+    Returns how many messages still wait for somebody to send them.
+    """
+    if not tracker.undelivered:
+        return 0
+    try:
+        with StudyLock(folder.record_file.with_name(folder.record_file.name + ".lock")):
+            return tracker.deliver_pending()
+    except StudyError:  # held by a driver, or the folder is for reading only
+        return tracker.undelivered
+
+
+def find_in_mlflow(study_dir: str | Path | None, *, on_note: Callable[[str], None]) -> StudyInMlflow:
+    """The study's run, once everything that waited has been delivered as far as the store takes it.
+
+    Raises:
+        StudyError: there is no such study, its store does not answer, or the store has no run of it.
+    """
+    from autotune.tracking.ui import can_be_served, find_run
+
+    folder = find_folder(study_dir)
+    config = folder.settings()
+    tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=on_note)
+    try:
+        send_waiting(folder, tracker)
+        location = tracker.location
+        try:
+            found = find_run(location, study_id=tracker.study_id, run_id=tracker.run_id)
+        except Exception as error:  # a store's client, driver or plug-in raises anything
+            first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise StudyError(
+                f"MLflow at {location.shown} does not answer: {redact(first_line)}. Start it and try again; the "
+                f"study's figures are also in {folder.report}."
+            ) from error
+    finally:
+        tracker.close(timeout_s=0.0)
+    if found is None:
+        elsewhere = tracker.elsewhere
+        hint = (
+            f"Its runs went to {' and '.join(elsewhere)}: set MLFLOW_TRACKING_URI to that again."
+            if elsewhere
+            else "They are written once its search has begun; `autotune resume` goes on with it."
+        )
+        raise StudyError(f"MLflow at {location.shown} has no run of the study in {folder.path}. {hint}")
+    experiment_id, run_id = found
+    return StudyInMlflow(location=location, served=can_be_served(location), experiment_id=experiment_id, run_id=run_id)
