@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -70,10 +71,9 @@ def ui(
         if browser:
             _open(address)
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
         serve(shown.location, listening, ready)
-    except KeyboardInterrupt:
-        typer.echo("Ended.")
+    typer.echo("Ended.")
 
 
 def _warn(text: str) -> None:
