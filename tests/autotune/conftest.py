@@ -1,4 +1,5 @@
-"""What several files share: the stand-in for the NVML library, loaded by the real binding; a record; search spaces from text."""
+"""What several files share: the stand-in for the NVML library, loaded by the real binding; a record; search spaces from text;
+trackers over an MLflow store."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ import pytest
 
 from autotune.search import StudyRecord
 from autotune.space import SearchSpace
+from autotune.tracking import Tracker
 from tests.autotune.memory import stand_in
 from tests.autotune.search_samples import SETTINGS
 
 Load = Callable[..., SearchSpace]
+Opener = Callable[..., Tracker]
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +63,40 @@ def load(tmp_path: Path) -> Load:
         return SearchSpace.load(file, **{"depth": 6, "width": 384, **options})
 
     return write_and_load
+
+
+@pytest.fixture
+def no_mlflow_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow as on a machine where nobody has set anything of it."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty database: copying it saves every test the two seconds of making one."""
+    folder = tmp_path_factory.mktemp("empty")
+    tracker = Tracker.open(f"sqlite:///{folder / 'mlflow.db'}", study_dir=folder, study_name="s")
+    tracker.study_started({})
+    assert tracker.close(timeout_s=200) == 0, tracker.notes
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    client.delete_run(str(tracker.run_id))
+    client.rename_experiment(client.get_run(str(tracker.run_id)).info.experiment_id, "empty")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def opened(tmp_path: Path, empty_store: Path, no_mlflow_settings: None) -> Iterator[Opener]:
+    """Opens trackers of one study whose store lies in the test's folder, or elsewhere."""
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    trackers: list[Tracker] = []
+
+    def open_one(uri: str | None = None, **options: Any) -> Tracker:
+        trackers.append(Tracker.open(uri, study_dir=tmp_path, study_name="reviews ü", **options))
+        return trackers[-1]
+
+    yield open_one
+    for tracker in trackers:
+        tracker.close(timeout_s=0.0)

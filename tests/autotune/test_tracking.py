@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,64 +16,14 @@ import pytest
 
 from autotune.errors import ConfigError
 from autotune.outcome import Confirmation, InferenceFigures, Status
-from autotune.tracking import Tracker, entries
+from autotune.tracking import entries
 from autotune.tracking.location import locate, redact
 from autotune.tracking.outbox import Outbox
 from tests.autotune._records import SHERL, trial
+from tests.autotune.conftest import Opener
+from tests.autotune.mlflow_store import history, runs_of
 
-Opener = Callable[..., Tracker]
-
-
-@pytest.fixture(autouse=True)
-def no_mlflow_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database: copying it saves every test the two seconds of making one."""
-    folder = tmp_path_factory.mktemp("empty")
-    tracker = Tracker.open(None, study_dir=folder, study_name="s")
-    tracker.study_started({})
-    assert tracker.close(timeout_s=200) == 0, tracker.notes
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    client.delete_run(str(tracker.run_id))
-    client.rename_experiment(client.get_run(str(tracker.run_id)).info.experiment_id, "empty")
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def opened(tmp_path: Path, empty_store: Path) -> Iterator[Opener]:
-    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    trackers: list[Tracker] = []
-
-    def open_one(uri: str | None = None, **options: Any) -> Tracker:
-        trackers.append(Tracker.open(uri, study_dir=tmp_path, study_name="reviews ü", **options))
-        return trackers[-1]
-
-    yield open_one
-    for tracker in trackers:
-        tracker.close(timeout_s=0.0)
-
-
-def runs_of(folder: Path, kind: str) -> list[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return sorted(
-        client.search_runs(experiments, f"tags.kind = '{kind}'"), key=lambda run: run.data.tags.get("trial_number", "")
-    )
-
-
-def history(folder: Path, run_id: str, key: str) -> list[tuple[int, float]]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, key))
+pytestmark = pytest.mark.usefixtures("no_mlflow_settings")
 
 
 def closed_port() -> int:
@@ -229,7 +178,7 @@ def test_the_front_is_a_table_figures_and_marks(opened: Opener, tmp_path: Path) 
     }
     note = study.data.tags["mlflow.note.content"]
     assert "<script>" not in note
-    assert "a\\|b &lt;script&gt;" in note
+    assert "a&#124;b &#60;script&#62;" in note
     assert [run.data.tags["on_front"] for run in runs_of(tmp_path, "trial")] == ["false", "true"]
 
 
