@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from autotune.units import format_bytes
+
 LONGEST_NOTE = 5000
 """Characters of a description; older servers than ours take no more."""
 
@@ -99,7 +101,10 @@ def description(
     addresses: Addresses,
 ) -> str:
     """The page's markdown, :data:`LONGEST_NOTE` characters at most: rows that have no room are named by their number."""
-    head = [_selected(selected, table), "", " · ".join(_links(figures, addresses))]
+    # MLflow folds all but the first two lines or so, and lets nobody click on what lies below
+    head = [" · ".join([_headline(selected, table), *_links(figures, addresses)])]
+    if selected and selected.get("explanation"):
+        head += ["", plain(selected["explanation"])]
     first, others = figures[:1], figures[1:]
     for figure in first:
         head += ["", f"![{plain(figure.title)}]({figure.image})"]
@@ -110,12 +115,19 @@ def description(
     return "\n".join([*head, *_front(table, _number(selected), room), *tail])[:LONGEST_NOTE]
 
 
-def _selected(selected: Mapping[str, Any] | None, table: Sequence[Mapping[str, Any]]) -> str:
-    if selected and selected.get("explanation"):
-        return f"**Selected.** {plain(selected['explanation'])}"
-    if table:
-        return "**Nothing is selected:** no member of the front meets the conditions."
-    return "**Nothing is selected:** no trial has completed."
+def _headline(selected: Mapping[str, Any] | None, table: Sequence[Mapping[str, Any]]) -> str:
+    if not selected:
+        why = "no member of the front meets the conditions" if table else "no trial has completed"
+        return f"**Nothing is selected:** {why}"
+    point = selected.get("point")
+    if not isinstance(point, Mapping):
+        return "**Selected**"
+    words = [f"**Selected: trial {plain(point.get('number'))}, {plain(point.get('label'))}**"]
+    if isinstance(point.get("metric"), (int, float)):
+        words.append(f"{plain(point.get('metric_name') or 'metric')} {point['metric']:.4f}")
+    if isinstance(point.get("device_bytes"), int):
+        words.append(f"device {format_bytes(point['device_bytes']).partition(' (')[0]}")
+    return " · ".join(words)
 
 
 def _links(figures: Sequence[Figure], addresses: Addresses) -> list[str]:

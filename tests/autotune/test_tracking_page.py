@@ -47,8 +47,12 @@ def test_it_says_what_was_selected_and_why_then_shows_the_front() -> None:
     points = points_from(records, metric_name="accuracy")
     text = description(front_table(points), select(points).to_dict(), [FRONT], HERE)
     lines = text.splitlines()
-    assert lines[0].startswith("**Selected.** Trial 1, sherl")
-    assert "highest validation accuracy of 2 members" in lines[0]
+    assert lines[0].startswith("**Selected: trial 1, sherl")
+    assert (
+        "** · accuracy 0.8000 · device 1.00 GB · [The front, larger](#/x/front.html) · [All trials as a table](#/"
+        in lines[0]
+    )
+    assert "highest validation accuracy of 2 members" in lines[2]
     assert lines[4] == "![The front](get-artifact?path=page/front.svg)"
     head, best, other = rows_of(text)
     assert head == [
