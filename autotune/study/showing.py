@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,18 +30,21 @@ class StudyInMlflow:
         return run_address(base or self.location.uri, self.experiment_id, self.run_id)
 
 
-def send_waiting(folder: StudyFolder, tracker: Tracker) -> int:
+def send_waiting(folder: StudyFolder, *, on_note: Callable[[str], None] | None = None) -> Tracker:
     """Delivers what waits, unless the study's driver runs, which does it itself (two would write everything twice).
 
-    Returns how many messages still wait for somebody to send them.
+    Returns the tracker, closed, which knows the store, the study and its run.
     """
-    if not tracker.undelivered:
-        return 0
-    try:
-        with StudyLock(folder.record_file.with_name(folder.record_file.name + ".lock")):
-            return tracker.deliver_pending()
-    except StudyError:  # held by a driver, or the folder is for reading only
-        return tracker.undelivered
+    config = folder.settings()
+    tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=on_note)
+    if tracker.undelivered:
+        # the lock is held by a driver, or the folder is for reading only: a tracker that was not used needs no closing
+        with (
+            contextlib.suppress(StudyError),
+            StudyLock(folder.record_file.with_name(f"{folder.record_file.name}.lock")),
+        ):
+            tracker.close()
+    return tracker
 
 
 def find_in_mlflow(study_dir: str | Path | None, *, on_note: Callable[[str], None]) -> StudyInMlflow:
@@ -52,21 +56,16 @@ def find_in_mlflow(study_dir: str | Path | None, *, on_note: Callable[[str], Non
     from autotune.tracking.ui import can_be_served, find_run
 
     folder = find_folder(study_dir)
-    config = folder.settings()
-    tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=on_note)
+    tracker = send_waiting(folder, on_note=on_note)
+    location = tracker.location
     try:
-        send_waiting(folder, tracker)
-        location = tracker.location
-        try:
-            found = find_run(location, study_id=tracker.study_id, run_id=tracker.run_id)
-        except Exception as error:  # a store's client, driver or plug-in raises anything
-            first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise StudyError(
-                f"MLflow at {location.shown} does not answer: {redact(first_line)}. Start it and try again; the "
-                f"study's figures are also in {folder.report}."
-            ) from error
-    finally:
-        tracker.close(timeout_s=0.0)
+        found = find_run(location, study_id=tracker.study_id, run_id=tracker.run_id)
+    except Exception as error:  # a store's client, driver or plug-in raises anything
+        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise StudyError(
+            f"MLflow at {location.shown} does not answer: {redact(first_line)}. Start it and try again; the study's figures "
+            f"are also in {folder.report}."
+        ) from error
     if found is None:
         elsewhere = tracker.elsewhere
         hint = (

@@ -17,7 +17,6 @@ from autotune.study.folder import StudyFolder, find_folder
 from autotune.study.reading import metric_of, read_only
 from autotune.study.selecting import current_selection
 from autotune.study.showing import send_waiting
-from autotune.tracking import Tracker
 from autotune.units import format_bytes
 
 
@@ -167,10 +166,5 @@ def report_study(study_dir: str | Path | None = None) -> StudyResult:
     folder = find_folder(study_dir)
     with read_only(folder) as record:
         result = summarise(folder, record, save_selection=False)[0]
-    config = folder.settings()
-    tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name)
-    try:
-        send_waiting(folder, tracker)  # what could not be sent while the study ran
-    finally:
-        tracker.close()
+    send_waiting(folder)  # what could not be sent while the study ran
     return result

@@ -110,7 +110,14 @@ def description(
         head += ["", f"![{plain(figure.title)}]({figure.image})"]
     tail = []
     for figure in others:
-        tail += ["", f"### [{plain(figure.title)}]({figure.larger})", "", f"![{plain(figure.title)}]({figure.image})"]
+        tail += [
+            "",
+            "<br>",
+            "",
+            f"### [{plain(figure.title)}]({figure.larger})",
+            "",
+            f"![{plain(figure.title)}]({figure.image})",
+        ]
     room = LONGEST_NOTE - len("\n".join([*head, *tail])) - 200
     return "\n".join([*head, *_front(table, _number(selected), room), *tail])[:LONGEST_NOTE]
 

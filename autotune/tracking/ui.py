@@ -93,6 +93,7 @@ def listening_socket(host: str, port: int | None) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((host, candidate))
+            made.listen()
         except OSError as error:
             made.close()
             if candidate == wanted[-1]:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from autotune.outcome import Status, TrialRecord
-from autotune.report import front_table, points_from, select, write_report
-from autotune.tracking import Tracker
-from tests.autotune._records import SHERL, trial
 from tests.autotune.mlflow_server import MlflowServer
-
-HOSTILE = '<img src=x onerror="window.harmed=1">|`*_[x](javascript:harmed) @you :smile: www.example.com'
-"""A name that a person could give, which is more than text wherever it is not escaped."""
+from tests.autotune.shown_study import write_study
 
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 WAIT_MS = 60_000
@@ -39,49 +31,6 @@ class Shown:
     def page(self) -> str:
         """Its run's page."""
         return f"{self.server}/#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
-
-
-def records() -> list[TrialRecord]:
-    """Five trials: a front of three, of which one has a hostile name, one that was stopped and one over the cap."""
-    made = [
-        trial(0, 0.71, 150_000_000, test_metrics={"accuracy": 0.70}),
-        trial(1, 0.79, 420_000_000, method={**SHERL, "name": HOSTILE}, test_metrics={"accuracy": 0.78}),
-        trial(2, 0.83, 1_900_000_000, method={"name": "full"}, test_metrics={"accuracy": 0.82}),
-        trial(3, 0.65, 900_000_000, status=Status.STOPPED, reason="stopped early"),
-        trial(4, None, 2_600_000_000, status=Status.OVER_CAP, reason="over the cap", epochs=0),
-    ]
-    held = []
-    for record in made:
-        assert record.outcome is not None
-        assert record.outcome.peak is not None
-        device = record.outcome.peak.device
-        series = tuple((0.05 * step, int(device * (0.6 + 0.4 * math.sin(step / 76) ** 2))) for step in range(240))
-        held.append(replace(record, outcome=replace(record.outcome, memory_over_time=series)))
-    return held
-
-
-def write_study(uri: str, folder: Path) -> tuple[str, str]:
-    """The study's run and that of trial 2, written as a study writes them."""
-    from mlflow import MlflowClient
-
-    trials = records()
-    points = points_from(trials, metric_name="accuracy")
-    selection = select(points)
-    settings = {"name": HOSTILE, "model": "all-minilm-l6-v2", "memory_cap": 3_000_000_000, "metric": "accuracy"}
-    paths = write_report(folder / "report", trials, settings, selection=selection)
-    further = folder / "report" / "parallel_coordinates.png"
-    shutil.copyfile(paths.front_png, further)
-    tracker = Tracker.open(uri, study_dir=folder, study_name=HOSTILE)
-    tracker.study_started({"memory_cap": 3_000_000_000, "model": "all-minilm-l6-v2"})
-    for record in trials:
-        tracker.trial_finished(record)
-    tracker.front([*paths.all(), further], front_table(points), selection.to_dict())
-    tracker.finished("complete")
-    assert tracker.close(timeout_s=120) == 0, tracker.notes
-    client = MlflowClient(uri)
-    experiment = client.get_run(str(tracker.run_id)).info.experiment_id
-    (best,) = client.search_runs([experiment], "tags.trial_number = '2'")
-    return str(tracker.run_id), str(best.info.run_id)
 
 
 @pytest.fixture(scope="session")
@@ -134,15 +83,15 @@ def browse(chromium: str) -> Iterator[Browse]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
 
-        def start(*, dark: bool = False) -> Browser:
+        def start(*, dark: bool = False, fresh: bool = False) -> Browser:
             context = browser.new_context(
                 viewport={"width": 1440, "height": 1300}, color_scheme="dark" if dark else "light"
             )
-            # what a person has clicked once: the theme, and MLflow's assistant closed
-            context.add_init_script(
-                f"localStorage.setItem('_mlflow_dark_mode_toggle_enabled', '{str(dark).lower()}');"
-                "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
-            )
+            if not fresh:  # what a person has clicked once: the theme, and MLflow's assistant closed
+                context.add_init_script(
+                    f"localStorage.setItem('_mlflow_dark_mode_toggle_enabled', '{str(dark).lower()}');"
+                    "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
+                )
             started = Browser(context, [], [])
             lock = threading.Lock()
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.autotune.browser.conftest import HOSTILE, Browse, Shown
+from tests.autotune.browser.conftest import Browse, Shown
+from tests.autotune.shown_study import HOSTILE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FIGURES = "[...document.images].filter(image => image.src.includes('/get-artifact?'))"
