@@ -17,6 +17,9 @@ from autotune.tracking.location import redact
 _NOT_IN_A_KEY = re.compile(r"[^\w./\- ]", re.ASCII)
 _LONGEST_KEY, _LONGEST_PARAM, _LONGEST_TAG = 250, 6000, 8000
 _BYTES_PER_MB = 1e6
+# MLflow shows a section of charts for each prefix, by the alphabet: curves come first, then kept/ (the metrics at the epoch
+# whose weights were kept) and test/, last all single figures
+_CURVES = "curves/"
 
 RUN_STATUS = {
     Status.COMPLETE: "FINISHED",
@@ -122,9 +125,9 @@ def _epoch_metrics(outcome: Outcome) -> list[Measurement]:
     rows = []
     for report in outcome.epochs:
         values = {"train_loss": report.train_loss}
-        values |= {f"valid/{name}": value for name, value in report.metrics.items()}
+        values |= {f"valid_{name}": value for name, value in report.metrics.items()}
         rows += [
-            Measurement(name=safe_key(name), value=float(value), step=report.epoch, after_s=report.seconds)
+            Measurement(name=safe_key(_CURVES + name), value=float(value), step=report.epoch, after_s=report.seconds)
             for name, value in values.items()
         ]
     return rows
@@ -133,7 +136,7 @@ def _epoch_metrics(outcome: Outcome) -> list[Measurement]:
 def _memory_metrics(outcome: Outcome) -> list[Measurement]:
     """What the process held of the device over time; the step is milliseconds since its start."""
     return [
-        Measurement(name="memory_device_mb", value=_megabytes(held), step=round(1000 * at), after_s=at)
+        Measurement(name=f"{_CURVES}memory_device_mb", value=_megabytes(held), step=round(1000 * at), after_s=at)
         for at, held in outcome.memory_over_time
     ]
 
@@ -148,7 +151,7 @@ def _final_metrics(record: TrialRecord, outcome: Outcome) -> list[Measurement]:
         **_memory("peak", outcome.peak),
         **_memory("predicted", outcome.predicted),
         **_inference(record.inference),
-        **{f"best/{name}": value for name, value in outcome.metrics.items()},
+        **{f"kept/{name}": value for name, value in outcome.metrics.items()},
         **{f"test/{name}": value for name, value in (record.test_metrics or {}).items()},
     }
     after_s = max(0.0, outcome.seconds)

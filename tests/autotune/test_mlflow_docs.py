@@ -62,7 +62,7 @@ def test_a_study_is_seen_on_this_machine(home: Path) -> None:
     with running_ui(folder) as (_, address):
         assert f"/runs/{runs_of(folder, 'study')[0].info.run_id}?" in address
     for trial_run in runs_of(folder, "trial"):
-        peak, last = trial_run.data.metrics["peak_device_mb"], trial_run.data.metrics["memory_device_mb"]
+        peak, last = trial_run.data.metrics["peak_device_mb"], trial_run.data.metrics["curves/memory_device_mb"]
         assert 10 < last <= peak, "measured while it ran"
 
 

@@ -61,9 +61,10 @@ def test_a_study_is_one_run_with_its_trials_nested(opened: Opener, tmp_path: Pat
     assert metrics["predicted_device_mb"] == 1100.0
     assert metrics["trainable_parameters"] == 12_345
     assert metrics["test/accuracy"] == 0.77
+    assert metrics["kept/accuracy"] == 0.8
     assert first.info.end_time - first.info.start_time == 12_500
-    assert history(tmp_path, first.info.run_id, "valid/accuracy") == [(1, 0.71), (2, 0.72)]
-    assert history(tmp_path, first.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(tmp_path, first.info.run_id, "curves/valid_accuracy") == [(1, 0.71), (2, 0.72)]
+    assert history(tmp_path, first.info.run_id, "curves/train_loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_resuming_tracks_nothing_twice_and_adds_what_is_new(opened: Opener, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_resuming_tracks_nothing_twice_and_adds_what_is_new(opened: Opener, tmp_
     assert study.data.params == {"trials": "2", "new": "x"}
     assert study.data.tags["now.trials"] == "4"
     first, _second = runs_of(tmp_path, "trial")
-    assert history(tmp_path, first.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(tmp_path, first.info.run_id, "curves/train_loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_a_trial_that_is_scored_later_is_brought_up_to_date(opened: Opener, tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_trial_that_is_scored_later_is_brought_up_to_date(opened: Opener, tmp_
     (run,) = runs_of(tmp_path, "trial")
     assert run.data.metrics["test/accuracy"] == 0.75
     assert run.info.status == "FINISHED"
-    assert history(tmp_path, run.info.run_id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert history(tmp_path, run.info.run_id, "curves/train_loss") == [(1, 1.0), (2, 0.5)]
     assert history(tmp_path, run.info.run_id, "metric") == [(0, 0.8)]
 
 

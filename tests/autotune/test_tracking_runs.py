@@ -103,11 +103,13 @@ def test_memory_over_time_is_a_curve(opened: Opener, tmp_path: Path) -> None:
     tracker.trial_finished(replace(record, test_metrics={"accuracy": 0.5}))  # all of it is sent once more
     assert tracker.close() == 0
     (run,) = runs_of(tmp_path, "trial")
-    curve = history(tmp_path, run.info.run_id, "memory_device_mb")
+    curve = history(tmp_path, run.info.run_id, "curves/memory_device_mb")
     assert len(curve) == 240
     assert curve[0] == (0, 400.0)
     assert curve[-1] == (11_950, 400.0)
-    timestamps = [one.timestamp for one in client_of(tmp_path).get_metric_history(run.info.run_id, "memory_device_mb")]
+    timestamps = [
+        one.timestamp for one in client_of(tmp_path).get_metric_history(run.info.run_id, "curves/memory_device_mb")
+    ]
     assert max(timestamps) - run.info.start_time == 11_950
 
 

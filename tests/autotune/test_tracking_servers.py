@@ -85,7 +85,7 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(tmp_path: Path) ->
         trials = trials_of(server.address, run_id)
         assert sorted(run.data.tags["trial_number"] for run in trials) == ["0", "1", "2", "3"]
         for run in trials:
-            held = client.get_metric_history(run.info.run_id, "memory_device_mb")
+            held = client.get_metric_history(run.info.run_id, "curves/memory_device_mb")
             assert len(held) == 240, "each reading once, however often it was sent"
             assert (held[-1].step, held[-1].value) == (11_950, 739.0)
 
