@@ -17,6 +17,7 @@ from mlflow.store.db import utils as db_utils
 
 from autotune.tracking import entries, page
 from autotune.tracking.location import DEFAULT_EXPERIMENT, Location, require_reachable
+from autotune.tracking.moved import bring_along
 
 _PARENT_TAG = "mlflow.parentRunId"
 # the sort of experiment, by which MLflow shows runs and their charts and not the pages of chat applications
@@ -45,6 +46,7 @@ class Delivery:
     ) -> None:
         self.note = note
         require_reachable(location.uri)
+        bring_along(location)
         # a wrong password or name would be tried 10 times, for nearly two minutes
         db_utils.MAX_RETRY_COUNT = 3
         self.client = MlflowClient(tracking_uri=location.uri)

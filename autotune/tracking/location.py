@@ -23,11 +23,13 @@ _SQL_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """A tracking store. ``artifacts``: URI of the artifacts' folder where no server decides about it."""
+    """A tracking store. ``artifacts``: URI of the artifacts' folder where no server decides about it. ``own``: the file of a store
+    that is the study's alone."""
 
     uri: str
     artifacts: str | None
     note: str | None = None
+    own: Path | None = None
 
     @property
     def shown(self) -> str:
@@ -57,9 +59,11 @@ def locate(uri: str | None, study_dir: Path) -> Location:
                 "study's own mlflow.db. Set a sqlite:///, postgresql:// or http:// address to have them elsewhere."
             )
             uri = None
+    own = None
     if uri is None:
-        uri = f"sqlite:///{study_dir / 'mlflow.db'}"
-    return Location(uri=_absolute(uri), artifacts=_artifacts(_absolute(uri), study_dir), note=note)
+        own = study_dir / "mlflow.db"
+        uri = f"sqlite:///{own}"
+    return Location(uri=_absolute(uri), artifacts=_artifacts(_absolute(uri), study_dir), note=note, own=own)
 
 
 def _is_file_store(uri: str) -> bool:

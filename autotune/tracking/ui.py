@@ -7,9 +7,11 @@ over the first page that a person opens.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
+import sqlite3
 import warnings
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import closing
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 
 from autotune.errors import ConfigError
 from autotune.tracking.location import Location, quiet_environment, quiet_loggers, quiet_warnings, require_reachable
+from autotune.tracking.moved import bring_along
 from autotune.tracking.page import run_page
 
 DEFAULT_PORT = 5000
@@ -59,6 +62,8 @@ def find_run(location: Location, *, study_id: str, run_id: str | None) -> tuple[
     quiet_loggers()
     quiet_warnings()
     require_reachable(location.uri)
+    with contextlib.suppress(sqlite3.OperationalError):  # a folder for reading only: all but the pictures is there
+        bring_along(location)
     client = MlflowClient(tracking_uri=location.uri)
     if run_id is not None:
         try:

@@ -17,7 +17,7 @@ import pytest
 from autotune.errors import ConfigError
 from autotune.outcome import Confirmation, InferenceFigures, Status
 from autotune.tracking import entries
-from autotune.tracking.location import locate, redact
+from autotune.tracking.location import locate, quiet_environment, redact
 from autotune.tracking.outbox import Outbox
 from tests.autotune._records import SHERL, trial
 from tests.autotune.conftest import Opener
@@ -297,6 +297,17 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fallen_back.uri.startswith("sqlite:///")
     assert fallen_back.note is not None
     assert redact("at postgresql://u:p@ss@h/x and http://h:80/") == "at postgresql://u:***@h/x and http://h:80/"
+
+
+def test_waiting_is_bounded_unless_a_person_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "to be taken away, and put back after the test")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    quiet_environment()
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    assert MLFLOW_HTTP_REQUEST_TIMEOUT.get() == 77
+    assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 1
 
 
 def test_outbox_keeps_the_newest_and_survives_a_torn_file(tmp_path: Path) -> None:

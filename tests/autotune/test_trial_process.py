@@ -142,6 +142,8 @@ def test_stop_ends_it_at_once_and_keeps_what_is_known(start: Start) -> None:
     assert time.monotonic() - began < 1.0
     assert (outcome.status, outcome.reason) == (Status.STOPPED, "not promising")
     assert len(outcome.epochs) == 1
+    assert outcome.peak is not None
+    assert max(held for _, held in outcome.memory_over_time) == outcome.peak.device
     assert gone(process.pid, 0.5)
     assert process.stop("again") == outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import signal
 import socket
 import urllib.error
@@ -110,15 +111,30 @@ def test_what_waits_is_delivered_first_but_not_beside_a_driver(opened: Opener, t
     assert not waiting.exists()
 
 
-def test_a_moved_study_is_found_by_its_own_name(opened: Opener, tmp_path: Path) -> None:
+def test_a_moved_study_brings_its_pictures_along(opened: Opener, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
     tracker = opened()
     tracker.study_started({})
+    tracker.trial_finished(trial(0))
+    tracker.front([], [{"number": 0, "accuracy": 0.8}])
     assert tracker.close() == 0
-    moved = make_folder(tmp_path / "moved")
-    (moved / "tracking").mkdir()
-    for name in ("mlflow.db", "tracking/state.json"):
-        (moved / name).write_bytes((tmp_path / name).read_bytes())
-    assert find_in_mlflow(moved, on_note=print).run_id == tracker.run_id
+    first = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    pictures = first.create_experiment("another's", artifact_location="file:///elsewhere/pictures")
+    moved = make_folder(tmp_path / "moved 'ü'")
+    for name in ("mlflow.db", "tracking", "mlartifacts"):
+        shutil.move(tmp_path / name, moved / name)
+    shown = find_in_mlflow(moved, on_note=pytest.fail)
+    assert shown.run_id == tracker.run_id, "found by the study's own name: its store has another address now"
+    client = MlflowClient(f"sqlite:///{moved / 'mlflow.db'}")
+    assert [item.path for item in client.list_artifacts(shown.run_id)] == ["front_table.json"]
+    places = [run.info.artifact_uri for kind in ("study", "trial") for run in runs_of(moved, kind)]
+    assert all(place.startswith(f"{(moved / 'mlartifacts').as_uri()}/") for place in places), places
+    assert client.get_experiment(pictures).artifact_location == "file:///elsewhere/pictures"
+    again = Tracker.open(None, study_dir=moved, study_name="reviews")
+    again.trial_finished(trial(1))
+    assert again.close() == 0
+    assert len(runs_of(moved, "trial")) == 2
 
 
 def test_a_port_that_is_taken() -> None:
