@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autotune.errors import StudyError
 from autotune.search.lock import StudyLock
@@ -30,19 +31,34 @@ class StudyInMlflow:
         return run_address(base or self.location.uri, self.experiment_id, self.run_id)
 
 
-def send_waiting(folder: StudyFolder, *, on_note: Callable[[str], None] | None = None) -> Tracker:
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """A front to be shown: the report's files, the members as rows, what was selected."""
+
+    paths: Sequence[Path]
+    table: Sequence[Mapping[str, Any]]
+    selected: Mapping[str, Any] | None
+
+
+def send_waiting(
+    folder: StudyFolder, *, front: Front | None = None, on_note: Callable[[str], None] | None = None
+) -> Tracker:
     """Delivers what waits, unless the study's driver runs, which does it itself (two would write everything twice).
 
+    front: sent too where it differs from the one that was sent last; a person may have selected another member since.
     Returns the tracker, closed, which knows the store, the study and its run.
     """
     config = folder.settings()
     tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=on_note)
-    if tracker.undelivered:
+    new = front if front and tracker.run_id and not tracker.shows_front(front.table, front.selected) else None
+    if tracker.undelivered or new:
         # the lock is held by a driver, or the folder is for reading only: a tracker that was not used needs no closing
         with (
             contextlib.suppress(StudyError),
             StudyLock(folder.record_file.with_name(f"{folder.record_file.name}.lock")),
         ):
+            if new:
+                tracker.front(new.paths, new.table, new.selected)
             tracker.close()
     return tracker
 

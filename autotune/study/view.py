@@ -9,14 +9,14 @@ from typing import Any
 
 from autotune.config import StudyConfig
 from autotune.outcome import Confirmation, Status, TrialRecord
-from autotune.report import Point, ReportPaths, Selection, points_from, write_report
+from autotune.report import Point, ReportPaths, Selection, front_table, points_from, write_report
 from autotune.search import StudyRecord
 from autotune.search.rows import identity
 from autotune.space import shape_key
 from autotune.study.folder import StudyFolder, find_folder
 from autotune.study.reading import metric_of, read_only
 from autotune.study.selecting import current_selection
-from autotune.study.showing import send_waiting
+from autotune.study.showing import Front, send_waiting
 from autotune.units import format_bytes
 
 
@@ -165,6 +165,8 @@ def report_study(study_dir: str | Path | None = None) -> StudyResult:
     """
     folder = find_folder(study_dir)
     with read_only(folder) as record:
-        result = summarise(folder, record, save_selection=False)[0]
-    send_waiting(folder)  # what could not be sent while the study ran
+        result, paths = summarise(folder, record, save_selection=False)
+    selected = None if result.selection is None else result.selection.to_dict()
+    # and what could not be sent while the study ran
+    send_waiting(folder, front=Front(paths=paths.all(), table=front_table(result.points), selected=selected))
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -131,7 +132,13 @@ class Tracker:
         """
         files = [str(Path(path).resolve()) for path in paths]
         message = {"paths": files, "table": [dict(row) for row in table], "selected": dict(selected or {}) or None}
+        self._state["front"] = _front_digest(table, selected)
+        self._keep_state()
         self._send("front", message)
+
+    def shows_front(self, table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> bool:
+        """Whether the front handed in last was this one, with this selection."""
+        return bool(self._state.get("front") == _front_digest(table, selected))
 
     def finished(self, status: str = "complete") -> None:
         """End the study's run: ``complete``, ``interrupted`` or ``failed``."""
@@ -263,11 +270,19 @@ class Tracker:
         self._run_id = run_id
         self._state["runs"][self.location.key] = run_id
         self._state.setdefault("stores", {})[self.location.key] = self.location.shown
+        self._keep_state()
+
+    def _keep_state(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_text(self._folder / "state.json", json.dumps(self._state))
         except OSError as error:
             self._note(f"{self._folder / 'state.json'} cannot be written ({error}).")
+
+
+def _front_digest(table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> str:
+    plain = json.dumps([[dict(row) for row in table], dict(selected or {})], sort_keys=True, default=str)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

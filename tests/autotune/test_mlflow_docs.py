@@ -53,17 +53,34 @@ def run(line: str, home: Path, **options: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.fixture(scope="module")
+def mine(home: Path) -> Path:
+    """The folder of the page's first study."""
+    run(COMMANDS[0], home)
+    return home / "studies" / "mine"
+
+
 @pytest.mark.slow
-def test_a_study_is_seen_on_this_machine(home: Path) -> None:
-    study, ui = COMMANDS[:2]
-    run(study, home)
-    folder = home / shlex.split(ui)[shlex.split(ui).index("--study-dir") + 1]
-    assert shlex.split(ui) == ["autotune", "ui", "--study-dir", "studies/mine"]
-    with running_ui(folder) as (_, address):
-        assert f"/runs/{runs_of(folder, 'study')[0].info.run_id}?" in address
-    for trial_run in runs_of(folder, "trial"):
+def test_a_study_is_seen_on_this_machine(mine: Path) -> None:
+    assert shlex.split(COMMANDS[1]) == ["autotune", "ui", "--study-dir", "studies/mine"]
+    with running_ui(mine) as (_, address):
+        assert f"/runs/{runs_of(mine, 'study')[0].info.run_id}?" in address
+    for trial_run in runs_of(mine, "trial"):
         peak, last = trial_run.data.metrics["peak_device_mb"], trial_run.data.metrics["curves/memory_device_mb"]
         assert 10 < last <= peak, "measured while it ran"
+
+
+@pytest.mark.slow
+def test_the_page_follows_another_selection(home: Path, mine: Path) -> None:
+    before = runs_of(mine, "study")[0]
+    state = (mine / "tracking" / "state.json").read_bytes()
+    run("autotune report --study-dir studies/mine", home)
+    assert (mine / "tracking" / "state.json").read_bytes() == state, "the same front is not sent twice"
+    run("autotune select --study-dir studies/mine --prefer memory", home)
+    run("autotune report --study-dir studies/mine", home)
+    after = runs_of(mine, "study")[0].data.tags["mlflow.note.content"]
+    assert "has the least peak of tensor bytes" in after
+    assert "has the least peak" not in before.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.slow
