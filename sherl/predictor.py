@@ -15,7 +15,7 @@ from sherl.backbones import Backbone, load_tokenizer
 from sherl.backbones.writing import PADDING
 from sherl.checkpoint import load_checkpoint, read_manifest
 from sherl.data.encoding import effective_max_length
-from sherl.errors import CheckpointError, DataError, SherlError
+from sherl.errors import CheckpointError, DataError, SherlError, SpecError
 from sherl.evaluation import eval_step, evaluating, to_device
 from sherl.inputs import Inputs, images_of, is_single, sentences_of, texts_of
 from sherl.model import TaskModel
@@ -24,27 +24,54 @@ from sherl.tasks import task_for
 
 LANGUAGE_MODELLING = "language-modelling"
 
+
+class Unset:
+    """What an option is that nobody gave, where None means something."""
+
+
+UNSET = Unset()
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-def load(directory: str | Path, *, backbone: Backbone | str | None = None) -> Predictor:
+def load(
+    directory: str | Path, *, backbone: Backbone | str | None = None, device: str | torch.device | None = None
+) -> Predictor:
     """The model of a checkpoint, ready to predict on raw input.
 
     Args:
         directory: a folder that ``autotune export`` or :func:`sherl.checkpoint.save_checkpoint` wrote.
         backbone: the pretrained model, or where to load it from; by default the source that the checkpoint names.
             Its tokenizer is used, unless the folder holds tokenizer files of its own; for images none is needed.
+        device: where it answers, as torch names it (``"cuda"``); by default where the backbone lies, which is the CPU for
+            one that is loaded here.
 
     Raises:
         CheckpointError: the checkpoint is unreadable, or its backbone or tokenizer cannot be had.
+        SpecError: there is no such device here.
     """
     manifest = read_manifest(directory)
+    place = None if device is None else _device(device)
     model = load_checkpoint(directory, backbone=backbone)
+    if place is not None:
+        model.to(place)
     if model.task.image_size:
         return Predictor(model, None, max_length=None)
     source = backbone if isinstance(backbone, str) else model.tuned.backbone.source
     tokenizer = _tokenizer_of(Path(directory), source)
     return Predictor(model, tokenizer, max_length=manifest.max_length)
+
+
+def _device(asked: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)  # a name alone says nothing of what is here
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise SpecError(
+            f"The device {str(asked)!r} cannot be used: {reason}. Give 'cpu', or on a machine with a GPU 'cuda' or 'cuda:N'."
+        ) from error
+    return device
 
 
 def _tokenizer_of(folder: Path, source: str | None) -> Any:
@@ -102,6 +129,38 @@ class Predictor:
         outputs = self.logits(texts, batch_size)
         answers: list[dict[str, Any]] = self._task.decode(outputs)
         return [self._written(answer) for answer in answers] if self._task.writes_text else answers
+
+    def __call__(
+        self, inputs: Any, *, top_k: int | None | Unset = UNSET, batch_size: int = 32
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Answers in the form of transformers' pipelines.
+
+        Classes: ``[{"label": ..., "score": ...}]`` for a single input, and for a list one such dictionary each. With ``top_k``
+        said (None: all), the best k of each input, best first, in a list of its own for each input of a list; for images it is
+        5 unless said, as there. Regression: the label ``value`` and the number itself as score. Text-to-text:
+        ``[{"generated_text": ...}]``. Token classification: ``{"entity", "word", "index"}`` for each tagged word of each input.
+        Language modelling: as :meth:`predict`.
+
+        Raises:
+            DataError: as :meth:`predict`; or top_k is below 1, or was given to a task without classes.
+        """
+        classes = self.model.task.kind == "classification"
+        if not isinstance(top_k, Unset):
+            if not classes:
+                raise DataError(
+                    f"top_k chooses among classes, and the task {self.model.task.kind} has none: leave it out."
+                )
+            if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+                raise DataError(f"top_k must be a whole number of at least 1, or None for all; {top_k!r} was given.")
+        elif classes and self.model.task.image_size:
+            top_k = 5
+        single = self._is_single(inputs)
+        answers = [self.predict(inputs, batch_size)] if single else self.predict(inputs, batch_size)
+        each = [as_in_a_pipeline(answer, 1 if isinstance(top_k, Unset) else top_k) for answer in answers]
+        if single:
+            return each[0]
+        of_lists = self._task.per_token or not isinstance(top_k, Unset)
+        return each if of_lists else [row[0] for row in each]
 
     def logits(self, texts: Any, batch_size: int = 32) -> Float[Tensor, "rows outputs"]:
         """The model's outputs on the CPU, one row for each in the order given: float32 logits [rows, outputs], or the
@@ -174,3 +233,18 @@ class Predictor:
             batch = to_device({**batch, "labels": batch["input_ids"]}, self.model)
             nll = float(self.model.loss(self.model(batch), batch["labels"]))
         return {"nll": nll, "perplexity": math.exp(nll) if nll < 700 else math.inf, "tokens": tokens}
+
+
+def as_in_a_pipeline(answer: dict[str, Any], top_k: int | None) -> list[dict[str, Any]]:
+    """One answer of :meth:`Predictor.predict` in the form of transformers' pipelines."""
+    if "scores" in answer:
+        best = sorted(answer["scores"].items(), key=lambda item: -item[1])[:top_k]
+        return [{"label": name, "score": score} for name, score in best]
+    if "tags" in answer:
+        words = zip(answer["words"], answer["tags"], strict=True)
+        return [
+            {"entity": tag, "word": word, "index": index} for index, (word, tag) in enumerate(words) if tag is not None
+        ]
+    if "text" in answer:
+        return [{"generated_text": answer["text"]}]
+    return [{"label": "value", "score": answer["value"]}] if "value" in answer else [answer]

