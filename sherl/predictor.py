@@ -131,7 +131,7 @@ class Predictor:
         return [self._written(answer) for answer in answers] if self._task.writes_text else answers
 
     def __call__(
-        self, inputs: Any, *, top_k: int | None | Unset = UNSET, batch_size: int = 32
+        self, inputs: Any, *, top_k: int | Unset | None = UNSET, batch_size: int = 32
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """Answers in the form of transformers' pipelines.
 

@@ -54,7 +54,7 @@ app.command("plan", help=plan.PLAN_HELP)(plan.plan)
 app.command("report")(report.report)
 app.command("select")(select.select)
 app.command("ui", help=ui.UI_HELP)(ui.ui)
-app.command("export")(deploy.export)
+app.command("export", help=deploy.EXPORT_HELP)(deploy.export)
 app.command("predict")(deploy.predict)
 app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
 

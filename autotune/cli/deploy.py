@@ -10,6 +10,19 @@ import typer
 
 from autotune.cli.options import Json, Plugins, StudyDir, load_plugins
 
+EXPORT_HELP = """Write a trained configuration as a folder that `sherl.load` reads.
+
+Examples:
+
+  autotune export model
+
+  autotune export model --study-dir studies/reviews --trial 4
+
+  autotune export model --register reviews --alias champion
+
+--register puts it into MLflow's model registry (the study's store, or MLFLOW_REGISTRY_URI) as its next version.
+"""
+
 
 def export(
     directory: Annotated[Path, typer.Argument(help="The folder to write; new, empty or an earlier export.")],
@@ -17,15 +30,19 @@ def export(
     trial: Annotated[
         int | None, typer.Option("--trial", help="This trial; default: the selected one (see `autotune select`).")
     ] = None,
+    register: Annotated[
+        str | None, typer.Option("--register", help="Also put it into MLflow's model registry, under this name.")
+    ] = None,
+    alias: Annotated[
+        str, typer.Option("--alias", help="With --register: what the new version is called; taken off an earlier one.")
+    ] = "champion",
+    as_json: Json = False,
 ) -> None:
-    """Write a trained configuration as a folder that `sherl.load` reads.
-
-    Example: autotune export model
-    """
+    """See :data:`EXPORT_HELP`."""
     from autotune.study import export_from_study
 
-    exported = export_from_study(study_dir, directory, trial=trial)
-    typer.echo(exported.explanation)
+    exported = export_from_study(study_dir, directory, trial=trial, register_as=register, alias=alias)
+    typer.echo(json.dumps(exported.to_dict(), indent=2, ensure_ascii=False) if as_json else exported.explanation)
 
 
 def _answer(answer: dict[str, Any]) -> str:

@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from autotune.deploy import example_input, export
+from autotune.config import StudyConfig
+from autotune.deploy import Registered, example_input, export, register, require_names
 from autotune.errors import StudyError
-from autotune.outcome import Status
-from autotune.study.folder import find_folder
+from autotune.outcome import Status, TrialRecord
+from autotune.study.folder import StudyFolder, find_folder
 from autotune.study.reading import outcome_of, read_only
+from autotune.tracking import Tracker
+from autotune.tracking.location import DEFAULT_EXPERIMENT, quiet_environment, quiet_loggers, redact
 from autotune.units import format_bytes
 from sherl.data import PreparedData
+
+CHAMPION = "champion"
+"""The alias that a registered model gets unless another is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """Where an export lies, in words."""
+    """Where an export lies, in words. registered: where it stands in the model registry, if it was to."""
 
+    trial: int
     directory: Path
+    files: tuple[str, ...]
     explanation: str
+    registered: Registered | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        registered = None if self.registered is None else asdict(self.registered)
+        return {
+            "trial": self.trial, "directory": str(self.directory), "files": list(self.files), "registered": registered
+        }  # fmt: skip
 
 
-def export_from_study(study_dir: str | Path | None, directory: Path, *, trial: int | None = None) -> Exported:
+def export_from_study(
+    study_dir: str | Path | None,
+    directory: Path,
+    *,
+    trial: int | None = None,
+    register_as: str | None = None,
+    alias: str = CHAMPION,
+) -> Exported:
     """Writes the selected trial, or the one asked for, as a folder that ``sherl.load`` reads.
 
+    register_as: its name in MLflow's model registry, where it becomes the next version and gets the alias.
+
     Raises:
-        StudyError: there is no such study or trial, or the trial kept no weights.
+        StudyError: there is no such study or trial, the trial kept no weights, or the registry could not take it.
+        ConfigError: the registry takes no such name or alias; nothing is written then.
     """
+    if register_as is not None:
+        require_names(register_as, alias)
     folder = find_folder(study_dir)
     config = folder.settings()
     selection = folder.read_selection()
@@ -57,11 +87,46 @@ def export_from_study(study_dir: str | Path | None, directory: Path, *, trial: i
     )
     example = example_input(data.task.to_dict())
     words = " ".join(f'"{word}"' for word in ([example] if isinstance(example, str) else example))
+    told = (
+        f"Trial {trial} ({chosen.candidate.label}) is in {written.directory}: {', '.join(written.files)}, "
+        f"{format_bytes(written.size_bytes)}.\n"
+        f'Try it: autotune predict {written.directory} {words}, or in Python: sherl.load("{written.directory}")'
+    )
+    registered = None
+    if register_as is not None:
+        registered, where = _registered(folder, config, written.directory, chosen, register_as, alias)
+        told += f"\n{where}"
     return Exported(
-        directory=written.directory,
-        explanation=(
-            f"Trial {trial} ({chosen.candidate.label}) is in {written.directory}: {', '.join(written.files)}, "
-            f"{format_bytes(written.size_bytes)}.\n"
-            f'Try it: autotune predict {written.directory} {words}, or in Python: sherl.load("{written.directory}")'
-        ),
+        trial=trial, directory=written.directory, files=written.files, explanation=told, registered=registered
+    )
+
+
+def _registered(
+    folder: StudyFolder, config: StudyConfig, directory: Path, record: TrialRecord, name: str, alias: str
+) -> tuple[Registered, str]:
+    """Registers an export with the study's store, or where MLFLOW_REGISTRY_URI says; also says how it is served."""
+    quiet_environment()
+    quiet_loggers()
+    tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name)
+    try:
+        tracker.deliver_pending()  # the trial's run, where it is not there yet
+        location, study_id = tracker.location, tracker.study_id
+    finally:
+        tracker.close()
+    registry_uri = os.environ.get("MLFLOW_REGISTRY_URI", "").strip() or None
+    made = register(
+        directory,
+        record,
+        name=name,
+        alias=alias,
+        tracking_uri=location.uri,
+        registry_uri=registry_uri,
+        experiment=(os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT), location.artifacts),
+        study_id=study_id,
+        plugins=config.plugins,
+    )
+    shown = redact(registry_uri) if registry_uri else location.shown
+    return made, (
+        f"Registered as {name} version {made.version}, alias {alias}, in {shown} (from run {made.run_id}).\n"
+        f"Serve it: MLFLOW_TRACKING_URI={location.shown} mlflow models serve -m {made.uri} --env-manager local --port 5001"
     )

@@ -17,8 +17,8 @@ from sherl.methods import method_from_dict
 from sherl.model import build_model
 from sherl.predictor import Predictor
 from sherl.spec import TaskSpec
-from tests.sherl.image_samples import picture
 from tests.autotune.small_study import make_model
+from tests.sherl.image_samples import picture
 from tests.sherl.text_to_text_samples import text_tokenizer
 from tests.sherl.texts import stirred
 from tests.sherl.tiny import tiny_backbone
@@ -66,7 +66,7 @@ def numbers_and_words(answer: Any) -> tuple[list[float], list[Any]]:
     if parts is None:
         return [], [answer]
     pairs = [numbers_and_words(part) for part in parts]
-    return sum((floats for floats, _ in pairs), []), sum((words for _, words in pairs), [])
+    return [one for floats, _ in pairs for one in floats], [one for _, words in pairs for one in words]
 
 
 @pytest.mark.parametrize("kind", TASKS)
