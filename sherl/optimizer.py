@@ -38,6 +38,11 @@ class AdamW(torch.optim.AdamW):
         self._rounded.append((parameter, copy))
         return copy
 
+    @property
+    def copies(self) -> list[nn.Parameter]:
+        """The float32 copies of weights that are rounded, in the order of the parameters."""
+        return [copy for _, copy in self._rounded]
+
     def gather_gradients(self) -> None:
         """Move the gradients of rounded weights to their copies; call it after each backward pass."""
         for parameter, copy in self._rounded:

@@ -24,7 +24,7 @@ class Snapshot:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - close() ends it
         try:
             for tensor in self._tensors:
-                self._file.write(_bytes_of(tensor.detach().cpu().contiguous()))
+                self._file.write(bytes_of(tensor.detach().cpu().contiguous()))
             self._file.flush()
         except OSError:
             self._file.close()
@@ -47,7 +47,7 @@ class Snapshot:
         self._file.close()
 
     def _read_into(self, tensor: Tensor) -> None:
-        view = _bytes_of(tensor)
+        view = bytes_of(tensor)
         wanted, got = view.nbytes, 0
         while got < wanted:
             count = self._file.readinto(view[got:])
@@ -56,6 +56,6 @@ class Snapshot:
             got += count
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor itself, of any dtype (NumPy knows no bfloat16)."""
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # arrays are buffers

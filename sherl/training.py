@@ -18,7 +18,8 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -33,6 +34,7 @@ from sherl.precision import precision_of, weights_dtype
 from sherl.shapes import Float
 from sherl.snapshot import Snapshot
 from sherl.spec import TrainingConfig
+from sherl.training_state import TrainingState, read_epochs
 
 # A GPU is asked for its losses this seldom (in steps): each question waits for all work that is under way.
 _LOSS_CHECK_STEPS = 32
@@ -118,8 +120,22 @@ def evaluation_rows(training: TrainingConfig) -> int:
     return training.eval_batch_size or micro_batch_rows(training)
 
 
+def kept_epochs(state_file: str | Path) -> list[FitProgress]:
+    """What a state file that :func:`fit` keeps says of the epochs before; none without a file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    return [FitProgress(**plain) for plain in read_epochs(Path(state_file))]
+
+
 def fit(
-    model: TaskModel, train: TrainingPart, valid: EvaluationPart, training: TrainingConfig
+    model: TaskModel,
+    train: TrainingPart,
+    valid: EvaluationPart,
+    training: TrainingConfig,
+    *,
+    state_file: str | Path | None = None,
 ) -> Iterator[FitProgress]:
     """Train a model in place; yields once after each epoch, with the metrics of the validation part.
 
@@ -127,7 +143,12 @@ def fit(
     caller draws from the global generators meanwhile, and these are the caller's again at each yield and at the end.
     On a CPU two runs with the same number of threads agree bit for bit.
 
+    state_file: kept behind each epoch, once the caller has taken what was yielded and asks for more. Where it is there
+    already, the run goes on behind its last epoch, with the same weights in the end as if it had never been cut; only
+    the epochs that are left are yielded (:func:`kept_epochs` has the others).
+
     Raises:
+        CheckpointError: the state file is damaged, or of a run with other settings.
         Diverged: a loss or a metric is not finite.
         DataError: one of the parts has no rows.
         SpecError: the backbone was loaded in another precision, or nothing in the model is trainable.
@@ -136,12 +157,17 @@ def fit(
     for name, part in (("training", train), ("validation", valid)):
         if len(part) == 0:
             raise DataError(f"The {name} part has no rows: give a data source with at least one row in it.")
-    began = time.perf_counter()
     steps = train.num_batches(training.batch_size)
     optimizer, scheduler = make_optimizer(model, training, total_steps=steps * training.epochs)
     optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
-    for epoch in range(1, training.epochs + 1):
+    state, done = None, 0
+    if state_file is not None:
+        run = {"method": model.tuned.config.to_dict(), "training": training.to_dict(), "steps": steps}
+        state = TrainingState(Path(state_file), model, optimizer, scheduler, {**run, "rows": len(train)})
+        done = state.restore()
+    began = time.perf_counter() - (state.epochs[-1]["seconds"] if state is not None and done else 0.0)
+    for epoch in range(done + 1, training.epochs + 1):
         losses = _LossWatch(device, epoch=epoch, first_step=(epoch - 1) * steps + 1)
         with _seeded(training.seed, epoch, device):
             model.train()
@@ -154,9 +180,12 @@ def fit(
             if not math.isfinite(value):
                 raise Diverged(f"validation {name}", value, epoch=epoch, step=epoch * steps)
         seconds = time.perf_counter() - began
-        yield FitProgress(
+        progress = FitProgress(
             epoch=epoch, train_loss=losses.mean, metrics=metrics, seconds=seconds, step_seconds=losses.step_seconds
         )
+        yield progress
+        if state is not None:
+            state.keep(asdict(progress))
 
 
 def rehearse(

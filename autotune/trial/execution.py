@@ -28,7 +28,7 @@ from sherl.methods import method_from_dict
 from sherl.model import TaskModel, build_model
 from sherl.precision import weights_dtype
 from sherl.spec import TrainingConfig
-from sherl.training import Diverged, FitProgress, evaluation_rows, fit, rehearse
+from sherl.training import Diverged, FitProgress, evaluation_rows, fit, kept_epochs, rehearse
 
 Send = Callable[[Message], None]
 TRACEBACK_CHARACTERS = 4000
@@ -100,7 +100,10 @@ class _Trial:
         self._details["load_seconds"] = time.perf_counter() - self._began
         self._rehearse(model, data, training)
         self._doing = "training"
-        for progress in fit(model, data.part("train"), data.part("valid"), training):
+        state = request.state_file
+        for progress in [] if state is None else kept_epochs(state):
+            self._note(progress)
+        for progress in fit(model, data.part("train"), data.part("valid"), training, state_file=state):
             self._take(progress, model, data.prepared.max_length)
         return self._outcome(Status.COMPLETE, "")
 
@@ -230,6 +233,18 @@ class _Trial:
 
     def _take(self, progress: FitProgress, model: TaskModel, max_length: int | None) -> None:
         """An epoch is over: keeps the weights where they are the best so far, then reports."""
+        report = self._note(progress)
+        if report is self._best:
+            save_checkpoint(
+                model,
+                self._request.checkpoint_dir,
+                max_length=max_length,
+                extra={"trial": self._request.number, "epoch": report.epoch, "metrics": report.metrics},
+            )
+        self._send(Epoch(report))
+
+    def _note(self, progress: FitProgress) -> EpochReport:
+        """Takes an epoch's figures in; the best of all (the first of equals) is then ``_best``."""
         assert self._metric_name is not None
         report = EpochReport(
             epoch=progress.epoch,
@@ -241,13 +256,7 @@ class _Trial:
         self._step_seconds.append(progress.step_seconds)
         if self._best is None or report.metrics[self._metric_name] > self._best.metrics[self._metric_name]:
             self._best = report
-            save_checkpoint(
-                model,
-                self._request.checkpoint_dir,
-                max_length=max_length,
-                extra={"trial": self._request.number, "epoch": report.epoch, "metrics": report.metrics},
-            )
-        self._send(Epoch(report))
+        return report
 
     def _outcome(self, status: Status, reason: str) -> Outcome:
         best = self._best

@@ -239,7 +239,7 @@ class TrialProcess:
         self._waiting.append(self._finished)
 
     def _discard_checkpoint(self) -> None:
-        if self.request.kind == "train":
+        if self.request.kind == "train" and not self.request.resumable:
             shutil.rmtree(self.request.checkpoint_dir, ignore_errors=True)
 
     def _signal(self, number: signal.Signals) -> None:

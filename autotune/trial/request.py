@@ -12,6 +12,8 @@ from autotune.trial.ancestry import Ancestor
 
 #: Folder of the kept weights inside a trial's ``output_dir``.
 CHECKPOINT_FOLDER = "checkpoint"
+#: What a resumable training run goes on from.
+STATE_FILE = "training.state"
 #: Everything that a trial's process writes to its standard output and error.
 LOG_FILE = "trial.log"
 
@@ -35,6 +37,7 @@ class TrialRequest:
     driver: the process that drives the study; a trial ends when it dies.
     features: what it reads of frozen computation from a store, as :class:`autotune.features.shared.SharedFeatures` writes
         it; None: it computes everything itself.
+    resumable: whether a training run keeps a state behind each epoch, and goes on from it where it is there.
     settings: anything else that the target reads; JSON only.
     """
 
@@ -54,12 +57,18 @@ class TrialRequest:
     threads: int = 1
     driver: Ancestor | None = None
     features: dict[str, Any] | None = None
+    resumable: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def checkpoint_dir(self) -> Path:
         """Where a trial of kind ``train`` keeps its best weights."""
         return Path(self.output_dir) / CHECKPOINT_FOLDER
+
+    @property
+    def state_file(self) -> Path | None:
+        """What a resumable training run goes on from."""
+        return Path(self.output_dir) / STATE_FILE if self.resumable else None
 
     @property
     def log_file(self) -> Path:

@@ -33,6 +33,8 @@ def make_parts(reading: Reading, spec: DataSpec, default_rows: dict[str, int | N
         limit = wanted[part]
         whole = len(rows) if limit is None else min(limit, len(rows))
         parts |= _choose(reading, keys, part, rows, {part: whole}, spec.seed)
+    if spec.whole_train:
+        parts["train"] = _with_left_out(reading, keys["train"], pool, parts)
     _note_sizes(parts, wanted, notes)
     _note_missing_classes(parts, reading, notes)
     _check(parts, reading)
@@ -49,6 +51,12 @@ def _choose(
     strata = [rows.labels[row] for row in pool] if reading.targets == "classes" else None
     chosen = split_rows([keys[source][row] for row in pool], strata, sizes, seed=seed)
     return {part: rows.take([pool[place] for place in places]) for part, places in chosen.items()}
+
+
+def _with_left_out(reading: Reading, keys: list[Key], pool: list[int], parts: dict[str, Examples]) -> Examples:
+    """All training rows whose text stands in no other part."""
+    held_out = {key for part in ("valid", "test") for key in parts[part].split_keys()}
+    return reading.parts["train"].take([row for row in pool if keys[row] not in held_out])
 
 
 def _without_held_out(keys: dict[str, list[Key]], given: list[str], notes: list[str]) -> list[int]:

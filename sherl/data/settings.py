@@ -51,6 +51,8 @@ class DataSpec:
     image: the column of image paths (image classification from a table).
     image_size: pixels of each side; None takes what the backbone was pretrained with.
     train_rows, valid_rows, test_rows: the most rows of a part; a seeded choice is made.
+    whole_train: whether train is joined by the rows that these sizes leave out of every part; valid and test stay as they
+    are without it.
     seed: of splits and of that choice.
     name: shown in reports; None takes it from the source.
     """
@@ -73,6 +75,7 @@ class DataSpec:
     test_rows: int | None = None
     seed: int = 0
     name: str | None = None
+    whole_train: bool = False
 
     def __post_init__(self) -> None:
         problems = [
@@ -108,6 +111,8 @@ class DataSpec:
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 problems.append(f"{key} must be a whole number of at least {least}, {value!r} was given")
+        if not isinstance(self.whole_train, bool):
+            problems.append(f"whole_train must be true or false, {self.whole_train!r} was given")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             problems.append(f"seed must be a whole number, {self.seed!r} was given")
         return problems
@@ -147,7 +152,10 @@ class DataSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; :meth:`from_dict` reads it back."""
-        return asdict(self)
+        plain = asdict(self)
+        if not self.whole_train:  # data that was prepared before there was this setting is still what is asked for
+            del plain["whole_train"]
+        return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> DataSpec:
