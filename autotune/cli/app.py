@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import confirm, deploy, doctor, plan, report, run, select, ui
+from autotune.cli import confirm, deploy, doctor, plan, report, run, select, train, ui
 from autotune.errors import AutotuneError, ConfigError, NothingFitsError, SelectionError, StudyError, UnitError
 
 EXIT_CODES = {
@@ -55,6 +55,7 @@ app.command("report")(report.report)
 app.command("select")(select.select)
 app.command("ui", help=ui.UI_HELP)(ui.ui)
 app.command("export", help=deploy.EXPORT_HELP)(deploy.export)
+app.command("train", help=train.TRAIN_HELP)(train.train)
 app.command("predict")(deploy.predict)
 app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
 

@@ -33,3 +33,13 @@ def load_plugins(plugins: list[str] | None) -> None:
                 f"--plugin {name!r} cannot be imported: {error}. Give the name of a module that Python finds here "
                 "(one in this folder is found with PYTHONPATH=. in front of the command)."
             ) from error
+
+
+def absolute(source: str | None) -> str | None:
+    """A file or folder by its whole path, since trials and `resume` may run elsewhere; names and hub ids as they are."""
+    task, at, folder = (source or "").partition("@")
+    if at and task.startswith("glue:"):
+        return f"{task}@{absolute(folder)}"
+    if source is None or not Path(source).expanduser().exists():
+        return source
+    return str(Path(source).expanduser().resolve())

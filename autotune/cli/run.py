@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.options import Plugins, Quiet, StudyDir, load_plugins
+from autotune.cli.options import Plugins, Quiet, StudyDir, absolute, load_plugins
 
 if TYPE_CHECKING:
     from autotune.config import StudyConfig
@@ -44,16 +44,6 @@ def exit_if(interrupted: bool) -> None:
     """A study that Ctrl-C or SIGTERM ended has its own exit code, also when all was put in order."""
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
-
-
-def _absolute(source: str | None) -> str | None:
-    """A file or folder by its whole path, since trials and `resume` may run elsewhere; names and hub ids as they are."""
-    task, at, folder = (source or "").partition("@")
-    if at and task.startswith("glue:"):
-        return f"{task}@{_absolute(folder)}"
-    if source is None or not Path(source).expanduser().exists():
-        return source
-    return str(Path(source).expanduser().resolve())
 
 
 def _absolute_store(uri: str | None) -> str | None:
@@ -234,9 +224,9 @@ def run(
 
     load_plugins(plugin)
     data = {
-        "train": _absolute(train),
-        "valid": _absolute(valid),
-        "test": _absolute(test),
+        "train": absolute(train),
+        "valid": absolute(valid),
+        "test": absolute(test),
         "text": text,
         "pair": pair,
         "label": label,
@@ -251,12 +241,12 @@ def run(
         {
             "memory_cap": memory_cap,
             "gpu_budget": gpu_budget,
-            "model": _absolute(model),
+            "model": absolute(model),
             "data": {**data, "task": task, "metric": metric, "seed": seed},
             "methods": method or None,
             "metric": metric,
             "precision": precision,
-            "space": _absolute(space),
+            "space": absolute(space),
             "trials": trials,
             "time_budget": time_budget,
             "confirm": confirm,

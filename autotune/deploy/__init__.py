@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotune.deploy.card import example_input
-from autotune.deploy.export import ExportedModel, export
+from autotune.deploy.export import ExportedModel, export, require_target
 from autotune.deploy.registry import Registered, register, require_names
 
-__all__ = ["ExportedModel", "Registered", "example_input", "export", "register", "require_names"]
+__all__ = ["ExportedModel", "Registered", "example_input", "export", "register", "require_names", "require_target"]

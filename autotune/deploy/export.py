@@ -48,7 +48,7 @@ def export(
 
     Args:
         record: the trial; its outcome must hold a metric or at least have ended.
-        study_settings: read are ``name``, ``metric`` and ``memory_cap`` (bytes); any may be missing.
+        study_settings: read are ``name``, ``metric``, ``memory_cap`` (bytes) and ``data`` (kept in export.json); any may be missing.
         checkpoint_dir: the checkpoint that :func:`sherl.checkpoint.save_checkpoint` wrote for it.
         target: a new or empty folder, or an earlier export, which is replaced.
         info: for the card: ``data`` (a summary of the prepared data), ``selection`` (why this trial was chosen).
@@ -62,7 +62,7 @@ def export(
     if record.outcome is None:
         raise StudyError(f"Trial {record.number} still runs: export it when it has ended.")
     manifest = _manifest(checkpoint, record.number)
-    _require_free(target, overwrite=overwrite)
+    require_target(target, overwrite=overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         build = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
@@ -131,7 +131,12 @@ def _portable(source: str | None) -> str | None:
     return str(Path(source).resolve())
 
 
-def _require_free(target: Path, *, overwrite: bool) -> None:
+def require_target(target: Path, *, overwrite: bool = False) -> None:
+    """Look at where an export is to be written before anything is made for it.
+
+    Raises:
+        StudyError: it holds other things than an earlier export.
+    """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise StudyError(f"{target} is a file or a link: give a new folder, an empty one or an earlier export.")
     if not target.exists() or not any(target.iterdir()):
@@ -242,6 +247,7 @@ def _write_marker(build: Path, record: TrialRecord, settings: Mapping[str, Any])
         "candidate": asdict(record.candidate),
         "outcome": outcome,
         "test_metrics": record.test_metrics,
+        "settings": {key: value for key, value in settings.items() if key in ("data", "memory_cap")},
         "files": sorted([*(path.name for path in build.iterdir()), MARKER_FILE]),
     }
     text = json.dumps(marker, indent=2, ensure_ascii=False, default=str)

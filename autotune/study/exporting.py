@@ -76,7 +76,7 @@ def export_from_study(
     selected = selection is not None and int(selection["point"]["number"]) == trial
     written = export(
         chosen,
-        study_settings={**config.to_dict(), "metric": data.task.metric},
+        study_settings=settings_of(config, data.task.metric),
         checkpoint_dir=folder.trial(trial) / "checkpoint",
         target=directory,
         info={
@@ -99,6 +99,15 @@ def export_from_study(
     return Exported(
         trial=trial, directory=written.directory, files=written.files, explanation=told, registered=registered
     )
+
+
+def settings_of(config: StudyConfig, metric: str) -> dict[str, Any]:
+    """What an export tells of its study: data by name where all of it has one that means the same on other machines."""
+    plain = {"name": config.name, "metric": metric, "memory_cap": config.memory_cap}
+    given = [config.data.get(part) for part in ("train", "valid", "test")]
+    paths = [Path(source.partition("@")[2] or source) for source in given if source is not None]
+    named = not any(path.is_absolute() or path.exists() for path in paths)
+    return {**plain, "data": dict(config.data)} if named else plain
 
 
 def _registered(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from autotune.config import StudyConfig
 from autotune.memory.context import context_bytes, contexts_file, keep_context, surroundings_of
@@ -12,7 +12,6 @@ from autotune.memory.gpu import GpuKind
 from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS
 from autotune.memory.predict import Predictor
 from autotune.outcome import MemoryFigures
-from autotune.search import StudyRecord
 from autotune.study.features import StudyFeatures
 from autotune.study.folder import StudyFolder
 from autotune.trial.baseline import baseline_bytes
@@ -30,13 +29,22 @@ def learn_context(device: DeviceInfo, peak: MemoryFigures, warn: Callable[[str],
         warn(f"what a CUDA context takes here could not be kept in {contexts_file()} ({error})")
 
 
+class Remembers(Protocol):
+    """What keeps figures between the starts of one run: a study's record."""
+
+    @property
+    def attributes(self) -> Mapping[str, Any]: ...
+
+    def set_attribute(self, key: str, value: Any) -> None: ...
+
+
 def predictor_for(
     config: StudyConfig,
     folder: StudyFolder,
     backbone_config: Any,
     data: PreparedData,
     device: DeviceInfo,
-    record: StudyRecord,
+    record: Remembers,
     *,
     threads: int,
     features: StudyFeatures | None = None,

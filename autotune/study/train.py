@@ -1,0 +1,390 @@
+"""``autotune train``: one configuration, for longer and on all rows, under the same cap as a study's trials."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from autotune.deploy import example_input, export, require_target
+from autotune.errors import AutotuneError, NothingFitsError, StudyError
+from autotune.files import write_text
+from autotune.memory.device import DeviceInfo, available_device
+from autotune.outcome import Candidate, EpochReport, Outcome, Status, TrialRecord
+from autotune.runner.interrupts import interrupts
+from autotune.runner.shares import usable_cores
+from autotune.search.lock import StudyLock
+from autotune.study.allowance import allowance_for
+from autotune.study.exporting import settings_of
+from autotune.study.fit_check import FitCheck
+from autotune.study.folder import StudyFolder
+from autotune.study.prediction import predictor_for
+from autotune.study.run import LONGEST
+from autotune.study.suits import require_model_suits
+from autotune.study.train_settings import TrainSettings, differences, with_plan
+from autotune.trial.ancestry import Ancestor
+from autotune.trial.fork_server import PRELOAD, ForkServer
+from autotune.trial.measuring import meter_for
+from autotune.trial.process import TrialProcess
+from autotune.trial.request import Epoch, Finished, Rehearsed, TrialRequest
+from autotune.units import format_bytes, format_duration
+from sherl.backbones import backbone_from_config, load_config
+from sherl.data import DataSpec, PreparedData, prepare
+from sherl.tasks import task_for
+
+_POLL_SECONDS = 0.25
+_BEGUN = "train.json"
+
+
+class TrainListener(Protocol):
+    """Hears how the training goes."""
+
+    def phase(self, name: str, text: str) -> None:
+        """A phase begins: prepare, plan, train, test, export."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know and that stops nothing."""
+        ...
+
+    def warning(self, text: str) -> None:
+        """Something that a person should know also when all is to be quiet."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a training came to; an interrupted one has no export and no record of its outcome."""
+
+    directory: Path
+    record: TrialRecord
+    metric_name: str
+    rows: Mapping[str, int]
+    plan: Mapping[str, Any]
+    interrupted: bool = False
+    explanation: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary; sizes are bytes."""
+        outcome = self.record.outcome
+        done = outcome is not None
+        return {
+            "directory": str(self.directory),
+            "interrupted": self.interrupted,
+            "metric": self.metric_name,
+            "validation": outcome.metrics if outcome is not None else {},
+            "best_epoch": outcome.best_epoch if outcome is not None else None,
+            "epochs": len(outcome.epochs) if outcome is not None else 0,
+            "test": self.record.test_metrics,
+            "device_bytes": outcome.peak.device if done and outcome is not None and outcome.peak is not None else None,
+            "plan": dict(self.plan),
+            "rows": dict(self.rows),
+            "configuration": self.record.candidate.label,
+        }
+
+
+@dataclass
+class _Remembered:
+    """Where a single run keeps what a study keeps in its record."""
+
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """For the length of this process."""
+        self.attributes[key] = value
+
+
+def work_folder(out: Path) -> Path:
+    """Where a training lies until its export is written."""
+    return out.with_name(f"{out.name}.training")
+
+
+def train_configuration(
+    settings: TrainSettings, out: Path, listener: TrainListener, *, restart: bool = False, overwrite: bool = False
+) -> TrainResult:
+    """Trains one configuration in a process under guard and writes the best epoch as an export.
+
+    What was begun lies in ``<out>.training`` until then. The same call goes on from its last whole epoch, with the memory
+    plan that it was begun with, to the weights that an unbroken run would have ended with.
+
+    Args:
+        restart: throw away what was begun. overwrite: replace an earlier export in ``out``.
+
+    Raises:
+        StudyError: ``out`` holds something, another driver trains into it, or what was begun there is another run.
+        NothingFitsError: no memory plan fits the cap, or the run went over it all the same.
+        ConfigError, DataError, SpecError: settings or data have problems.
+        AutotuneError: the training failed; the message says how.
+    """
+    out = out.expanduser().absolute()
+    work = StudyFolder(work_folder(out))
+    require_target(out, overwrite=overwrite)
+    begun = work.path.exists()
+    if out.exists() and any(out.iterdir()) and not begun and not overwrite:
+        raise StudyError(
+            f"{out} holds an earlier export: give another --out, or --overwrite to train anew and replace it."
+        )
+    try:
+        with _locked(work.path):
+            if restart:
+                _clear(work.path)
+            settings = _as_begun(settings, work.path)
+            result = _Training(settings, out, work, listener).run()
+    except BaseException:
+        if not begun and not (work.path / _BEGUN).exists():  # it ended before anything was worth keeping
+            shutil.rmtree(work.path, ignore_errors=True)
+        raise
+    if not result.interrupted:
+        shutil.rmtree(work.path)
+    return result
+
+
+def _locked(work: Path) -> _Lock:
+    return _Lock(StudyLock(work / "train.lock"))
+
+
+class _Lock:
+    """One driver a folder."""
+
+    def __init__(self, lock: StudyLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _clear(work: Path) -> None:
+    for item in work.iterdir():
+        if item.name != "train.lock":
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+
+def _as_begun(settings: TrainSettings, work: Path) -> TrainSettings:
+    """With the plan and the threads of what was begun here; as it is where nothing was.
+
+    Raises:
+        StudyError: what was begun is another run.
+    """
+    file = work / _BEGUN
+    if not file.exists():
+        return settings
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    if other := differences(kept["settings"], settings):
+        raise StudyError(
+            f"{work} holds a training that was begun with other settings ({'; '.join(other)}). Give those to go on with it, "
+            "--restart to throw it away, or another --out."
+        )
+    config = settings.config.with_changes(threads=kept["threads"])
+    return with_plan(replace(settings, config=config), kept["plan"])
+
+
+class _Training:
+    """One run from its settings to its export."""
+
+    def __init__(self, settings: TrainSettings, out: Path, work: StudyFolder, listener: TrainListener) -> None:
+        self._settings, self._out, self._work, self._listener = settings, out, work, listener
+        self._resumes = (work.path / _BEGUN).exists()
+        self._config = settings.config
+        self._threads = settings.config.threads or usable_cores()
+
+    def run(self) -> TrainResult:
+        """Prepare, plan, train, test, export."""
+        config, listener = self._config, self._listener
+        listener.phase("prepare", f"{config.model}, {self._settings.candidate.label}")
+        backbone_config = load_config(config.model)
+        with torch.device("meta"):  # without weights
+            backbone = backbone_from_config(backbone_config)
+        spec = DataSpec.from_dict(config.data)
+        require_model_suits(backbone, spec, max_length=config.max_length)
+        with ForkServer(
+            preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of()
+        ) as server:  # it imports while the data is prepared
+            data = self._data(spec, backbone.max_tokens)
+            rows = {name: len(data.part(name)) for name in ("train", "valid", "test")}
+            listener.phase(
+                "prepare",
+                f"{data.task.kind}, rows: {', '.join(f'{n} {name}' for name, n in rows.items())}; metric {data.task.metric}",
+            )
+            for note in data.summary.get("notes", ()):
+                listener.note(str(note))
+            candidate, fits, device = self._fitting(backbone_config, data, server)
+            request = self._request(candidate, fits, data, device)
+            outcome = self._train(request, server, data.task.metric)
+            record = TrialRecord(
+                number=self._settings.number, candidate=candidate, seed=self._settings.seed, outcome=outcome
+            )
+            result = TrainResult(
+                directory=self._out, record=record, metric_name=data.task.metric, rows=rows, plan=candidate.plan
+            )
+            if outcome.status is Status.INTERRUPTED:
+                return replace(result, interrupted=True)
+            self._require_complete(outcome, request)
+            record = replace(record, test_metrics=self._test(request, server))
+        return self._export(replace(result, record=record), data)
+
+    def _data(self, spec: DataSpec, max_tokens: int | None) -> PreparedData:
+        if (self._work.prepared / "meta.json").exists():
+            return PreparedData.open(self._work.prepared)
+        return prepare(
+            spec,
+            backbone_source=self._config.model,
+            directory=self._work.prepared,
+            max_length=self._config.max_length or min(LONGEST, max_tokens or LONGEST),
+        )
+
+    def _fitting(
+        self, backbone_config: Any, data: PreparedData, server: ForkServer
+    ) -> tuple[Candidate, FitCheck, DeviceInfo]:
+        """The configuration with the fastest memory plan that fits the cap; of a run that goes on with the plan that it has.
+
+        Raises:
+            NothingFitsError: it does not fit.
+        """
+        device = available_device()
+        allowance = allowance_for(self._config, device)
+        for note in allowance.notes:
+            self._listener.warning(note)
+        self._config = config = self._config.with_changes(memory_cap=allowance.cap)
+        predictor = predictor_for(
+            config, self._work, backbone_config, data, device, _Remembered(), threads=self._threads, server=server
+        )
+        fits = FitCheck(predictor, config.memory_cap, writes_text=task_for(data.task).writes_text)
+        candidate = self._settings.candidate
+        if self._resumes:
+            needed = fits.figures(candidate).device
+            if needed > config.memory_cap:
+                raise NothingFitsError(
+                    f"{candidate.label} was begun with a memory plan that is predicted to take {format_bytes(needed)}, over the "
+                    f"cap of {format_bytes(config.memory_cap)}: give at least that as --memory-cap, or --restart with this one."
+                )
+        else:
+            refusal = fits(candidate)
+            if refusal is not None:
+                raise NothingFitsError(
+                    f"{candidate.label} cannot be trained: {refusal.reason}. A higher --memory-cap, or a smaller batch_size in "
+                    "the configuration, may let it fit."
+                )
+            candidate = fits.planned(candidate)
+        plan = ", ".join(f"{key} {value}" for key, value in candidate.plan.items()) or "as it was asked for"
+        self._listener.phase(
+            "plan",
+            f"predicted device {format_bytes(fits.figures(candidate).device)} of {format_bytes(config.memory_cap)} on "
+            f"{device.name}; memory plan: {plan}",
+        )
+        kept = {"settings": self._settings.to_dict(), "plan": candidate.plan, "threads": self._threads}
+        write_text(self._work.path / _BEGUN, json.dumps(kept, indent=2, ensure_ascii=False))
+        return candidate, fits, device
+
+    def _request(self, candidate: Candidate, fits: FitCheck, data: PreparedData, device: DeviceInfo) -> TrialRequest:
+        trained = candidate.realised
+        return TrialRequest(
+            number=self._settings.number,
+            backbone_source=self._config.model,
+            prepared_dir=str(self._work.prepared),
+            output_dir=str(self._work.path / "trial"),
+            memory_cap=self._config.memory_cap,
+            method=trained.method,
+            training={**trained.training, "seed": self._settings.seed},
+            metric=data.task.metric,
+            predicted=fits.figures(candidate),
+            device=device.kind,
+            threads=self._threads,
+            driver=Ancestor.of(),
+            resumable=True,
+        )
+
+    def _train(self, request: TrialRequest, server: ForkServer, metric: str) -> Outcome:
+        """To the end, or until a signal asks for it; a second signal ends everything at once."""
+        from sherl.training import kept_epochs
+
+        epochs = int(request.training.get("epochs", 4))
+        assert request.state_file is not None
+        done = len(kept_epochs(request.state_file))
+        going_on = f"going on behind epoch {done} of {epochs}" if done else f"{epochs} epochs"
+        self._listener.phase("train", f"{going_on}, {self._threads} threads")
+        began = time.monotonic()
+        with interrupts() as noted:
+            process = TrialProcess(request, server, meter_for(request))
+            while True:
+                event = process.poll(_POLL_SECONDS)
+                if noted.asked and not isinstance(event, Finished):
+                    self._listener.note("ending the training; what was learnt up to the last whole epoch is kept")
+                    return process.stop("It was interrupted.", Status.INTERRUPTED)
+                if isinstance(event, Rehearsed):
+                    self._listener.note(f"rehearsed: its largest batch takes {format_bytes(event.figures.device)}")
+                elif isinstance(event, Epoch):
+                    self._tell(event.report, metric, epochs, (time.monotonic() - began) / (event.report.epoch - done))
+                elif isinstance(event, Finished):
+                    return event.outcome
+
+    def _tell(self, report: EpochReport, metric: str, epochs: int, seconds_each: float) -> None:
+        left = epochs - report.epoch
+        rest = f"; about {format_duration(left * seconds_each)} left" if left else ""
+        self._listener.phase(
+            "train",
+            f"epoch {report.epoch}/{epochs}: loss {report.train_loss:.4f}, {metric} {report.metrics[metric]:.4f}{rest}",
+        )
+
+    def _require_complete(self, outcome: Outcome, request: TrialRequest) -> None:
+        if outcome.status is Status.COMPLETE:
+            return
+        kept = "" if outcome.status is Status.DIVERGED else " The same command goes on behind its last whole epoch."
+        text = f"The training ended as {outcome.status}: {outcome.reason}{kept} All it wrote: {request.log_file}."
+        if outcome.status in (Status.OVER_CAP, Status.OUT_OF_MEMORY):
+            raise NothingFitsError(text)
+        raise AutotuneError(text)
+
+    def _test(self, request: TrialRequest, server: ForkServer) -> dict[str, float] | None:
+        """The best epoch's scores on the test part, once."""
+        self._listener.phase("test", "scoring the best epoch once on the test part")
+        asked = replace(
+            request,
+            kind="score",
+            resumable=False,
+            checkpoint=str(request.checkpoint_dir),
+            output_dir=str(self._work.path / "test"),
+        )
+        process = TrialProcess(asked, server, meter_for(asked))
+        for event in process.events():
+            if isinstance(event, Finished) and event.outcome.status is Status.COMPLETE:
+                return event.outcome.metrics
+            if isinstance(event, Finished):
+                self._listener.warning(f"it could not be scored on the test part: {event.outcome.reason}")
+        return None
+
+    def _export(self, result: TrainResult, data: PreparedData) -> TrainResult:
+        record, outcome = result.record, result.record.outcome
+        assert outcome is not None
+        story = (
+            f"It is {self._settings.came_from}, trained for {len(outcome.epochs)} epochs on {result.rows['train']} rows; epoch "
+            f"{outcome.best_epoch} was the best on validation."
+        )
+        written = export(
+            record,
+            study_settings={**settings_of(self._config, data.task.metric), "name": self._out.name},
+            checkpoint_dir=self._work.path / "trial" / "checkpoint",
+            target=self._out,
+            info={"data": data.summary, "selection": story},
+            overwrite=True,  # looked at before the training began
+        )
+        example = example_input(data.task.to_dict())
+        words = " ".join(f'"{word}"' for word in ([example] if isinstance(example, str) else example))
+        tests = "".join(
+            f", test {name} {value:.4f}"
+            for name, value in (record.test_metrics or {}).items()
+            if name == result.metric_name
+        )
+        told = (
+            f"{story}\nvalidation {result.metric_name} {outcome.metric:.4f}{tests}. It is in {written.directory}: "
+            f"{', '.join(written.files)}, {format_bytes(written.size_bytes)}.\nTry it: autotune predict {written.directory} {words}"
+        )
+        return replace(result, explanation=told)
