@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ Examples:
   autotune export model --study-dir studies/reviews --trial 4
 
   autotune export model --register reviews --alias champion
+
+  autotune export model --trial 3 --merge
+
+  autotune export model --torch-export --onnx
 
 --register puts it into MLflow's model registry (the study's store, or MLFLOW_REGISTRY_URI) as its next version.
 """
@@ -36,12 +40,32 @@ def export(
     alias: Annotated[
         str, typer.Option("--alias", help="With --register: what the new version is called; taken off an earlier one.")
     ] = "champion",
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="Also fold what was learnt into plain weights (lora, full, bitfit, linear_probe)."
+        ),
+    ] = False,
+    onnx: Annotated[
+        bool,
+        typer.Option(
+            "--onnx", help="Also write model.onnx (needs memory-autotune[onnx]) and compare it with the model."
+        ),
+    ] = False,
+    torch_export: Annotated[
+        bool,
+        typer.Option("--torch-export", help="Also write model.pt2, torch's own graph, and compare it with the model."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """See :data:`EXPORT_HELP`."""
     from autotune.study import export_from_study
 
-    exported = export_from_study(study_dir, directory, trial=trial, register_as=register, alias=alias)
+    asked: dict[Literal["onnx", "pt2"], bool] = {"onnx": onnx, "pt2": torch_export}
+    graphs = [form for form, wanted in asked.items() if wanted]
+    exported = export_from_study(
+        study_dir, directory, trial=trial, register_as=register, alias=alias, merge=merge, graphs=graphs
+    )
     typer.echo(json.dumps(exported.to_dict(), indent=2, ensure_ascii=False) if as_json else exported.explanation)
 
 

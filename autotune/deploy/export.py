@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +43,7 @@ def export(
     target: str | Path,
     info: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    further: Callable[[Path], None] | None = None,
 ) -> ExportedModel:
     """Write the model of a finished trial into ``target``, whole or not at all.
 
@@ -53,6 +54,8 @@ def export(
         target: a new or empty folder, or an earlier export, which is replaced.
         info: for the card: ``data`` (a summary of the prepared data), ``selection`` (why this trial was chosen).
         overwrite: also replace an earlier export that holds files which the export did not write.
+        further: writes more files into the folder, which :func:`sherl.load` reads already, before it is put in its place;
+            what it raises leaves nothing behind.
 
     Raises:
         StudyError: the trial has not ended, its checkpoint is missing or damaged, or ``target`` holds other things.
@@ -85,12 +88,14 @@ def export(
             info=info or {},
         )
         (build / "README.md").write_text(card, encoding="utf-8")
+        if further is not None:
+            further(build)
         _write_marker(build, record, study_settings)
         _put_in_place(build, target)
     finally:
         shutil.rmtree(build, ignore_errors=True)
     files = tuple(sorted(path.name for path in target.iterdir()))
-    size = sum((target / name).stat().st_size for name in files)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     words = (
         f"Trial {record.number} ({record.candidate.label}) is in {target}: {len(files)} files, {size / 1e6:.1f} MB. "
         f"Load it with sherl.load({str(target)!r}); README.md in it says more."

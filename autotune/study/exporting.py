@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from autotune.tracking import Tracker
 from autotune.tracking.location import DEFAULT_EXPERIMENT, quiet_environment, quiet_loggers, redact
 from autotune.units import format_bytes
 from sherl.data import PreparedData
+from sherl.graph import Form
 
 CHAMPION = "champion"
 """The alias that a registered model gets unless another is given."""
@@ -47,14 +49,18 @@ def export_from_study(
     trial: int | None = None,
     register_as: str | None = None,
     alias: str = CHAMPION,
+    merge: bool = False,
+    graphs: Sequence[Form] = (),
 ) -> Exported:
     """Writes the selected trial, or the one asked for, as a folder that ``sherl.load`` reads.
 
+    merge: also the folder ``merged`` (:func:`sherl.merging.merge`). graphs: also these (:func:`sherl.graph.export_graph`).
     register_as: its name in MLflow's model registry, where it becomes the next version and gets the alias.
 
     Raises:
         StudyError: there is no such study or trial, the trial kept no weights, or the registry could not take it.
         ConfigError: the registry takes no such name or alias; nothing is written then.
+        MergeError, GraphError: the model cannot be merged, or is no graph; nothing is written then.
     """
     if register_as is not None:
         require_names(register_as, alias)
@@ -73,6 +79,7 @@ def export_from_study(
             f"Trial {trial} ended as {outcome.status} and kept no weights. `autotune report` lists those that did."
         )
     data = PreparedData.open(folder.prepared)
+    more = _More(merge=merge, graphs=tuple(graphs))
     selected = selection is not None and int(selection["point"]["number"]) == trial
     written = export(
         chosen,
@@ -84,6 +91,7 @@ def export_from_study(
             "meter": None if outcome.peak is None else outcome.peak.meter,
             "selection": selection["explanation"] if selection is not None and selected else None,
         },
+        further=more.write,
     )
     example = example_input(data.task.to_dict())
     words = " ".join(f'"{word}"' for word in ([example] if isinstance(example, str) else example))
@@ -92,6 +100,7 @@ def export_from_study(
         f"{format_bytes(written.size_bytes)}.\n"
         f'Try it: autotune predict {written.directory} {words}, or in Python: sherl.load("{written.directory}")'
     )
+    told += "".join(f"\n{line}" for line in more.told)
     registered = None
     if register_as is not None:
         registered, where = _registered(folder, config, written.directory, chosen, register_as, alias)
@@ -99,6 +108,38 @@ def export_from_study(
     return Exported(
         trial=trial, directory=written.directory, files=written.files, explanation=told, registered=registered
     )
+
+
+class _More:
+    """What an export may hold beside the checkpoint; ``told`` says of each what it is and how near it comes."""
+
+    def __init__(self, *, merge: bool, graphs: tuple[Form, ...]) -> None:
+        self._merge, self._graphs = merge, graphs
+        self.told: list[str] = []
+
+    def write(self, build: Path) -> None:
+        """Into an export's folder.
+
+        Raises:
+            MergeError, GraphError: it cannot be.
+        """
+        if not self._merge and not self._graphs:
+            return
+        import sherl
+        from sherl.graph import FILES, export_graph
+        from sherl.merging import MERGED_FOLDER, merge
+
+        for form in self._graphs:
+            report = export_graph(sherl.load(build), build / FILES[form], form=form)
+            self.told.append(
+                f"{FILES[form]} takes {', '.join(report.inputs)}; on {report.rows} sample rows it differs from the model by "
+                f"{report.largest_difference:.1e} at most."
+            )
+        if self._merge:
+            merged = merge(
+                sherl.load(build), build / MERGED_FOLDER
+            )  # last: a merged model is not the method's any more
+            self.told.append(merged.explanation)
 
 
 def settings_of(config: StudyConfig, metric: str) -> dict[str, Any]:

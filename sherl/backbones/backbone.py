@@ -236,12 +236,12 @@ class Backbone(Writing):
         Every block is given the masks and positions for both. Gives what cuts the vectors off the last hidden state.
         """
         tokens = self.keep(batch)
-        keep = torch.cat([tokens.new_ones((len(tokens), len(vectors))), tokens], dim=1)
+        keep = torch.cat([tokens.new_ones((tokens.shape[0], len(vectors))), tokens], dim=1)
         arguments: list[dict[str, Any]] = []
 
         def on_call(layer: int, call: BlockCall) -> None:
             if layer == 0:
-                prompts = vectors.to(call.hidden.dtype)[None].expand(len(tokens), -1, -1)
+                prompts = vectors.to(call.hidden.dtype)[None].expand(tokens.shape[0], -1, -1)
                 call.hidden = torch.cat([prompts, call.hidden], dim=1)
                 arguments[:] = self.prompt_arguments(keep, call.hidden)
             for name, value in arguments[layer].items():

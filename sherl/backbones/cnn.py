@@ -65,11 +65,11 @@ class ConvolutionalBackbone(ImageBackbone):
         pixels = batch["pixel_values"]
         stored = features_of(batch).get(Place("blocks", 0))
         if stored is not None:  # the stem does not run then, and may have no weights
-            return torch.ones((len(pixels), stored[0, 0].numel()), dtype=torch.bool, device=pixels.device)
+            return torch.ones((pixels.shape[0], stored[0, 0].numel()), dtype=torch.bool, device=pixels.device)
         size = (int(pixels.shape[2]), int(pixels.shape[3]))
         if size not in self._stem_sizes:
             self._stem_sizes[size] = self._positions_behind_stem(int(pixels.shape[1]), size)
-        return torch.ones((len(pixels), self._stem_sizes[size]), dtype=torch.bool, device=pixels.device)
+        return torch.ones((pixels.shape[0], self._stem_sizes[size]), dtype=torch.bool, device=pixels.device)
 
     def _positions_behind_stem(self, channels: int, size: tuple[int, int]) -> int:
         # strides, paddings and roundings differ by family: the stem itself is asked, on tensors without values

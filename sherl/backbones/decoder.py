@@ -90,7 +90,7 @@ class DecoderBackbone(Backbone):
         """The hidden state of each row's last token that is no padding, which has seen all others; float32."""
         places = torch.arange(hidden.shape[1], device=hidden.device)
         last = (attention_mask.to(torch.int64) * places).argmax(dim=1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
 
     # ---------------------------------------------------------------- text
 

@@ -51,7 +51,7 @@ class EncoderBackbone(Backbone):
         if self.layout.pooling != "mean":
             places = torch.arange(hidden.shape[1], device=hidden.device)
             last = (attention_mask * places).argmax(dim=1)
-            pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+            pooled = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
             if self.layout.pooled_by is not None:
                 pooled = self.model.get_submodule(self.layout.pooled_by)(pooled)
             return pooled.float()

@@ -29,7 +29,7 @@ class ImageBackbone(Backbone):
 
     def pooled_mask(self, batch: Batch) -> Int[Tensor, "batch 1"]:
         """One for each image: :meth:`pool` looks at no mask, as nothing of an image is padding."""
-        return torch.ones((len(batch["pixel_values"]), 1), dtype=torch.int64, device=batch["pixel_values"].device)
+        return torch.ones((batch["pixel_values"].shape[0], 1), dtype=torch.int64, device=batch["pixel_values"].device)
 
     @property
     def max_tokens(self) -> int | None:
@@ -92,4 +92,4 @@ def tokens_as_map(
     tokens: Float[Tensor, "batch positions channels"], size: tuple[int, int]
 ) -> Float[Tensor, "batch channels height width"]:
     """The inverse of :func:`map_as_tokens` for maps of a height and width; a view."""
-    return tokens.transpose(1, 2).view(len(tokens), tokens.shape[2], *size)
+    return tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], *size)

@@ -70,7 +70,7 @@ class VisionBackbone(ImageBackbone):
         height, width = side(self.config.patch_size)
         rounded = math.ceil if self._is_hierarchical else math.floor  # Swin pads images, the others cut them off
         patches = rounded(pixels.shape[2] / height) * rounded(pixels.shape[3] / width)
-        return torch.ones((len(pixels), patches + self.layout.front), dtype=torch.bool, device=pixels.device)
+        return torch.ones((pixels.shape[0], patches + self.layout.front), dtype=torch.bool, device=pixels.device)
 
     def width_of(self, layer: int) -> int:
         """Width of a block's input (0-based)."""
