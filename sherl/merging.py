@@ -6,6 +6,7 @@ no folding. What adds modules (adapters, prompts, side networks, SHERL's fusions
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from dataclasses import dataclass
@@ -76,7 +77,11 @@ def merge(predictor: Predictor, directory: str | Path) -> Merged:
     batches = sample_batches(predictor)
     with evaluating(model), torch.no_grad():
         hidden = [model.tuned(batch) for batch in batches] if isinstance(model.head, Head) else []
-        before = [model(batch) for batch in batches] if hidden else [_language(model.tuned, batch) for batch in batches]
+        if model.tuned.backbone.layout.kind == "encoder-decoder" and not hidden:
+            batches = [{**batch, "labels": batch["input_ids"][:, :3].contiguous()} for batch in batches]
+            before = [model(batch) for batch in batches]
+        else:
+            before = [_outputs(model, batch) for batch in batches]
     state = _plain_state(model)
     build = directory.with_name(f".{uuid4().hex[:8]}")
     try:
@@ -126,7 +131,6 @@ def _written(
     model = predictor.model
     backbone = model.tuned.backbone
     allowed = TOLERANCE if precision_of(backbone.model) == "fp32" else _TOLERANCE_BF16
-    config = backbone.model.config
     model.tuned.remove()  # the plain layers are back; their values come from the state
     if hidden:
         headed = _headed(model, state)
@@ -135,8 +139,10 @@ def _written(
             difference = _difference(before, after, batches)
             if difference <= allowed:
                 return _saved(headed, predictor, build, type(headed).__name__, True, batches, before, allowed)
-    plain = type(backbone.model)(config).to(backbone.dtype).eval()
+    plain = backbone.model
     plain.load_state_dict(state)
+    if hidden:
+        plain = plain.base_model  # without a language head
     kind = type(plain).__name__
     if not hidden:
         return _saved(plain, predictor, build, kind, True, batches, before, allowed)
@@ -153,9 +159,9 @@ def _headed(model: TaskModel, state: dict[str, Tensor]) -> Any:
     """transformers' class for the task with this model's weights and head; None where it has other parts than these."""
     task, own = model.task, model.tuned.backbone.model
     assert isinstance(model.head, Head)
-    config = type(own.config).from_dict({**own.config.to_dict(), "num_labels": task.num_outputs})
+    config = type(own.config).from_dict(own.config.to_dict())
     names = task.class_names or ("value",)
-    config.id2label = dict(enumerate(names))
+    config.id2label = dict(enumerate(names))  # by which it knows how many there are
     config.label2id = {name: place for place, name in enumerate(names)}
     config.problem_type = "regression" if task.kind == "regression" else None
     kind = getattr(transformers, _HEADED["images" if task.image_size else task.kind])
@@ -230,17 +236,23 @@ def _saved(
 
 def _answer(plain: Any, batch: dict[str, Tensor]) -> Tensor:
     """Logits, or the last hidden state, of a model of transformers."""
+    further = {}
+    if "pixel_values" in batch and "interpolate_pos_encoding" in inspect.signature(plain.forward).parameters:
+        further["interpolate_pos_encoding"] = True  # images may be of another size than the pretrained ones
     with torch.no_grad():
-        out = plain(**batch)
+        out = plain(**batch, **further)
     found: Tensor = out.logits if "logits" in out else out.last_hidden_state
     return found
 
 
-def _language(tuned: Any, batch: dict[str, Tensor]) -> Tensor:
-    """What a model with its own language head gives before folding."""
-    hidden = tuned(batch)
-    logits: Tensor = tuned.backbone.vocabulary_logits(hidden)
-    return logits
+def _outputs(model: TaskModel, batch: dict[str, Tensor]) -> Tensor:
+    """What the folded model must give: logits, values in the data's own units, or the language head's."""
+    if not isinstance(model.head, Head):
+        logits: Tensor = model.tuned.backbone.vocabulary_logits(model.tuned(batch))
+        return logits
+    logits = model(batch)
+    regression = model.task.kind == "regression"
+    return logits * model.task.target_std + model.task.target_mean if regression else logits
 
 
 def _difference(before: list[Tensor], after: list[Tensor], batches: list[dict[str, Tensor]]) -> float:
