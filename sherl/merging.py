@@ -150,7 +150,9 @@ def _written(
     assert isinstance(model.head, Head)
     head = {name: tensor.detach().clone() for name, tensor in model.head.linear.state_dict().items()}
     save_file(head, build / HEAD_FILE)
-    told = {"task": model.task.to_dict(), "head": HEAD_FILE, "pooling": getattr(backbone.layout, "pooling", "mean")}
+    # a decoder's row says nothing of it: the last token has seen all others
+    pooling = "last" if backbone.layout.kind == "decoder" else getattr(backbone.layout, "pooling", "mean")
+    told = {"task": model.task.to_dict(), "head": HEAD_FILE, "pooling": pooling}
     (build / "head.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return made
 
@@ -263,7 +265,7 @@ def _difference(before: list[Tensor], after: list[Tensor], batches: list[dict[st
             return float("inf")
         other = other.reshape(one.shape).float()
         keep = torch.ones_like(other, dtype=torch.bool)
-        if one.ndim == 3 and "attention_mask" in batch:
+        if one.ndim == 3 and "attention_mask" in batch and batch["attention_mask"].shape[1] == one.shape[1]:
             keep &= batch["attention_mask"].bool()[:, :, None]
         largest = max(largest, float((one.float() - other).abs()[keep].max()))
         scale = max(scale, float(one.float().abs()[keep].max()))
