@@ -25,7 +25,8 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.slow
 def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = finished_study(tmp_path, tracked=True, method={"name": "lora", "rank": 2})
+    (tmp_path / "inputs").mkdir()
+    made = finished_study(tmp_path / "inputs", tracked=True, method={"name": "lora", "rank": 2})
     (tmp_path / "studies").mkdir()
     made.path.rename(tmp_path / "studies" / "reviews")
     monkeypatch.chdir(tmp_path)
