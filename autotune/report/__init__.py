@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from autotune.report.front import Point, hypervolume, pareto_front, points_from
 from autotune.report.select import Preference, Selection, select
-from autotune.report.tables import ReportPaths, front_table, table_rows, write_report
+from autotune.report.tables import front_table, table_rows
+from autotune.report.writing import Figure, ReportPaths, write_report
 
 __all__ = [
+    "Figure",
     "Point",
     "Preference",
     "ReportPaths",

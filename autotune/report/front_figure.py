@@ -1,0 +1,325 @@
+"""The front as a picture: what each amount of memory buys, and beside it the same trials by what the cap compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.outcome import Status
+from autotune.report.axes import Panel, Scale, number, scale, wide_range
+from autotune.report.figures import (
+    MARKERS,
+    Chart,
+    FigureText,
+    Layers,
+    MemoryUnit,
+    Refused,
+    cap_of,
+    figure_text,
+    hint,
+    layers,
+    mark_of,
+    stepped,
+)
+from autotune.report.front import Point
+from autotune.report.key import draw_key
+from autotune.report.labels import Box, Name, put_names
+from autotune.report.legend import Entry, draw_legend
+from autotune.report.scene import Circle, Line, Mark, Scene, Words, box, glyph, hint_lines
+from autotune.report.select import Selection
+from autotune.report.words import clean, fit, wrap
+from autotune.units import format_bytes
+
+WIDTH, HEIGHT = 1240.0, 680.0
+_TOP, _BOTTOM = 148.0, 545.0
+_LEFT, _KEY = 82.0, 905.0
+_SMALL_NAMES = 60  # with more trials, those off the front have their numbers under the pointer only
+_BEYOND = 2.5  # refused ones further out than this many times the cap or the largest trial stand at the edge
+
+
+@dataclass(frozen=True)
+class _View:
+    """One panel's way of reading a trial's memory: tensor bytes or device."""
+
+    kind: str
+    panel: Panel
+    unit: MemoryUnit
+
+    def bytes_of(self, point: Point) -> int | None:
+        return point.memory if self.kind == "tensors" else point.device
+
+    def predicted(self, refused: Refused) -> int | None:
+        if refused.predicted is None:
+            return None
+        return refused.predicted.allocated if self.kind == "tensors" else refused.predicted.device
+
+    def x(self, count: float) -> float:
+        return self.panel.x.at(self.unit.of_bytes(count))
+
+
+def front_chart(
+    points: Sequence[Point],
+    settings: Mapping[str, Any],
+    *,
+    selection: Selection | None = None,
+    refused: Iterable[Refused] = (),
+) -> Chart:
+    """The front with every trial and every refusal marked.
+
+    On the left over the peak of tensor bytes, by which the front is ranked; on the right over the device peak, where the
+    cap is a line: the two differ by what a process holds besides tensors, which is not the same for each trial, so the
+    cap has no one place on the left.
+    """
+    refused = distinct(refused)
+    text, layered = figure_text(points, settings, refused), layers(points)
+    scene = Scene(WIDTH, HEIGHT, text.title)
+    selected = selection.point.number if selection else None
+    _head(scene, text, selection)
+    for view in _views(points, layered, settings, text, refused):
+        _draw(scene, view, points, layered, text, settings, refused, selected)
+    draw_key(scene, layered.front, text, selected, left=_KEY, right=WIDTH - 26, top=_TOP - 6, bottom=_BOTTOM + 45)
+    draw_legend(scene, _entries(points, layered, settings, refused, selected), left=_LEFT - 50, right=WIDTH - 26, y=628)
+    caption = (
+        "Left: the metric over the peak of tensor bytes; the line is the front, the best that each amount of memory buys. "
+        "Right: the same trials over the device peak, which is what the cap (the line) compares; refused configurations stand "
+        "on the lower edge at their predicted memory."
+    )
+    return Chart(name="front", title="The accuracy-memory front", caption=caption, scene=scene)
+
+
+def distinct(refused: Iterable[Refused]) -> list[Refused]:
+    """One refusal of each configuration and prediction, in their order."""
+    found: dict[tuple[str, object], Refused] = {}
+    for one in refused:
+        found.setdefault((one.candidate.label, one.predicted), one)
+    return list(found.values())
+
+
+def _head(scene: Scene, text: FigureText, selection: Selection | None) -> None:
+    room = WIDTH - 56
+    scene.add(Words(x=28, y=36, text=fit(text.title, room, 19, bold=True), size=19, bold=True))
+    lines = [text.subtitle, text.counts]
+    picked = [] if selection is None else wrap(f"Selected: {selection.explanation}", room, 12.5, lines=2)
+    for row, words in enumerate([line for line in lines if line]):
+        scene.add(Words(x=28, y=60 + 19 * row, text=fit(words, room, 12.5), size=12.5, role="muted"))
+    for row, words in enumerate(picked):
+        scene.add(Words(x=28, y=60 + 19 * (len([line for line in lines if line]) + row), text=words, size=12.5))
+
+
+def _views(
+    points: Sequence[Point],
+    layered: Layers,
+    settings: Mapping[str, Any],
+    text: FigureText,
+    refused: Sequence[Refused],
+) -> list[_View]:
+    heights = [point.ranked_metric for point in layered.drawn]
+    for point in layered.front:
+        heights += list(point.confirmed)
+    vertical = scale(heights, _BOTTOM, _TOP, room=0.13)
+    devices = [point.device for point in points if point.device]
+    cap = cap_of(settings)
+    split = bool(devices) or cap is not None
+    tensors = [point.memory for point in points if point.memory]
+    seen = [one.predicted for one in refused if one.predicted]
+    left = _horizontal(
+        tensors, [one.allocated for one in seen], None, text.unit, (_LEFT, 555.0 if split else _KEY - 50), text.log_x
+    )
+    views = [_View("tensors", Panel(x=left, y=vertical), text.unit)]
+    if split:
+        unit = MemoryUnit.of([*devices, cap])
+        values = [*devices, *([cap] if cap else [])]
+        right = _horizontal(
+            devices,
+            [one.device for one in seen],
+            cap,
+            unit,
+            (590.0, 868.0),
+            bool(values) and max(values) > 4 * min(values),
+        )
+        views.append(_View("device", Panel(x=right, y=vertical), unit))
+    return views
+
+
+def _horizontal(
+    trials: Sequence[float],
+    predicted: Sequence[float],
+    cap: int | None,
+    unit: MemoryUnit,
+    ends: tuple[float, float],
+    log: bool,
+) -> Scale:
+    known = [*trials, *([cap] if cap else [])]
+    limit = _BEYOND * max(known, default=max(predicted, default=1.0))
+    values = [unit.of_bytes(value) for value in (*known, *(min(value, limit) for value in predicted)) if value > 0]
+    found = scale(values, *ends, log=log or wide_range(values), room=0.1)
+    return found if found.log or found.low >= 0 else Scale(low=0.0, high=found.high, begin=ends[0], end=ends[1])
+
+
+def _draw(
+    scene: Scene,
+    view: _View,
+    points: Sequence[Point],
+    layered: Layers,
+    text: FigureText,
+    settings: Mapping[str, Any],
+    refused: Sequence[Refused],
+    selected: int | None,
+) -> None:
+    panel, tensors, cap = view.panel, view.kind == "tensors", cap_of(settings)
+    names = "what it costs to train" if tensors else "what the cap compares"
+    label = f"peak of tensor bytes ({view.unit.name})" if tensors else f"device peak ({view.unit.name})"
+    label += ", by ratio" if panel.x.log else ""
+    taken: list[Box] = []
+    if cap is not None and not tensors:
+        taken = _cap(scene, view, cap)
+    panel.frame(scene, x_label=label, y_label=text.y_label if tensors else "", y_numbers=tensors)
+    scene.add(Words(x=panel.left, y=panel.top - 9, text=names, size=11, role="muted"))
+    if tensors:
+        _staircase(scene, view, layered)
+    if not (layered.drawn or layered.without_metric or refused):
+        middle = (panel.left + panel.right) / 2
+        words = "no trial to show yet"
+        scene.add(Words(x=middle, y=(panel.top + panel.bottom) / 2, text=words, size=13, role="muted", anchor="middle"))
+    _edge(scene, view, layered, refused)
+    places = []
+    for point in [*layered.ended, *layered.dominated, *layered.front]:
+        count = view.bytes_of(point)
+        if not count:
+            continue
+        x, y = view.x(count), panel.y.at(point.ranked_metric)
+        places.append((x, y))
+        form, role, kind = mark_of(point)
+        on_front = kind == "front"
+        shapes = glyph(form, x, y, 6.5 if on_front else 4.8, role, rim="paper" if on_front else None)
+        if on_front and tensors:
+            places += _seeds(scene, view, point, x)
+        ring = (Circle(x=x, y=y, radius=11.5, stroke="ink", width=1.8),) if point.number == selected else ()
+        value = view.unit.of_bytes(count)
+        scene.add(
+            Mark(shapes=(*shapes, *ring), kind=kind, hint=hint(point), number=point.number, x=value, y=point.metric)
+        )
+    put_names(scene, panel, _names(view, points, layered), places, taken)
+
+
+def _cap(scene: Scene, view: _View, cap: int) -> list[Box]:
+    panel, x = view.panel, view.x(cap)
+    words = f"cap {number(view.unit.of_bytes(cap))} {view.unit.name}"
+    line = Line(points=((x, panel.top), (x, panel.bottom)), stroke="cap", width=2.0, dash=(7, 4))
+    near_end = x > panel.right - 80
+    name = Words(
+        x=x - 6 if near_end else x + 6, y=panel.top + 14, text=words, size=11.5, role="cap", bold=True,
+        anchor="end" if near_end else "start",
+    )  # fmt: skip
+    scene.add(box(x, panel.top, panel.right, panel.bottom, fill="over"))
+    said = hint_lines(f"memory cap {format_bytes(cap)}", "compared with each trial's device peak")
+    scene.add(Mark(shapes=(line, name), kind="cap", hint=said, x=view.unit.of_bytes(cap)))
+    return [(x - 90, panel.top, x + 4, panel.top + 20) if near_end else (x - 4, panel.top, x + 90, panel.top + 20)]
+
+
+def _staircase(scene: Scene, view: _View, layered: Layers) -> None:
+    panel = view.panel
+    corners = stepped(layered.front, panel.x.high * view.unit.size)
+    steps = [(view.x(memory), panel.y.at(metric)) for memory, metric in corners]
+    if steps:
+        under = (*steps, (steps[-1][0], panel.bottom), (steps[0][0], panel.bottom))
+        scene.add(Line(points=under, fill="wash"), Line(points=tuple(steps), stroke="accent", width=2.0))
+
+
+def _seeds(scene: Scene, view: _View, point: Point, x: float) -> list[tuple[float, float]]:
+    """Mean and spread of the other seeds, a little to the right of the search's own value."""
+    mean, spread = point.confirmed_mean, point.confirmed_spread
+    if mean is None:
+        return []
+    at, y = min(x + 11, view.panel.right), view.panel.y.at(mean)
+    shapes: list[Any] = []
+    if spread is not None:
+        low, high = view.panel.y.at(mean - spread), view.panel.y.at(mean + spread)
+        shapes.append(Line(points=((at, low), (at, high)), stroke="ink", width=1.6))
+        shapes += [Line(points=((at - 4, end), (at + 4, end)), stroke="ink", width=1.6) for end in (low, high)]
+    shapes += glyph("diamond", at, y, 3.8, "paper", rim="ink")
+    scene.add(Mark(shapes=tuple(shapes), kind="seeds", hint=hint(point), number=point.number, x=point.memory, y=mean))
+    return [(at, y)]
+
+
+def _edge(scene: Scene, view: _View, layered: Layers, refused: Sequence[Refused]) -> None:
+    """What has no metric stands on the lower edge: ended trials at what they took, refused ones at their prediction."""
+    bottom = view.panel.bottom
+    for point in layered.without_metric:
+        count = view.bytes_of(point)
+        if count:
+            form, role, _ = mark_of(point)
+            shapes = glyph(form, view.x(count), bottom - 7, 4.6, role)
+            value = view.unit.of_bytes(count)
+            scene.add(Mark(shapes=shapes, kind="no-metric", hint=hint(point), number=point.number, x=value))
+    beyond = 0
+    for one in refused:
+        count = view.predicted(one)
+        if not count:
+            continue
+        value = view.unit.of_bytes(count)
+        outside = value > view.panel.x.high
+        beyond += outside
+        x = view.panel.right - 5 if outside else view.x(count)
+        shapes = glyph("triangle-right" if outside else "bar", x, bottom - 7, 5.2, "cap")
+        said = hint_lines(
+            f"refused: {clean(one.candidate.label)[:200]}",
+            f"predicted {view.kind}: {format_bytes(count)}",
+            clean(one.reason)[:200],
+        )
+        scene.add(Mark(shapes=shapes, kind="refused", hint=said, x=value))
+    if beyond:
+        words = f"{beyond} beyond"
+        scene.add(Words(x=view.panel.right - 14, y=bottom - 4, text=words, size=10.5, role="cap", anchor="end"))
+
+
+def _names(view: _View, points: Sequence[Point], layered: Layers) -> list[Name]:
+    names = []
+    tensors = view.kind == "tensors"
+    for point in sorted(layered.front, key=lambda point: -point.ranked_metric):
+        count = view.bytes_of(point)
+        if count:
+            short = f"#{point.number}"
+            label = fit(point.label, 150, 11)
+            names.append(
+                Name(
+                    x=view.x(count), y=view.panel.y.at(point.ranked_metric), text=f"{short} {label}" if tensors else short,
+                    short=short, role="accent", size=11.5, bold=not tensors, far=tensors,
+                )
+            )  # fmt: skip
+    if tensors and len(points) <= _SMALL_NAMES:
+        for point in [*layered.ended, *layered.dominated]:
+            count = view.bytes_of(point)
+            if count:
+                words = str(point.number)
+                place = view.x(count), view.panel.y.at(point.ranked_metric)
+                names.append(Name(x=place[0], y=place[1], text=words, short=words, role="muted", size=9.5, far=False))
+    return names
+
+
+def _entries(
+    points: Sequence[Point],
+    layered: Layers,
+    settings: Mapping[str, Any],
+    refused: Sequence[Refused],
+    selected: int | None,
+) -> list[Entry]:
+    entries = []
+    if layered.front:
+        entries.append(Entry("circle", "accent", "on the front"))
+    if any(point.number == selected for point in layered.front):
+        entries.append(Entry("ring", "ink", "selected"))
+    if any(point.confirmed for point in layered.front):
+        entries.append(Entry("seeds", "ink", "mean and spread of other seeds"))
+    if layered.dominated:
+        entries.append(Entry("circle", "grey", "beaten by another"))
+    seen = {point.status for point in (*layered.ended, *layered.without_metric)}
+    entries += [Entry(form, "warn", words) for status, (form, words) in MARKERS.items() if status in seen]
+    if Status.COMPLETE in {point.status for point in layered.without_metric}:
+        entries.append(Entry("circle", "grey", "complete without a metric"))
+    if any(one.predicted for one in refused):
+        entries.append(Entry("bar", "cap", "refused, at its predicted memory"))
+    if cap_of(settings) is not None:
+        entries.append(Entry("dashes", "cap", "memory cap"))
+    return entries
