@@ -50,7 +50,7 @@ def _common(
 app.command("run", help=run.RUN_HELP)(run.run)
 app.command("resume", help=run.RESUME_HELP)(run.resume)
 app.command("plan", help=plan.PLAN_HELP)(plan.plan)
-app.command("report")(report.report)
+app.command("report", help=report.REPORT_HELP)(report.report)
 app.command("select")(select.select)
 app.command("export")(deploy.export)
 app.command("predict")(deploy.predict)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from autotune.report.compare import Compared, Comparison, ComparisonPaths, compare, write_comparison
 from autotune.report.front import Point, hypervolume, pareto_front, points_from
 from autotune.report.select import Preference, Selection, select
 from autotune.report.tables import front_table, table_rows
+from autotune.report.terminal import can_encode, plot_front
 from autotune.report.writing import Figure, ReportPaths, write_report
 
 __all__ = [
+    "Compared",
+    "Comparison",
+    "ComparisonPaths",
     "Figure",
     "Point",
     "Preference",
     "ReportPaths",
     "Selection",
+    "can_encode",
+    "compare",
     "front_table",
     "hypervolume",
     "pareto_front",
+    "plot_front",
     "points_from",
     "select",
     "table_rows",
+    "write_comparison",
     "write_report",
 ]

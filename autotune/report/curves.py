@@ -42,16 +42,16 @@ def epochs_chart(records: Sequence[TrialRecord], points: Sequence[Point], settin
         return nothing(EPOCHS, title, caption, "No trial has finished an epoch with finite figures yet.")
     scene = Scene(1000, 520, title)
     scene.add(Words(x=28, y=34, text=title, size=17, bold=True))
-    for curves, label, left in ((reached, f"validation {clean(metric)}", 82.0), (losses, "training loss", 580.0)):
+    for curves, label, left in ((reached, f"validation {clean(metric)}", 82.0), (losses, "training loss", 572.0)):
         values = [y for curve in curves for _, y in curve.values]
         epochs = [x for curve in curves for x, _ in curve.values]
         panel = Panel(
-            x=scale([*epochs, 1.0], left, left + 385, room=0.06), y=scale(values, 430, 66, log=wide_range(values))
+            x=scale([*epochs, 1.0], left, left + 355, room=0.05), y=scale(values, 430, 66, log=wide_range(values))
         )
         whole = [tick for tick in panel.x.ticks(8) if tick == int(tick)] or [1.0]
         panel.frame(scene, x_label="epoch", y_label=label, x_ticks=[(tick, number(tick)) for tick in whole])
         _draw(scene, panel, curves, kind=EPOCHS)
-    _legend(scene, [*reached, *losses], y=498)
+    scene.height = _legend(scene, [*reached, *losses], y=498) + 22
     return Chart(name=EPOCHS, title=title, caption=caption, scene=scene)
 
 
@@ -98,7 +98,7 @@ def memory_chart(records: Sequence[TrialRecord], points: Sequence[Point], settin
     log = wide_range([time for time in (_last(curve) for curve in curves) if time > 0])
     starts = [max(time, max(times) / 1e4) for time in times] if log else [0.0, *times]
     panel = Panel(x=scale(starts, 82, 950, room=0.02, log=log), y=scale(values, 430, 66, room=0.05))
-    label = "seconds since the trial's start" + (", by ratio" if log else "")
+    label = "seconds since the trial's start" + (", log scale" if log else "")
     panel.frame(scene, x_label=label, y_label=f"device ({unit.name})")
     if cap is not None and near:
         at = panel.y.at(unit.of_bytes(cap))
@@ -110,7 +110,7 @@ def memory_chart(records: Sequence[TrialRecord], points: Sequence[Point], settin
         words = f"The cap of {format_bytes(cap)} lies above the plot."
         scene.add(Words(x=28, y=54, text=words, size=12, role="muted"))
     _draw(scene, panel, curves, kind=OVER_TIME)
-    _legend(scene, curves, y=498)
+    scene.height = _legend(scene, curves, y=498) + 22
     return Chart(name=OVER_TIME, title=title, caption=caption, scene=scene)
 
 
@@ -120,6 +120,7 @@ def _last(curve: Curve) -> float:
 
 def _draw(scene: Scene, panel: Panel, curves: Sequence[Curve], *, kind: str) -> None:
     names: list[Name] = []
+    ends_of: list[tuple[Curve, str, tuple[float, float]]] = []
     for curve, role, dash in _colored(curves):
         places = [panel.place(x, y) for x, y in curve.values]
         front = curve.point.on_front
@@ -135,10 +136,31 @@ def _draw(scene: Scene, panel: Panel, curves: Sequence[Curve], *, kind: str) -> 
                 number=curve.point.number, x=last[0], y=last[1],
             )
         )  # fmt: skip
-        if front:
+        if front and kind == EPOCHS:
+            ends_of.append((curve, role, places[-1]))
+        elif front:
             words = f"#{curve.point.number}"
             names.append(Name(x=places[-1][0], y=places[-1][1], text=words, short=words, role=role, bold=True))
     put_names(scene, panel, names, [(name.x, name.y) for name in names])
+    _beside(scene, panel, ends_of)
+
+
+def _beside(scene: Scene, panel: Panel, ends: list[tuple[Curve, str, tuple[float, float]]]) -> None:
+    """Numbers to the right of the plot, as near to the height of their lines' ends as they fit under one another."""
+    step = 14.0
+    most = int((panel.bottom - panel.top) / step)
+    ends = sorted(ends, key=lambda end: -end[0].point.ranked_metric)[:most]
+    ends.sort(key=lambda end: end[2][1])
+    heights: list[float] = []
+    for index, (_, _, (_, y)) in enumerate(ends):
+        lowest_left = panel.bottom - step * (len(ends) - 1 - index)
+        heights.append(min(max(y, heights[-1] + step if heights else panel.top), lowest_left))
+    for (curve, role, (x, y)), height in zip(ends, heights, strict=True):
+        scene.add(
+            Line(points=((x, y), (panel.right + 3, y), (panel.right + 15, height)), stroke=role, width=0.8, opacity=0.7)
+        )
+        words = f"#{curve.point.number}"
+        scene.add(Words(x=panel.right + 18, y=height + 4, text=words, size=11, role=role, bold=True))
 
 
 def _colored(curves: Iterable[Curve]) -> list[tuple[Curve, str, tuple[float, ...]]]:
@@ -149,12 +171,12 @@ def _colored(curves: Iterable[Curve]) -> list[tuple[Curve, str, tuple[float, ...
     return [*others, *((curve, *series(index)) for index, curve in enumerate(front))]
 
 
-def _legend(scene: Scene, curves: Sequence[Curve], *, y: float) -> None:
+def _legend(scene: Scene, curves: Sequence[Curve], *, y: float) -> float:
     seen: dict[int, Entry] = {}
     for curve, role, dash in _colored({curve.point.number: curve for curve in curves}.values()):
-        if curve.point.on_front and len(seen) < 8:
+        if curve.point.on_front and len(seen) < 24:
             seen[curve.point.number] = Entry("line", role, f"#{curve.point.number}", dash)
     entries = list(seen.values())
     if any(not curve.point.on_front for curve in curves):
         entries.append(Entry("line", "grey", "not on the front"))
-    draw_legend(scene, entries, left=28, right=970, y=y)
+    return draw_legend(scene, entries, left=28, right=970, y=y)

@@ -10,12 +10,11 @@ from typing import Any, Protocol
 from autotune.outcome import Candidate, MemoryFigures, Status
 from autotune.report.axes import LOG_FROM_RATIO
 from autotune.report.front import Point, pareto_front
-from autotune.report.palette import ACCENT, GREY, INK, WARN
 from autotune.report.scene import Form, Scene, hint_lines
 from autotune.report.words import clean
 from autotune.units import format_bytes
 
-__all__ = ["ACCENT", "GREY", "INK", "WARN", "Chart", "FigureText", "Layers", "figure_text", "layers", "stepped"]
+__all__ = ["Chart", "FigureText", "Layers", "figure_text", "layers", "stepped"]
 
 MARKERS: dict[Status, tuple[Form, str]] = {  # form, what the legend says
     Status.STOPPED: ("triangle-down", "stopped early (metric so far)"),

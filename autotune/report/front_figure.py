@@ -26,7 +26,7 @@ from autotune.report.front import Point
 from autotune.report.key import draw_key
 from autotune.report.labels import Box, Name, put_names
 from autotune.report.legend import Entry, draw_legend
-from autotune.report.scene import Circle, Line, Mark, Scene, Words, box, glyph, hint_lines
+from autotune.report.scene import Circle, Line, Mark, Scene, Shape, Words, box, glyph, hint_lines
 from autotune.report.select import Selection
 from autotune.report.words import clean, fit, wrap
 from autotune.units import format_bytes
@@ -71,7 +71,7 @@ def front_chart(
     cap is a line: the two differ by what a process holds besides tensors, which is not the same for each trial, so the
     cap has no one place on the left.
     """
-    refused = distinct(refused)
+    refused = list(refused)
     text, layered = figure_text(points, settings, refused), layers(points)
     scene = Scene(WIDTH, HEIGHT, text.title)
     selected = selection.point.number if selection else None
@@ -79,7 +79,7 @@ def front_chart(
     for view in _views(points, layered, settings, text, refused):
         _draw(scene, view, points, layered, text, settings, refused, selected)
     draw_key(scene, layered.front, text, selected, left=_KEY, right=WIDTH - 26, top=_TOP - 6, bottom=_BOTTOM + 45)
-    draw_legend(scene, _entries(points, layered, settings, refused, selected), left=_LEFT - 50, right=WIDTH - 26, y=628)
+    draw_legend(scene, _entries(layered, settings, refused, selected), left=_LEFT - 50, right=WIDTH - 26, y=628)
     caption = (
         "Left: the metric over the peak of tensor bytes; the line is the front, the best that each amount of memory buys. "
         "Right: the same trials over the device peak, which is what the cap (the line) compares; refused configurations stand "
@@ -88,8 +88,8 @@ def front_chart(
     return Chart(name="front", title="The accuracy-memory front", caption=caption, scene=scene)
 
 
-def distinct(refused: Iterable[Refused]) -> list[Refused]:
-    """One refusal of each configuration and prediction, in their order."""
+def _distinct(refused: Iterable[Refused]) -> list[Refused]:
+    """One refusal of each name and prediction: others would lie exactly on it."""
     found: dict[tuple[str, object], Refused] = {}
     for one in refused:
         found.setdefault((one.candidate.label, one.predicted), one)
@@ -170,14 +170,13 @@ def _draw(
     panel, tensors, cap = view.panel, view.kind == "tensors", cap_of(settings)
     names = "what it costs to train" if tensors else "what the cap compares"
     label = f"peak of tensor bytes ({view.unit.name})" if tensors else f"device peak ({view.unit.name})"
-    label += ", by ratio" if panel.x.log else ""
+    label += ", log scale" if panel.x.log else ""
     taken: list[Box] = []
     if cap is not None and not tensors:
         taken = _cap(scene, view, cap)
     panel.frame(scene, x_label=label, y_label=text.y_label if tensors else "", y_numbers=tensors)
     scene.add(Words(x=panel.left, y=panel.top - 9, text=names, size=11, role="muted"))
-    if tensors:
-        _staircase(scene, view, layered)
+    steps = _staircase(scene, view, layered) if tensors else []
     if not (layered.drawn or layered.without_metric or refused):
         middle = (panel.left + panel.right) / 2
         words = "no trial to show yet"
@@ -200,7 +199,7 @@ def _draw(
         scene.add(
             Mark(shapes=(*shapes, *ring), kind=kind, hint=hint(point), number=point.number, x=value, y=point.metric)
         )
-    put_names(scene, panel, _names(view, points, layered), places, taken)
+    put_names(scene, panel, _names(view, points, layered), places, taken, steps)
 
 
 def _cap(scene: Scene, view: _View, cap: int) -> list[Box]:
@@ -218,29 +217,31 @@ def _cap(scene: Scene, view: _View, cap: int) -> list[Box]:
     return [(x - 90, panel.top, x + 4, panel.top + 20) if near_end else (x - 4, panel.top, x + 90, panel.top + 20)]
 
 
-def _staircase(scene: Scene, view: _View, layered: Layers) -> None:
+def _staircase(scene: Scene, view: _View, layered: Layers) -> list[tuple[float, float]]:
     panel = view.panel
     corners = stepped(layered.front, panel.x.high * view.unit.size)
     steps = [(view.x(memory), panel.y.at(metric)) for memory, metric in corners]
     if steps:
         under = (*steps, (steps[-1][0], panel.bottom), (steps[0][0], panel.bottom))
         scene.add(Line(points=under, fill="wash"), Line(points=tuple(steps), stroke="accent", width=2.0))
+    return steps
 
 
 def _seeds(scene: Scene, view: _View, point: Point, x: float) -> list[tuple[float, float]]:
-    """Mean and spread of the other seeds, a little to the right of the search's own value."""
+    """Mean and spread of the other seeds, a little to the right of the search's own value; the pixels that they take."""
     mean, spread = point.confirmed_mean, point.confirmed_spread
     if mean is None:
         return []
     at, y = min(x + 11, view.panel.right), view.panel.y.at(mean)
-    shapes: list[Any] = []
+    low, high = view.panel.y.at(mean - (spread or 0.0)), view.panel.y.at(mean + (spread or 0.0))
+    shapes: list[Shape] = []
     if spread is not None:
-        low, high = view.panel.y.at(mean - spread), view.panel.y.at(mean + spread)
         shapes.append(Line(points=((at, low), (at, high)), stroke="ink", width=1.6))
         shapes += [Line(points=((at - 4, end), (at + 4, end)), stroke="ink", width=1.6) for end in (low, high)]
     shapes += glyph("diamond", at, y, 3.8, "paper", rim="ink")
-    scene.add(Mark(shapes=tuple(shapes), kind="seeds", hint=hint(point), number=point.number, x=point.memory, y=mean))
-    return [(at, y)]
+    value = view.unit.of_bytes(point.ranked_memory)
+    scene.add(Mark(shapes=tuple(shapes), kind="seeds", hint=hint(point), number=point.number, x=value, y=mean))
+    return [(at, y), *((at, high + 8 * step) for step in range(int((low - high) / 8) + 1))]
 
 
 def _edge(scene: Scene, view: _View, layered: Layers, refused: Sequence[Refused]) -> None:
@@ -254,7 +255,7 @@ def _edge(scene: Scene, view: _View, layered: Layers, refused: Sequence[Refused]
             value = view.unit.of_bytes(count)
             scene.add(Mark(shapes=shapes, kind="no-metric", hint=hint(point), number=point.number, x=value))
     beyond = 0
-    for one in refused:
+    for one in _distinct(refused):
         count = view.predicted(one)
         if not count:
             continue
@@ -271,7 +272,7 @@ def _edge(scene: Scene, view: _View, layered: Layers, refused: Sequence[Refused]
         scene.add(Mark(shapes=shapes, kind="refused", hint=said, x=value))
     if beyond:
         words = f"{beyond} beyond"
-        scene.add(Words(x=view.panel.right - 14, y=bottom - 4, text=words, size=10.5, role="cap", anchor="end"))
+        scene.add(Words(x=view.panel.right - 3, y=bottom - 19, text=words, size=10.5, role="cap", anchor="end"))
 
 
 def _names(view: _View, points: Sequence[Point], layered: Layers) -> list[Name]:
@@ -281,7 +282,7 @@ def _names(view: _View, points: Sequence[Point], layered: Layers) -> list[Name]:
         count = view.bytes_of(point)
         if count:
             short = f"#{point.number}"
-            label = fit(point.label, 150, 11)
+            label = fit(" ".join(point.label.split()[:2]), 130, 11)
             names.append(
                 Name(
                     x=view.x(count), y=view.panel.y.at(point.ranked_metric), text=f"{short} {label}" if tensors else short,
@@ -299,7 +300,6 @@ def _names(view: _View, points: Sequence[Point], layered: Layers) -> list[Name]:
 
 
 def _entries(
-    points: Sequence[Point],
     layered: Layers,
     settings: Mapping[str, Any],
     refused: Sequence[Refused],

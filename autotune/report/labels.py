@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from autotune.report.axes import Panel
 from autotune.report.scene import Line, Scene, Words
 from autotune.report.words import width
 
-_NEAR, _FAR = (9.0, 16.0), (26.0, 40.0, 58.0, 80.0)
+_NEAR, _FAR = (9.0, 16.0), (26.0, 36.0, 48.0, 62.0)
 # upper left first: nothing lies above and to the left of a front
 _DIRECTIONS = ((-1, -1), (1, 1), (1, -1), (-1, 1), (0, -1), (0, 1), (-1, 0), (1, 0))
+
+Box = tuple[float, float, float, float]
+Place = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,45 +33,58 @@ class Name:
     far: bool = True  # may stand far off, with a thin line to its point
 
 
-Box = tuple[float, float, float, float]
+@dataclass(frozen=True)
+class Crowd:
+    """What names keep clear of: marks, boxes (left, top, right, bottom), and where they can the lines through corners."""
+
+    points: Sequence[Place]
+    boxes: list[Box]
+    lines: Sequence[Place]
 
 
 def put_names(
-    scene: Scene, panel: Panel, names: Sequence[Name], points: Sequence[tuple[float, float]], taken: Sequence[Box] = ()
+    scene: Scene,
+    panel: Panel,
+    names: Sequence[Name],
+    points: Sequence[Place],
+    taken: Sequence[Box] = (),
+    lines: Sequence[Place] = (),
 ) -> list[Name]:
     """Draws each name where there is room, in the given order, and returns those that found none.
 
-    points: the pixels of every mark, which no name covers; taken: boxes (left, top, right, bottom) to keep free.
+    points: the pixels of every mark, which no name covers; taken: boxes to keep free; lines: corners of an upright and
+    level line that names stay off where they can.
     """
-    boxes, homeless = list(taken), []
+    crowd, homeless = Crowd(points, list(taken), lines), []
     for name in names:
-        found = _find(panel, name, points, boxes)
+        found = _find(panel, name, crowd)
         if found is None:
             homeless.append(name)
             continue
         text, box, pointed = found
-        boxes.append(box)
+        crowd.boxes.append(box)
         if pointed:
-            end = (min(max(name.x, box[0]), box[2]), box[3] if box[3] < name.y else max(box[1], min(name.y, box[3])))
-            scene.add(Line(points=((name.x, name.y), end), stroke="axis", width=0.9))
+            scene.add(Line(points=((name.x, name.y), _end(name, box)), stroke="muted", width=0.8))
         base = box[3] - 0.26 * name.size
         scene.add(Words(x=box[0], y=base, text=text, size=name.size, role=name.role, bold=name.bold))
     return homeless
 
 
-def _find(
-    panel: Panel, name: Name, points: Sequence[tuple[float, float]], boxes: Sequence[Box]
-) -> tuple[str, Box, bool] | None:
-    tries = [(name.text, _NEAR), (name.text, _FAR if name.far else ()), (name.short, _NEAR), (name.short, _FAR)]
-    for text, distances in tries:
+def _find(panel: Panel, name: Name, crowd: Crowd) -> tuple[str, Box, bool] | None:
+    far = _FAR if name.far else ()
+    tries = [(name.text, _NEAR, True), (name.short, _NEAR, True), (name.text, far, True), (name.short, far, True)]
+    tries += [(name.short, _NEAR, False), (name.short, far, False)]
+    for text, distances, off_lines in tries:
+        pointed = distances is _FAR
         for box in _around(name, text, distances):
             inside = panel.left + 2 < box[0] and box[2] < panel.right and panel.top < box[1] and box[3] < panel.bottom
-            if (
-                inside
-                and not any(_overlap(box, other) for other in boxes)
-                and not any(_covers(box, *p) for p in points)
-            ):
-                return text, box, distances is _FAR
+            if not inside or any(_overlap(box, other) for other in crowd.boxes):
+                continue
+            if any(_covers(box, *point) for point in crowd.points):
+                continue
+            on_line = off_lines and any(_meets(box, *pair) for pair in pairwise(crowd.lines))
+            if not on_line and not (pointed and _obstructed(name, box, crowd)):
+                return text, box, pointed
     return None
 
 
@@ -87,3 +105,23 @@ def _overlap(one: Box, other: Box) -> bool:
 
 def _covers(box: Box, x: float, y: float, room: float = 5.0) -> bool:
     return box[0] - room < x < box[2] + room and box[1] - room < y < box[3] + room
+
+
+def _meets(box: Box, one: Place, other: Place) -> bool:
+    """Whether an upright or level line goes through the box."""
+    across = box[0] - 3 < max(one[0], other[0]) and min(one[0], other[0]) < box[2] + 3
+    return across and box[1] < max(one[1], other[1]) + 1 and min(one[1], other[1]) - 1 < box[3]
+
+
+def _obstructed(name: Name, box: Box, crowd: Crowd) -> bool:
+    """Whether the line from the box to its point goes over another name or another point."""
+    end_x, end_y = _end(name, box)
+    way = [(name.x + (end_x - name.x) * step / 8, name.y + (end_y - name.y) * step / 8) for step in range(1, 8)]
+    others = [point for point in crowd.points if math.dist(point, (name.x, name.y)) > 1]
+    over_name = any(_covers(other, x, y, 1.0) for x, y in way for other in crowd.boxes)
+    return over_name or any(math.dist(point, place) < 6 for point in others for place in way)
+
+
+def _end(name: Name, box: Box) -> Place:
+    """Where the line from a far name to its point begins."""
+    return min(max(name.x, box[0]), box[2]), min(max(name.y, box[1] + 2), box[3] - 1)

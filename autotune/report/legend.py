@@ -22,8 +22,8 @@ class Entry:
 
 def draw_legend(
     scene: Scene, entries: Sequence[Entry], *, left: float, right: float, y: float, size: float = 11.5
-) -> None:
-    """Draw the entries from the left, in as many rows as they need."""
+) -> float:
+    """Draw the entries from the left, in as many rows as they need; returns the last row's y."""
     x = left
     for entry in entries:
         words = fit(entry.words, right - left - 30, size)
@@ -32,6 +32,7 @@ def draw_legend(
             x, y = left, y + size * 1.7
         scene.add(*_sign(entry, x + 10, y - size * 0.36), Words(x=x + 24, y=y, text=words, size=size))
         x += wide + 16
+    return y
 
 
 def _sign(entry: Entry, x: float, y: float) -> Sequence[Shape]:

@@ -18,6 +18,8 @@ LIGHT: dict[str, str] = {
     "cap": CAP,
     "over": "#fbeef2",
     "rest": "#c9d0d6",
+    "inside": "#ffffff",
+    "inside_pale": "#20262b",
     **{f"rank{step}": color for step, color in enumerate(("#bcc7d0", "#8fb2cb", "#5c95bc", "#2c76a4", "#0b4f78"))},
     **{
         f"series{number}": color
@@ -50,6 +52,8 @@ DARK: dict[str, str] = {
     "cap": "#ff7a97",
     "over": "#34202a",
     "rest": "#4a545e",
+    "inside": "#14181c",
+    "inside_pale": "#14181c",
     **{f"rank{step}": color for step, color in enumerate(("#46525d", "#44708c", "#4a8fb8", "#63b3de", "#b0e0fb"))},
     **{
         f"series{number}": color
@@ -69,6 +73,9 @@ DARK: dict[str, str] = {
         )
     },
 }
+PALE = frozenset(
+    {"series3", "series4", "series5", "series7", "series9", "rest"}
+)  # light paper: dark words stand on these
 SERIES = tuple(f"series{number}" for number in range(10))
 RANKS = tuple(f"rank{step}" for step in range(5))
 DASHES: tuple[tuple[float, ...], ...] = ((), (7, 3), (2, 2.5), (9, 3, 2, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from autotune.outcome import TrialRecord
@@ -14,7 +15,7 @@ from autotune.report.front import Point
 from autotune.report.importance import LEAST_TRIALS, Importance, importance_of
 from autotune.report.palette import RANKS
 from autotune.report.scene import Line, Mark, Scene, Shape, Words, box, hint_lines
-from autotune.report.words import clean, fit
+from autotune.report.words import clean, fit, width
 from autotune.units import format_bytes
 
 PARALLEL, IMPORTANCE = "parallel", "importance"
@@ -31,10 +32,32 @@ class Axis:
     absent: bool = False
 
 
-def varied(records: Sequence[TrialRecord]) -> list[str]:
+def varied(params: Sequence[Mapping[str, Any]]) -> list[str]:
     """Parameters that more than one value was tried of, or that only some trials have; in the order of the space."""
-    names = list(dict.fromkeys(name for record in records for name in record.candidate.params))
-    return [name for name in names if len({_key(record.candidate.params.get(name, _ABSENT)) for record in records}) > 1]
+    names = list(dict.fromkeys(name for one in params for name in one))
+    return [name for name in names if len({_key(one.get(name, _ABSENT)) for one in params}) > 1]
+
+
+def joined(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """Each trial's parameters, those of one name that belong to different methods (``lora.learning_rate`` and
+    ``full.learning_rate``) under that name alone where no trial has two of them: they are one thing that varied."""
+    sharing: dict[str, set[str]] = {}
+    for record in records:
+        for name in record.candidate.params:
+            sharing.setdefault(name.rpartition(".")[2], set()).add(name)
+    together = {
+        name
+        for last, names in sharing.items()
+        if len(names) > 1 and all(sum(name in record.candidate.params for name in names) < 2 for record in records)
+        for name in names
+    }
+    return [
+        {
+            name.rpartition(".")[2] if name in together else name: value
+            for name, value in record.candidate.params.items()
+        }
+        for record in records
+    ]
 
 
 _ABSENT = object()
@@ -62,9 +85,10 @@ def axis_of(name: str, values: Sequence[Any], *, absent: bool) -> Axis:
             return (value - low) / (high - low)
 
         distinct = sorted(set(values))
+        apart = all(share(above) - share(below) > 0.07 for below, above in pairwise(distinct))
         shown = (
             distinct
-            if len(distinct) <= 6
+            if len(distinct) <= 6 and apart
             else [low, math.sqrt(low) * math.sqrt(high) if log else (low + high) / 2, high]
         )
         ticks = [(floor + (1 - floor) * share(value), number(float(f"{value:.3g}"))) for value in shown]
@@ -85,7 +109,7 @@ def importances(records: Sequence[TrialRecord], points: Sequence[Point]) -> tupl
     """Of the metric and of the memory; None where too few complete trials or no difference let it be told."""
     able = {point.number: point for point in points if point.may_stand_on_front}
     rows = [record for record in records if record.number in able]
-    params = [record.candidate.params for record in rows]
+    params = joined(rows)
     metrics = [able[record.number].ranked_metric for record in rows]
     memories = [math.log(max(1.0, able[record.number].ranked_memory)) for record in rows]
     return importance_of(params, metrics), importance_of(params, memories)
@@ -160,17 +184,19 @@ def parallel_chart(
     rows = [record for record in records if record.number in by_number]
     caption = (
         "A line for each trial through its parameters to its memory and its metric: the darker and thicker, the better the "
-        "metric; those of the front are drawn last and full. A – below an axis: the trial does not have that parameter."
+        "metric; those of the front are drawn last and full. A – below an axis: the trial does not have that parameter. "
+        "Parameters of one name of different methods share an axis."
     )
     if not rows:
         return nothing(PARALLEL, title, caption, "No trial has a finite metric and a measured peak yet.")
-    names, left_out = _chosen(varied(rows), found)
+    params = joined(rows)
+    names, left_out = _chosen(varied(params), found)
     metric = by_number[rows[0].number].metric_name
     axes = [
         axis_of(
             name,
-            [record.candidate.params[name] for record in rows if name in record.candidate.params],
-            absent=any(name not in record.candidate.params for record in rows),
+            [one[name] for one in params if name in one],
+            absent=any(name not in one for one in params),
         )
         for name in names
     ]
@@ -180,15 +206,16 @@ def parallel_chart(
     scene.add(Words(x=28, y=34, text=title, size=17, bold=True))
     step = (scene.width - 160) / (len(axes) - 1)
     xs = [70 + step * index for index in range(len(axes))]
+    given = {record.number: one for record, one in zip(rows, params, strict=True)}
     order = sorted(rows, key=lambda row: (by_number[row.number].on_front, by_number[row.number].ranked_metric))
     ranks = {p.number: i for i, p in enumerate(sorted(by_number.values(), key=lambda p: p.ranked_metric))}
     for record in order:
         point = by_number[record.number]
-        values = [record.candidate.params.get(name, _ABSENT) for name in names]
+        values = [given[record.number].get(name, _ABSENT) for name in names]
         values += [(point.memory or 0) / 1e6, point.ranked_metric]
         heights = [axis.place(v) if v is not _ABSENT else None for axis, v in zip(axes, values, strict=True)]
         rank = ranks[point.number] / max(1, len(ranks) - 1) if len(ranks) > 1 else 1.0
-        scene.add(_line(point, record, names, list(zip(xs, map(_y, heights), strict=True)), rank))
+        scene.add(_line(point, record, list(zip(xs, map(_y, heights), strict=True)), rank))
     for x, axis in zip(xs, axes, strict=True):
         _upright(scene, x, axis, step)
     more = (
@@ -203,7 +230,7 @@ def _chosen(names: list[str], found: tuple[Importance | None, Importance | None]
     """At most :data:`MOST_AXES` of the names, in their order: the most important ones where that is known."""
     if len(names) <= MOST_AXES:
         return names, 0
-    weight = {name: 0.0 for name in names}
+    weight = dict.fromkeys(names, 0.0)
     for one in found:
         if one is not None:
             for name, (share, _) in one.shares.items():
@@ -219,16 +246,14 @@ def _y(height: float | None) -> float:
     return _BOTTOM + 18 if height is None else _BOTTOM - height * (_BOTTOM - _TOP)
 
 
-def _line(
-    point: Point, record: TrialRecord, names: Sequence[str], places: Sequence[tuple[float, float]], rank: float
-) -> Mark:
+def _line(point: Point, record: TrialRecord, places: Sequence[tuple[float, float]], rank: float) -> Mark:
     role = RANKS[min(len(RANKS) - 1, int(rank * len(RANKS)))]
     params: Mapping[str, Any] = record.candidate.params
     said = hint_lines(
         f"#{point.number} {clean(point.label)[:200]}",
         f"validation {clean(point.metric_name)}: {point.ranked_metric:.4f}",
         f"peak of tensor bytes: {format_bytes(point.memory or 0)}",
-        *(f"{clean(name)}: {clean(params[name])[:60]}" for name in names if name in params),
+        *(f"{clean(name)}: {clean(params[name])[:60]}" for name in list(params)[:24]),
     )
     line = Line(
         points=tuple(places), stroke=role, width=1.1 + 1.6 * rank, opacity=1.0 if point.on_front else 0.35 + 0.35 * rank
@@ -248,6 +273,8 @@ def _upright(scene: Scene, x: float, axis: Axis, step: float) -> None:
     for place, words in axis.ticks:
         y = _y(place)
         scene.add(Line(points=((x - 4, y), (x + 4, y)), stroke="muted", width=1.2))
-        scene.add(Words(x=x + 7, y=y + 4, text=fit(words, step - 22, 10.5), size=10.5))
+        text = fit(words, step - 22, 10.5)
+        scene.add(box(x + 5, y - 7, x + 9 + width(text, 10.5), y + 7, fill="paper", opacity=0.8))
+        scene.add(Words(x=x + 7, y=y + 4, text=text, size=10.5))
     if axis.absent:
-        scene.add(Words(x=x, y=_BOTTOM + 34, text="–", size=12, role="muted", anchor="middle"))
+        scene.add(Words(x=x, y=_BOTTOM + 34, text="–", size=14, role="muted", anchor="middle"))

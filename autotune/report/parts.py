@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.outcome import TrialRecord
-from autotune.report.axes import Panel, Scale
+from autotune.report.axes import Panel, Scale, number
 from autotune.report.figures import Chart, MemoryUnit, cap_of, nothing
 from autotune.report.front import Point, pareto_front
 from autotune.report.legend import Entry, draw_legend
-from autotune.report.palette import SERIES
-from autotune.report.scene import Line, Mark, Scene, Words, box, hint_lines
+from autotune.report.palette import PALE, SERIES
+from autotune.report.scene import Line, Mark, Scene, Shape, Words, box, hint_lines
 from autotune.report.words import clean, fit, width
 from autotune.units import format_bytes
 
@@ -80,7 +80,8 @@ def parts_chart(records: Sequence[TrialRecord], points: Sequence[Point], setting
     names = list(dict.fromkeys(name for bar in shown for name in bar.tensors))
     colors = {name: SERIES[index % len(SERIES)] for index, name in enumerate(names)}
     colors |= {TENSORS: "accent", CACHED: "series5", OUTSIDE: "rest"}
-    fewer = (
+    fewer = "" if detailed else " On a GPU only the allocator is asked, so what tensors are for is not known."
+    fewer += (
         f" {len(shown)} of {len(found)} members are shown, from the least to the most memory."
         if len(shown) < len(found)
         else ""
@@ -104,7 +105,7 @@ def parts_chart(records: Sequence[TrialRecord], points: Sequence[Point], setting
     legend = [
         Entry("box", colors[name], name) for name in [*names, *(n for n in (TENSORS, CACHED, OUTSIDE) if n in shares)]
     ]
-    draw_legend(scene, legend, left=28, right=1090, y=bottom + 80)
+    scene.height = draw_legend(scene, legend, left=28, right=1090, y=bottom + 78) + 22
     return Chart(name=NAME, title=TITLE, caption=caption + fewer, scene=scene)
 
 
@@ -122,7 +123,7 @@ def _stack(
     near = cap is not None and cap <= 4 * most
     unit = MemoryUnit.of([most, cap if near else None])
     limit = max(most, cap if near and cap else 0) or 1
-    x = Scale(low=0.0, high=unit.of_bytes(limit) * 1.04, begin=ends[0], end=ends[1])
+    x = Scale(low=0.0, high=unit.of_bytes(limit) * 1.13, begin=ends[0], end=ends[1])
     panel = Panel(x=x, y=Scale(low=0.0, high=1.0, begin=rows[1], end=rows[0]))
     far = "" if near or cap is None else f"; cap {format_bytes(cap).split(' (')[0]}, off the right end"
     panel.frame(scene, x_label=f"{label} ({unit.name}){far}", y_ticks=[])
@@ -137,9 +138,20 @@ def _stack(
                 f"#{bar.point.number} {clean(bar.point.label)[:200]}",
                 f"{name}: {format_bytes(count)}, {share:.0%} of {label}",
             )
-            shapes = (box(left, top, right, bottom, fill=colors[name], stroke="paper", width=1.0),)
+            gap = 1.0 if right - left > 3 else 0.0
+            shapes: list[Shape] = [box(left, top, right - gap, bottom, fill=colors[name])]
+            if width(name, 10) + 8 < right - left:
+                role = "inside_pale" if colors[name] in PALE else "inside"
+                middle = (left + right) / 2
+                shapes.append(
+                    Words(x=middle, y=(top + bottom) / 2 + 3.5, text=name, size=10, role=role, anchor="middle")
+                )
             kind = f"part {'device' if 'device' in label else 'tensors'}"
-            scene.add(Mark(shapes=shapes, kind=kind, hint=said, number=bar.point.number, x=unit.of_bytes(count)))
+            scene.add(Mark(shapes=tuple(shapes), kind=kind, hint=said, number=bar.point.number, x=unit.of_bytes(count)))
+        if part:
+            total = f"{number(float(f'{unit.of_bytes(begin):.3g}'))} {unit.name}"
+            end = x.at(unit.of_bytes(begin)) + 6
+            scene.add(Words(x=end, y=(top + bottom) / 2 + 3.5, text=total, size=10, role="muted"))
     if near and cap:
         at = x.at(unit.of_bytes(cap))
         line = Line(points=((at, rows[0] - 4), (at, rows[1])), stroke="cap", width=2, dash=(7, 4))

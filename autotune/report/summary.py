@@ -68,7 +68,7 @@ def trial_table(
 ) -> tuple[list[tuple[str, bool]], list[Row]]:
     """Headings and a row for each trial, the front first, then by metric."""
     by_number = {record.number: record for record in records}
-    names = varied(records)
+    names = varied([record.candidate.params for record in records])
     tested = sorted({name for point in points for name in point.test_metrics})
     confirmed = any(point.confirmed for point in points)
     metric = next((point.metric_name for point in points), "metric")

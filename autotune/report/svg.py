@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from autotune.report.palette import LIGHT
-from autotune.report.scene import Circle, Line, Mark, Scene, Shape, Words
+from autotune.report.scene import Circle, Mark, Scene, Shape, Words
 from autotune.report.words import clean
 
 FONT = "'DejaVu Sans', Verdana, 'Segoe UI', sans-serif"

@@ -13,7 +13,7 @@ from autotune.outcome import TrialRecord
 from autotune.report.curves import epochs_chart, memory_chart
 from autotune.report.figures import Chart, Refused
 from autotune.report.front import Point, points_from
-from autotune.report.front_figure import distinct, front_chart
+from autotune.report.front_figure import front_chart
 from autotune.report.page import Row, figure, figure_page, heading, page, paragraph, section, table
 from autotune.report.parameters import importance_chart, importances, parallel_chart
 from autotune.report.parts import parts_chart
@@ -105,7 +105,7 @@ def write_report(
         OSError: the folder cannot be written to.
     """
     directory = Path(directory)
-    records, refused = [record for record in records if record.outcome is not None], distinct(refusals)
+    records, refused = [record for record in records if record.outcome is not None], list(refusals)
     points = points_from(records, metric_name=str(settings.get("metric") or "metric"))
     drawn = charts(records, points, settings, selection=selection, refusals=refused, ended=ended)
     paths = _paths(directory, drawn)

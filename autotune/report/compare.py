@@ -1,0 +1,302 @@
+"""Fronts of several studies laid over one another: a figure, a table, files, and who is better at which memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from autotune.files import beside, write_text
+from autotune.report.axes import Panel, number, scale, wide_range
+from autotune.report.figures import Chart, MemoryUnit, hint, stepped
+from autotune.report.front import Point, hypervolume, pareto_front
+from autotune.report.labels import Name, put_names
+from autotune.report.legend import Entry, draw_legend
+from autotune.report.page import Row, figure, heading, page, paragraph, section, table
+from autotune.report.palette import series
+from autotune.report.picture import write_png
+from autotune.report.scene import Form, Line, Mark, Scene, Words, glyph
+from autotune.report.svg import svg_file
+from autotune.report.tables import csv_text
+from autotune.report.words import clean, fit
+from autotune.units import format_bytes
+
+FORMAT_VERSION = 1
+_FORMS: tuple[Form, ...] = ("circle", "square", "diamond", "triangle-down", "triangle-right")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One study among those compared: a name that no other has, its model, its trials, its cap in bytes."""
+
+    name: str
+    model: str
+    points: tuple[Point, ...]
+    memory_cap: int | None = None
+
+    @property
+    def front(self) -> list[Point]:
+        """Members from least to most memory."""
+        return pareto_front(self.points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """From ``least`` bytes of tensors up to the next stretch, the best metric and the studies that reach it."""
+
+    least: int
+    metric: float
+    studies: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonPaths:
+    """Where the files of a comparison lie."""
+
+    html: Path
+    png: Path
+    svg: Path
+    csv: Path
+    json: Path
+
+    def all(self) -> tuple[Path, ...]:
+        """Every file, in the order above."""
+        return (self.html, self.png, self.svg, self.csv, self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What lies beside one another.
+
+    metric_name: of all studies. reference: (metric, bytes) that every hypervolume is measured from; None without any front.
+    hypervolumes: by study, in metric times bytes. better: who reaches the best metric at which memory.
+    """
+
+    metric_name: str
+    studies: tuple[Compared, ...]
+    reference: tuple[float, float] | None
+    hypervolumes: dict[str, float]
+    better: tuple[Stretch, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def sentences(self) -> list[str]:
+        """Who is better where, in words."""
+        words = []
+        runs = [list(run) for _, run in groupby(self.better, key=lambda stretch: stretch.studies)]
+        for index, run in enumerate(runs):
+            until = runs[index + 1][0].least if index + 1 < len(runs) else None
+            span = f"From {format_bytes(run[0].least)} of tensors" + (f" to {format_bytes(until)}" if until else " on")
+            who = " and ".join(run[0].studies) + (" are level" if len(run[0].studies) > 1 else " is best")
+            reached = f"{run[0].metric:.4f}" + (f" to {run[-1].metric:.4f}" if len(run) > 1 else "")
+            words.append(f"{span}, {who}: {self.metric_name} {reached}.")
+        return words or ["No study has a front yet."]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "metric": self.metric_name,
+            "reference": None
+            if self.reference is None
+            else {"metric": self.reference[0], "allocated_bytes": self.reference[1]},
+            "studies": [
+                {
+                    "name": study.name,
+                    "model": study.model,
+                    "memory_cap_bytes": study.memory_cap,
+                    "trials": len(study.points),
+                    "hypervolume": self.hypervolumes[study.name],
+                    "front": [point.to_dict() for point in study.front],
+                }
+                for study in self.studies
+            ],
+            "better": [
+                {"from_allocated_bytes": s.least, "metric": s.metric, "studies": list(s.studies)} for s in self.better
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def compare(studies: Sequence[Compared], *, metric_name: str, warnings: Sequence[str] = ()) -> Comparison:
+    """Lay the fronts of studies of the same metric and data over one another.
+
+    The hypervolumes have one reference: the worst metric of any study's complete trials, and 1 % above the most tensor bytes
+    of any.
+    """
+    able = [point for study in studies for point in study.points if point.may_stand_on_front]
+    reference = None
+    if able:
+        reference = min(p.ranked_metric for p in able), max(p.ranked_memory for p in able) * 1.01
+    return Comparison(
+        metric_name=metric_name,
+        studies=tuple(studies),
+        reference=reference,
+        hypervolumes={study.name: hypervolume(study.points, reference) if reference else 0.0 for study in studies},
+        better=tuple(_better(studies)),
+        warnings=tuple(warnings),
+    )
+
+
+def _better(studies: Sequence[Compared]) -> list[Stretch]:
+    fronts = {study.name: study.front for study in studies}
+    memories = sorted({int(point.ranked_memory) for front in fronts.values() for point in front})
+    stretches: list[Stretch] = []
+    for memory in memories:
+        reached = {
+            name: max((p.ranked_metric for p in front if p.ranked_memory <= memory), default=None)
+            for name, front in fronts.items()
+        }
+        known = {name: metric for name, metric in reached.items() if metric is not None}
+        best = max(known.values())
+        found = Stretch(
+            least=memory, metric=best, studies=tuple(name for name, metric in known.items() if metric == best)
+        )
+        if not stretches or (stretches[-1].metric, stretches[-1].studies) != (found.metric, found.studies):
+            stretches.append(found)
+    return stretches
+
+
+def comparison_chart(comparison: Comparison) -> Chart:
+    """The fronts over one another: each study has its colour, its form and its dashes."""
+    title = f"Fronts compared: {comparison.metric_name} against memory"
+    caption = (
+        "Each line is the best metric that an amount of memory buys in one study; a higher line is better. Marks are the members of "
+        "the fronts. Memory is the peak of tensor bytes while training."
+    )
+    fronts = [study.front for study in comparison.studies]
+    members = [point for front in fronts for point in front]
+    unit = MemoryUnit.of([point.memory for point in members])
+    memories = [unit.of_bytes(point.ranked_memory) for point in members if point.memory]
+    scene = Scene(1100, 640, title)
+    scene.add(Words(x=28, y=36, text=fit(title, 1040, 18, bold=True), size=18, bold=True))
+    log = wide_range(memories)
+    panel = Panel(
+        x=scale(memories, 82, 1070, log=log, room=0.1),
+        y=scale([point.ranked_metric for point in members], 530, 66, room=0.12),
+    )
+    label = f"peak of tensor bytes while training ({unit.name})" + (", log scale" if log else "")
+    panel.frame(scene, x_label=label, y_label=f"validation {comparison.metric_name}")
+    if not members:
+        scene.add(Words(x=576, y=290, text="no study has a front yet", size=13, role="muted", anchor="middle"))
+    names, places, entries = [], [], []
+    for index, (study, front) in enumerate(zip(comparison.studies, fronts, strict=True)):
+        role, dash = series(index)[0], ((), (8, 4), (3, 3), (9, 3, 2, 3))[index % 4]
+        form = _FORMS[index % len(_FORMS)]
+        corners = [panel.place(unit.of_bytes(x), y) for x, y in stepped(front, panel.x.high * unit.size)]
+        if corners:
+            line = Line(points=tuple(corners), stroke=role, width=2.2, dash=dash)
+            scene.add(Mark(shapes=(line,), kind="study", hint=clean(study.name)))
+        for point in front:
+            x, y = panel.place(unit.of_bytes(point.ranked_memory), point.ranked_metric)
+            places.append((x, y))
+            said = f"{clean(study.name)}\n{hint(point)}"
+            value = unit.of_bytes(point.ranked_memory)
+            scene.add(
+                Mark(shapes=glyph(form, x, y, 6, role, rim="paper"), kind="member", hint=said, x=value, y=point.metric)
+            )
+            short = f"#{point.number}"
+            words = f"{short} {fit(' '.join(point.label.split()[:2]), 130, 11)}"
+            names.append(Name(x=x, y=y, text=words, short=short, role=role))
+        entries.append(
+            Entry(form, role, f"{clean(study.name)} ({clean(study.model)})" if study.model else clean(study.name))
+        )
+    put_names(scene, panel, names, places)
+    scene.height = draw_legend(scene, entries, left=28, right=1070, y=604) + 24
+    return Chart(name="compare", title=title, caption=caption, scene=scene)
+
+
+def write_comparison(directory: Path | str, comparison: Comparison) -> ComparisonPaths:
+    """Write the page, the picture as PNG and SVG, the members as CSV and all of it as JSON, each whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = ComparisonPaths(
+        html=directory / "compare.html",
+        png=directory / "compare.png",
+        svg=directory / "compare.svg",
+        csv=directory / "compare.csv",
+        json=directory / "compare.json",
+    )
+    chart = comparison_chart(comparison)
+    texts = {
+        paths.json: json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n",
+        paths.csv: csv_text(_rows(comparison), like=[dict.fromkeys(_COLUMNS), *_rows(comparison)]),
+        paths.svg: svg_file(chart.scene),
+        paths.html: _page(comparison, chart),
+    }
+    for path, text in texts.items():
+        write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+    with beside(paths.png) as scratch:
+        write_png(scratch, chart.scene)
+    return paths
+
+
+_COLUMNS = ("study", "model", "number", "label", "metric", "allocated_bytes", "device_bytes")
+
+
+def _rows(comparison: Comparison) -> list[dict[str, Any]]:
+    rows = []
+    for study in comparison.studies:
+        for point in study.front:
+            row = point.to_dict()
+            tests = row.pop("test_metrics")
+            row.pop("inference")
+            row |= {f"test_{name}": value for name, value in tests.items()}
+            rows.append({"study": study.name, "model": study.model, **row})
+    return rows
+
+
+def _page(comparison: Comparison, chart: Chart) -> str:
+    headings = [("study", False), ("model", False), ("trials", True), ("on the front", True), ("best metric", True)]
+    headings += [("least tensors MB", True), ("hypervolume, share of the largest", True)]
+    largest = max(comparison.hypervolumes.values(), default=0.0)
+    rows = []
+    for study in comparison.studies:
+        front, area = study.front, comparison.hypervolumes[study.name]
+        best = front[-1].ranked_metric if front else None
+        least = front[0].ranked_memory / 1e6 if front else None
+        rows.append(
+            Row(
+                cells=[
+                    study.name, study.model, (len(study.points), str(len(study.points))), (len(front), str(len(front))),
+                    (best, "–" if best is None else f"{best:.4f}"), (least, "–" if least is None else f"{least:,.1f}"),
+                    (area, f"{area / largest:.1%}" if largest else "–"),
+                ]
+            )
+        )  # fmt: skip
+    members = [("study", False), ("trial", True), ("configuration", False), (comparison.metric_name, True)]
+    members += [("tensors MB", True), ("device MB", True)]
+    lines = [
+        Row(
+            cells=[
+                study.name, (point.number, f"#{point.number}"), point.label[:500],
+                (point.metric, f"{point.ranked_metric:.4f}"), (point.memory, f"{point.ranked_memory / 1e6:,.1f}"),
+                (point.device, "–" if point.device is None else f"{point.device / 1e6:,.0f}"),
+            ]
+        )
+        for study in comparison.studies
+        for point in study.front
+    ]  # fmt: skip
+    parts = [heading(chart.title), *(paragraph(f"Note: {warning}", "note") for warning in comparison.warnings)]
+    parts += [paragraph(sentence, "lead") for sentence in comparison.sentences] + [figure(chart)]
+    parts.append(section("Studies", table(headings, rows), paragraph(reference_words(comparison), "note")))
+    parts.append(section("Members of the fronts", table(members, lines)))
+    return page(chart.title, "\n".join(parts))
+
+
+def reference_words(comparison: Comparison) -> str:
+    """What the hypervolumes are measured from."""
+    if comparison.reference is None:
+        return "No trial is complete, so there is no hypervolume."
+    metric, memory = comparison.reference
+    return (
+        f"Hypervolumes are measured from one reference: {comparison.metric_name} {number(metric)} (the worst of a complete trial of any "
+        f"study) and {format_bytes(round(memory))} of tensors (1 % above the most of one)."
+    )
