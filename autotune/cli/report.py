@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ autotune report --compare studies/minilm studies/mpnet --out minilm-mpnet
 def report(
     studies: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[STUDY]...", help="Folders of studies; more than one with --compare."),
+        typer.Argument(metavar="STUDY", help="Folders of studies; more than one with --compare."),
     ] = None,
     study_dir: StudyDir = None,
     compared: Annotated[
@@ -73,7 +74,7 @@ def _report(study_dir: Path | None, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     if result.front:
         console.print(front_table(result.front, result.metric_name, result.selected))
         _plot(console, [result.points])
@@ -87,12 +88,19 @@ def _compare(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(comparison.to_dict() | {"files": [str(path) for path in paths.all()]}, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     for warning in comparison.warnings:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {warning}", markup=False)
     console.print(_table(comparison))
     _plot(console, [study.points for study in comparison.studies])
     console.print("\n".join([*comparison.sentences, f"Comparison: {paths.html}"]), markup=False)
+
+
+def _console() -> Console:
+    """What a terminal cannot write, such as a sign of a study's name, becomes a question mark."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return Console(highlight=False, soft_wrap=True)
 
 
 def _plot(console: Console, fronts: Sequence[Sequence[Point]]) -> None:

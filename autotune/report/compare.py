@@ -182,11 +182,12 @@ def comparison_chart(comparison: Comparison) -> Chart:
     panel.frame(scene, x_label=label, y_label=f"validation {comparison.metric_name}")
     if not members:
         scene.add(Words(x=576, y=290, text="no study has a front yet", size=13, role="muted", anchor="middle"))
-    names, places, entries = [], [], []
+    names, places, lines, entries = [], [], [], []
     for index, (study, front) in enumerate(zip(comparison.studies, fronts, strict=True)):
         role, dash = series(index)[0], ((), (8, 4), (3, 3), (9, 3, 2, 3))[index % 4]
         form = _FORMS[index % len(_FORMS)]
         corners = [panel.place(unit.of_bytes(x), y) for x, y in stepped(front, panel.x.high * unit.size)]
+        lines.append(corners)
         if corners:
             line = Line(points=tuple(corners), stroke=role, width=2.2, dash=dash)
             scene.add(Mark(shapes=(line,), kind="study", hint=clean(study.name)))
@@ -201,10 +202,9 @@ def comparison_chart(comparison: Comparison) -> Chart:
             short = f"#{point.number}"
             words = f"{short} {fit(' '.join(point.label.split()[:2]), 130, 11)}"
             names.append(Name(x=x, y=y, text=words, short=short, role=role))
-        entries.append(
-            Entry(form, role, f"{clean(study.name)} ({clean(study.model)})" if study.model else clean(study.name))
-        )
-    put_names(scene, panel, names, places)
+        words = f"{clean(study.name)} ({clean(study.model)})" if study.model else clean(study.name)
+        entries.append(Entry(form, role, words, dash, lined=True))
+    put_names(scene, panel, names, places, (), lines)
     scene.height = draw_legend(scene, entries, left=28, right=1070, y=604) + 24
     return Chart(name="compare", title=title, caption=caption, scene=scene)
 

@@ -199,7 +199,7 @@ def _draw(
         scene.add(
             Mark(shapes=(*shapes, *ring), kind=kind, hint=hint(point), number=point.number, x=value, y=point.metric)
         )
-    put_names(scene, panel, _names(view, points, layered), places, taken, steps)
+    put_names(scene, panel, _names(view, points, layered), places, taken, [steps])
 
 
 def _cap(scene: Scene, view: _View, cap: int) -> list[Box]:

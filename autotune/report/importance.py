@@ -15,8 +15,8 @@ _FOLDS, _TREES, _SHUFFLES = 4, 48, 4
 
 @dataclass(frozen=True)
 class Importance:
-    """``shares``: of each parameter that varied, the mean and standard deviation of the variance of unseen trials that is lost by
-    shuffling it, most important first. ``explained``: of unseen trials' variance with nothing shuffled; below 0 is worse
+    """``shares``: of each parameter that varied, its part of what is lost by shuffling them one at a time, and the standard deviation
+    of that part over shuffles, most important first; the parts add up to 1. ``explained``: of unseen trials' variance with nothing shuffled; below 0 is worse
     than guessing their mean.
     """
 
@@ -58,8 +58,10 @@ def importance_of(params: Sequence[Mapping[str, Any]], figures: Sequence[float])
     variance = float(((target - target.mean()) ** 2).mean())
     missed = float(((target - guesses) ** 2).mean())
     lost = (((target - shuffled) ** 2).mean(axis=2) - missed) / variance
-    order = sorted(range(len(names)), key=lambda index: -float(lost[index].mean()))
-    shares = {names[index]: (float(lost[index].mean()), float(lost[index].std(ddof=1))) for index in order}
+    total = float(np.maximum(lost.mean(axis=1), 0.0).sum())
+    parts = lost / total if total > 0 else np.zeros_like(lost)
+    order = sorted(range(len(names)), key=lambda index: -float(parts[index].mean()))
+    shares = {names[index]: (max(0.0, float(parts[index].mean())), float(parts[index].std(ddof=1))) for index in order}
     return Importance(shares=shares, explained=1 - missed / variance)
 
 

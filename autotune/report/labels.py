@@ -39,7 +39,7 @@ class Crowd:
 
     points: Sequence[Place]
     boxes: list[Box]
-    lines: Sequence[Place]
+    lines: Sequence[Sequence[Place]]
 
 
 def put_names(
@@ -48,12 +48,12 @@ def put_names(
     names: Sequence[Name],
     points: Sequence[Place],
     taken: Sequence[Box] = (),
-    lines: Sequence[Place] = (),
+    lines: Sequence[Sequence[Place]] = (),
 ) -> list[Name]:
     """Draws each name where there is room, in the given order, and returns those that found none.
 
-    points: the pixels of every mark, which no name covers; taken: boxes to keep free; lines: corners of an upright and
-    level line that names stay off where they can.
+    points: the pixels of every mark, which no name covers; taken: boxes to keep free; lines: corners of upright and
+    level lines that names stay off where they can.
     """
     crowd, homeless = Crowd(points, list(taken), lines), []
     for name in names:
@@ -82,7 +82,7 @@ def _find(panel: Panel, name: Name, crowd: Crowd) -> tuple[str, Box, bool] | Non
                 continue
             if any(_covers(box, *point) for point in crowd.points):
                 continue
-            on_line = off_lines and any(_meets(box, *pair) for pair in pairwise(crowd.lines))
+            on_line = off_lines and any(_meets(box, *pair) for line in crowd.lines for pair in pairwise(line))
             if not on_line and not (pointed and _obstructed(name, box, crowd)):
                 return text, box, pointed
     return None

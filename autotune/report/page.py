@@ -23,6 +23,7 @@ p{max-width:80ch;margin:.4em 0;overflow-wrap:anywhere}.lead{font-size:1.08rem}.n
 .picked{border-left:4px solid var(--accent);padding:.1em 0 .1em .9em;margin:1em 0}
 figure{margin:.6em 0 2em}figcaption{color:var(--muted);max-width:95ch;font-size:.92rem;margin-top:.2em}
 svg{display:block;width:100%;height:auto}svg text{stroke:none}
+.unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
 th,td{padding:.35em .7em;border-bottom:1px solid var(--grid);text-align:left;vertical-align:top}
 td{max-width:44ch;overflow-wrap:anywhere}td.n,th.n{text-align:right;white-space:nowrap}
@@ -106,9 +107,10 @@ def figure(chart: Chart) -> str:
     )
 
 
-def section(heading: str, *parts: str) -> str:
-    """A heading and what belongs under it."""
-    return f"<section><h2>{_text(heading)}</h2>\n{chr(10).join(parts)}</section>\n"
+def section(heading: str, *parts: str, unseen: bool = False) -> str:
+    """A heading and what belongs under it; ``unseen``: the heading stands in a figure already, it is for screen readers."""
+    css = ' class="unseen"' if unseen else ""
+    return f"<section><h2{css}>{_text(heading)}</h2>\n{chr(10).join(parts)}</section>\n"
 
 
 def paragraph(text: str, css: str = "") -> str:

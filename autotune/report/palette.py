@@ -51,7 +51,7 @@ DARK: dict[str, str] = {
     "warn": "#f08c4f",
     "cap": "#ff7a97",
     "over": "#34202a",
-    "rest": "#4a545e",
+    "rest": "#7b8691",
     "inside": "#14181c",
     "inside_pale": "#14181c",
     **{f"rank{step}": color for step, color in enumerate(("#46525d", "#44708c", "#4a8fb8", "#63b3de", "#b0e0fb"))},

@@ -74,11 +74,11 @@ def axis_of(name: str, values: Sequence[Any], *, absent: bool) -> Axis:
     """
     floor = 0.12 if absent else 0.0
     if values and all(_is_number(value) for value in values):
-        low, high = min(values), max(values)
+        low, high = float(min(values)), float(max(values))
         log = wide_range(values)
 
         def share(value: float) -> float:
-            if high == low:
+            if low == high:
                 return 0.5
             if log:
                 return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
@@ -120,8 +120,8 @@ def importance_chart(points: Sequence[Point], found: tuple[Importance | None, Im
     title = "Parameter importance"
     caption = (
         "How much worse a forest of trees predicts trials it has not seen when one parameter's values are shuffled among "
-        "them: 100 % is all of their variance. Thin lines are the standard deviation over shuffles; parameters that depend on each other "
-        "share their importance."
+        "them, each as a part of what all lose. Thin lines are the standard deviation over shuffles; parameters that depend on "
+        "each other share their importance."
     )
     metric = clean(next((point.metric_name for point in points), "metric"))
     able = sum(point.may_stand_on_front for point in points)
@@ -171,7 +171,7 @@ def _bars(scene: Scene, one: Importance, left: float, rows: int) -> None:
             Words(x=begin - 8, y=y + 13, text=fit(name, 160, 11.5), size=11.5, anchor="end"),
             Words(x=max(right, high) + 7, y=y + 13, text=words, size=11, role="muted"),
         ]
-        said = hint_lines(clean(name)[:200], f"{share:.1%} ± {spread:.1%} of the variance")
+        said = hint_lines(clean(name)[:200], f"{share:.1%} ± {spread:.1%} of what shuffling loses")
         scene.add(Mark(shapes=tuple(shapes), kind="importance", hint=said, x=share))
 
 
@@ -183,8 +183,8 @@ def parallel_chart(
     by_number = {p.number: p for p in points if p.metric is not None and math.isfinite(p.metric) and p.memory}
     rows = [record for record in records if record.number in by_number]
     caption = (
-        "A line for each trial through its parameters to its memory and its metric: the darker and thicker, the better the "
-        "metric; those of the front are drawn last and full. A – below an axis: the trial does not have that parameter. "
+        "A line for each trial through its parameters to its memory and its metric: the stronger in colour and the thicker, the "
+        "better the metric; those of the front are drawn last and full. A – below an axis: the trial does not have that parameter. "
         "Parameters of one name of different methods share an axis."
     )
     if not rows:

@@ -42,8 +42,7 @@ def findings(points: Sequence[Point], settings: Mapping[str, Any], refused: Sequ
         sentences.append(
             f"No trial's device peak was over the cap of {format_bytes(cap)}; the highest was {format_bytes(max(devices))}."
             if not over
-            else f"{_trials(over)} {'was' if over == 1 else 'were'} over the cap of {format_bytes(cap)} when "
-            f"{'it was' if over == 1 else 'they were'} ended; the highest device peak was {format_bytes(max(devices))}."
+            else f"{_trials(over)} went over the cap of {format_bytes(cap)}; the highest device peak was {format_bytes(max(devices))}."
         )
     if refused:
         sentences.append(f"{len(refused)} configuration{'s were' if len(refused) > 1 else ' was'} refused before the start, since none of their memory plans fits the cap.")  # fmt: skip

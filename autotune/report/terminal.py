@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -127,7 +128,7 @@ def _dot(point: Point, unit: MemoryUnit, x: Scale, y: Scale) -> tuple[int, int]:
 
 def _draw_line(canvas: _Canvas, corners: Sequence[tuple[float, float]]) -> None:
     for (x0, y0), (x1, y1) in pairwise(corners):
-        steps = max(1, round(max(abs(x1 - x0), abs(y1 - y0))))
+        steps = max(1, math.ceil(max(abs(x1 - x0), abs(y1 - y0))))
         for step in range(steps + 1):
             canvas.dot(round(x0 + (x1 - x0) * step / steps), round(y0 + (y1 - y0) * step / steps), upright=x0 == x1)
 

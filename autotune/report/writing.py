@@ -182,7 +182,7 @@ def _report_page(
     parts = [heading(name), paragraph(", ".join(about), "note") if about else ""]
     parts.append(paragraph(" ".join(findings(points, settings, refused)), "lead"))
     parts += [paragraph(picked, "picked"), figure(drawn[0])]
-    parts += [section(chart.title, figure(chart)) for chart in drawn[1:]]
+    parts += [section(chart.title, figure(chart), unseen=True) for chart in drawn[1:]]
     note = "Press a heading to sort. The same rows with all parameters are in trials.csv, the front's in front.csv and front.json."
     parts.append(section("Trials", paragraph(note, "note"), table(headings, rows)))
     if refused:
