@@ -10,6 +10,7 @@ from autotune.report.scene import Line, Scene, Words
 from autotune.report.words import fit
 
 LOG_FROM_RATIO = 20.0
+_LARGEST = 1e250  # so that no sum or product of what an axis does overflows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,9 @@ class Scale:
 
 def scale(values: Iterable[float], begin: float, end: float, *, log: bool = False, room: float = 0.08) -> Scale:
     """A scale that holds these values with room around, also where there are none or all are equal."""
-    values = [value for value in values if math.isfinite(value)]
+    values = [math.copysign(min(abs(value), _LARGEST), value) for value in values if math.isfinite(value)]
+    if log:
+        values = [max(value, 1 / _LARGEST) for value in values]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if log and low > 0:
         factor = max((high / low) ** room, 1.15)

@@ -26,9 +26,11 @@ def clean(text: object) -> str:
 
 @cache
 def _font(bold: bool) -> Any:
-    from matplotlib.font_manager import FontProperties, findfont, get_font
+    from matplotlib.font_manager import FontProperties, findfont
+    from matplotlib.ft2font import FT2Font
 
-    font = get_font(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")))
+    # a font of its own: the shared ones get the size of what was drawn last
+    font = FT2Font(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")))
     font.set_size(_MEASURED_AT, 72)
     return font
 

@@ -155,7 +155,7 @@ ended = st.builds(
     lambda metric, peak, predicted, status, given, epochs, held, confirmed: replace(
         trial(0, metric, params=given, status=status, confirmed=confirmed, epochs=0),
         outcome=replace(
-            trial(0, metric, status=status, reason="r" * 300).outcome,  # type: ignore[type-var]  # it has one
+            trial(0, metric, status=status, reason="why").outcome,  # type: ignore[type-var]  # it has one
             peak=peak, predicted=predicted, epochs=epochs, memory_over_time=held,
         ),
     ),
@@ -172,7 +172,7 @@ ended = st.builds(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(ended, max_size=16), st.none() | st.integers(1, 2**46), st.lists(st.integers(0, 2**46), max_size=3))
+@given(st.lists(ended, max_size=5), st.none() | st.integers(1, 2**46), st.lists(st.integers(0, 2**46), max_size=3))
 def test_any_record_is_drawn(found: list[TrialRecord], cap: int | None, predicted: list[int]) -> None:
     numbered = [replace(record, number=number) for number, record in enumerate(found)]
     points = points_from(numbered, metric_name="accuracy")
@@ -182,7 +182,7 @@ def test_any_record_is_drawn(found: list[TrialRecord], cap: int | None, predicte
     for chart in drawn:
         text = svg_file(chart.scene)
         ElementTree.fromstring(text)
-        assert not re.search(r'[" LM](nan|inf|-inf)\b', text)
+        assert not re.search(r'="[^"]*\b(nan|inf)\b', text)
         assert chart.caption
 
 

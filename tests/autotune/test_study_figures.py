@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autotune.outcome import EpochReport, MemoryFigures, Status, TrialRecord
 from autotune.report.curves import epochs_chart, memory_chart
@@ -217,3 +219,20 @@ def test_curves_of_the_metric_the_loss_and_the_memory() -> None:
 
 def test_without_readings_the_memory_figure_says_so() -> None:
     assert "No trial's memory was recorded" in explained(memory_chart([trial(0)], points_from([trial(0)]), {}))
+
+
+odd = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.lists(st.integers(), max_size=1)
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), odd), min_size=LEAST_TRIALS, max_size=16), st.integers(0, 5))
+def test_importance_takes_parameters_of_any_kind(params: list[dict[str, Any]], seed: int) -> None:
+    figures = np.random.default_rng(seed).random(len(params)).tolist()
+    found = importance_of(params, figures)
+    if found is not None:
+        assert all(math.isfinite(share) and math.isfinite(spread) for share, spread in found.shares.values())
+        assert math.isfinite(found.explained)
+    else:
+        assert not varied(params)
