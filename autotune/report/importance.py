@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-LEAST_TRIALS = 12
+LEAST_TRIALS = 20
 _FOLDS, _TREES, _SHUFFLES = 4, 48, 4
 
 

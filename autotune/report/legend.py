@@ -48,6 +48,6 @@ def _sign(entry: Entry, x: float, y: float) -> Sequence[Shape]:
         bar = Line(points=((x, y - 8), (x, y + 8)), stroke=entry.role, width=1.6)
         return (bar, *glyph("diamond", x, y, 3.8, "paper", rim=entry.role))
     if entry.lined:
-        line = Line(points=((x - 14, y), (x + 13, y)), stroke=entry.role, width=2, dash=entry.dash)
+        line = Line(points=((x - 11, y), (x + 11, y)), stroke=entry.role, width=2, dash=entry.dash)
         return (line, *glyph(cast(Form, entry.form), x, y, 4.8, entry.role))
     return glyph(cast(Form, entry.form), x, y, 4.8, entry.role)

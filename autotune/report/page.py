@@ -26,7 +26,7 @@ svg{display:block;width:100%;height:auto}svg text{stroke:none}
 .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
 th,td{padding:.35em .7em;border-bottom:1px solid var(--grid);text-align:left;vertical-align:top}
-td{max-width:44ch;overflow-wrap:anywhere}td.n,th.n{text-align:right;white-space:nowrap}
+td>bdi{display:block;width:max-content;max-width:40ch;overflow-wrap:anywhere}td.n,th.n{text-align:right;white-space:nowrap}
 th{position:sticky;top:0;background:var(--paper)}th button{font:inherit;font-weight:600;color:inherit;background:none;
 border:0;padding:0;cursor:pointer}th[aria-sort=ascending] button::after{content:" \\25B2"}
 th[aria-sort=descending] button::after{content:" \\25BC"}

@@ -52,6 +52,13 @@ def bars(records: Sequence[TrialRecord], points: Sequence[Point]) -> list[Bar]:
     return found
 
 
+def _names(records: Sequence[TrialRecord], shown: Sequence[Bar]) -> list[str]:
+    """The parts that some bar has, in the order in which they were recorded."""
+    there = {name for bar in shown for name in bar.tensors}
+    told = [record.outcome.details.get("peak_parts") for record in records if record.outcome]
+    return [name for name in dict.fromkeys(clean(name) for parts in told for name, _ in _items(parts)) if name in there]
+
+
 def _items(told: object) -> list[tuple[str, int]]:
     if not isinstance(told, Mapping):
         return []
@@ -77,7 +84,7 @@ def parts_chart(records: Sequence[TrialRecord], points: Sequence[Point], setting
     height = 38.0 if len(shown) <= 8 else 27.0
     scene = Scene(1120, 158 + height * len(shown) + 92, TITLE)
     scene.add(Words(x=28, y=34, text=TITLE, size=17, bold=True))
-    names = list(dict.fromkeys(name for bar in shown for name in bar.tensors))
+    names = _names(records, shown)
     colors = {name: SERIES[index % len(SERIES)] for index, name in enumerate(names)}
     colors |= {TENSORS: "accent", CACHED: "series5", OUTSIDE: "rest"}
     fewer = "" if detailed else " On a GPU only the allocator is asked, so what tensors are for is not known."

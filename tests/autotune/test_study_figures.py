@@ -227,7 +227,10 @@ odd = st.one_of(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from("abc"), odd), min_size=LEAST_TRIALS, max_size=16), st.integers(0, 5))
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abc"), odd), min_size=LEAST_TRIALS, max_size=LEAST_TRIALS + 4),
+    st.integers(0, 5),
+)
 def test_importance_takes_parameters_of_any_kind(params: list[dict[str, Any]], seed: int) -> None:
     figures = np.random.default_rng(seed).random(len(params)).tolist()
     found = importance_of(params, figures)
