@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autotune.report.compare import Compared, Comparison, ComparisonPaths, compare, write_comparison
+from autotune.report.compare import Compared, Comparison, compare
+from autotune.report.comparison_files import ComparisonPaths, write_comparison
 from autotune.report.front import Point, hypervolume, pareto_front, points_from
 from autotune.report.select import Preference, Selection, select
 from autotune.report.tables import front_table, table_rows

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from autotune.outcome import Status
-from autotune.report.axes import Panel, Scale, number, scale, wide_range
+from autotune.report.axes import number
 from autotune.report.figures import (
     MARKERS,
     Chart,
     FigureText,
     Layers,
-    MemoryUnit,
     Refused,
     cap_of,
     figure_text,
@@ -23,6 +21,7 @@ from autotune.report.figures import (
     stepped,
 )
 from autotune.report.front import Point
+from autotune.report.front_view import BOTTOM, HEIGHT, KEY, LEFT, TOP, WIDTH, View, views_of
 from autotune.report.key import draw_key
 from autotune.report.labels import Box, Name, put_names
 from autotune.report.legend import Entry, draw_legend
@@ -31,31 +30,7 @@ from autotune.report.select import Selection
 from autotune.report.words import clean, fit, wrap
 from autotune.units import format_bytes
 
-WIDTH, HEIGHT = 1240.0, 680.0
-_TOP, _BOTTOM = 148.0, 545.0
-_LEFT, _KEY = 82.0, 905.0
 _SMALL_NAMES = 60  # with more trials, those off the front have their numbers under the pointer only
-_BEYOND = 2.5  # refused ones further out than this many times the cap or the largest trial stand at the edge
-
-
-@dataclass(frozen=True)
-class _View:
-    """One panel's way of reading a trial's memory: tensor bytes or device."""
-
-    kind: str
-    panel: Panel
-    unit: MemoryUnit
-
-    def bytes_of(self, point: Point) -> int | None:
-        return point.memory if self.kind == "tensors" else point.device
-
-    def predicted(self, refused: Refused) -> int | None:
-        if refused.predicted is None:
-            return None
-        return refused.predicted.allocated if self.kind == "tensors" else refused.predicted.device
-
-    def x(self, count: float) -> float:
-        return self.panel.x.at(self.unit.of_bytes(count))
 
 
 def front_chart(
@@ -76,10 +51,10 @@ def front_chart(
     scene = Scene(WIDTH, HEIGHT, text.title)
     selected = selection.point.number if selection else None
     _head(scene, text, selection)
-    for view in _views(points, layered, settings, text, refused):
+    for view in views_of(points, layered, settings, text, refused):
         _draw(scene, view, points, layered, text, settings, refused, selected)
-    draw_key(scene, layered.front, text, selected, left=_KEY, right=WIDTH - 26, top=_TOP - 6, bottom=_BOTTOM + 45)
-    draw_legend(scene, _entries(layered, settings, refused, selected), left=_LEFT - 50, right=WIDTH - 26, y=628)
+    draw_key(scene, layered.front, text, selected, left=KEY, right=WIDTH - 26, top=TOP - 6, bottom=BOTTOM + 45)
+    draw_legend(scene, _entries(layered, settings, refused, selected), left=LEFT - 50, right=WIDTH - 26, y=628)
     caption = (
         "Left: the metric over the peak of tensor bytes; the line is the front, the best that each amount of memory buys. "
         "Right: the same trials over the device peak, which is what the cap (the line) compares; refused configurations stand "
@@ -107,59 +82,9 @@ def _head(scene: Scene, text: FigureText, selection: Selection | None) -> None:
         scene.add(Words(x=28, y=60 + 19 * (len([line for line in lines if line]) + row), text=words, size=12.5))
 
 
-def _views(
-    points: Sequence[Point],
-    layered: Layers,
-    settings: Mapping[str, Any],
-    text: FigureText,
-    refused: Sequence[Refused],
-) -> list[_View]:
-    heights = [point.ranked_metric for point in layered.drawn]
-    for point in layered.front:
-        heights += list(point.confirmed)
-    vertical = scale(heights, _BOTTOM, _TOP, room=0.13)
-    devices = [point.device for point in points if point.device]
-    cap = cap_of(settings)
-    split = bool(devices) or cap is not None
-    tensors = [point.memory for point in points if point.memory]
-    seen = [one.predicted for one in refused if one.predicted]
-    left = _horizontal(
-        tensors, [one.allocated for one in seen], None, text.unit, (_LEFT, 555.0 if split else _KEY - 50), text.log_x
-    )
-    views = [_View("tensors", Panel(x=left, y=vertical), text.unit)]
-    if split:
-        unit = MemoryUnit.of([*devices, cap])
-        values = [*devices, *([cap] if cap else [])]
-        right = _horizontal(
-            devices,
-            [one.device for one in seen],
-            cap,
-            unit,
-            (590.0, 868.0),
-            bool(values) and max(values) > 4 * min(values),
-        )
-        views.append(_View("device", Panel(x=right, y=vertical), unit))
-    return views
-
-
-def _horizontal(
-    trials: Sequence[float],
-    predicted: Sequence[float],
-    cap: int | None,
-    unit: MemoryUnit,
-    ends: tuple[float, float],
-    log: bool,
-) -> Scale:
-    known = [*trials, *([cap] if cap else [])]
-    limit = _BEYOND * max(known, default=max(predicted, default=1.0))
-    values = [unit.of_bytes(value) for value in (*known, *(min(value, limit) for value in predicted)) if value > 0]
-    found = scale(values, *ends, log=log or wide_range(values), room=0.1)
-    return found if found.log or found.low >= 0 else Scale(low=0.0, high=found.high, begin=ends[0], end=ends[1])
-
-
 def _draw(
     scene: Scene,
-    view: _View,
+    view: View,
     points: Sequence[Point],
     layered: Layers,
     text: FigureText,
@@ -202,7 +127,7 @@ def _draw(
     put_names(scene, panel, _names(view, points, layered), places, taken, [steps])
 
 
-def _cap(scene: Scene, view: _View, cap: int) -> list[Box]:
+def _cap(scene: Scene, view: View, cap: int) -> list[Box]:
     panel, x = view.panel, view.x(cap)
     words = f"cap {number(view.unit.of_bytes(cap))} {view.unit.name}"
     line = Line(points=((x, panel.top), (x, panel.bottom)), stroke="cap", width=2.0, dash=(7, 4))
@@ -217,7 +142,7 @@ def _cap(scene: Scene, view: _View, cap: int) -> list[Box]:
     return [(x - 90, panel.top, x + 4, panel.top + 20) if near_end else (x - 4, panel.top, x + 90, panel.top + 20)]
 
 
-def _staircase(scene: Scene, view: _View, layered: Layers) -> list[tuple[float, float]]:
+def _staircase(scene: Scene, view: View, layered: Layers) -> list[tuple[float, float]]:
     panel = view.panel
     corners = stepped(layered.front, panel.x.high * view.unit.size)
     steps = [(view.x(memory), panel.y.at(metric)) for memory, metric in corners]
@@ -227,7 +152,7 @@ def _staircase(scene: Scene, view: _View, layered: Layers) -> list[tuple[float, 
     return steps
 
 
-def _seeds(scene: Scene, view: _View, point: Point, x: float) -> list[tuple[float, float]]:
+def _seeds(scene: Scene, view: View, point: Point, x: float) -> list[tuple[float, float]]:
     """Mean and spread of the other seeds, a little to the right of the search's own value; the pixels that they take."""
     mean, spread = point.confirmed_mean, point.confirmed_spread
     if mean is None:
@@ -244,7 +169,7 @@ def _seeds(scene: Scene, view: _View, point: Point, x: float) -> list[tuple[floa
     return [(at, y), *((at, high + 8 * step) for step in range(int((low - high) / 8) + 1))]
 
 
-def _edge(scene: Scene, view: _View, layered: Layers, refused: Sequence[Refused]) -> None:
+def _edge(scene: Scene, view: View, layered: Layers, refused: Sequence[Refused]) -> None:
     """What has no metric stands on the lower edge: ended trials at what they took, refused ones at their prediction."""
     bottom = view.panel.bottom
     for point in layered.without_metric:
@@ -275,7 +200,7 @@ def _edge(scene: Scene, view: _View, layered: Layers, refused: Sequence[Refused]
         scene.add(Words(x=view.panel.right - 3, y=bottom - 19, text=words, size=10.5, role="cap", anchor="end"))
 
 
-def _names(view: _View, points: Sequence[Point], layered: Layers) -> list[Name]:
+def _names(view: View, points: Sequence[Point], layered: Layers) -> list[Name]:
     names = []
     tensors = view.kind == "tensors"
     for point in sorted(layered.front, key=lambda point: -point.ranked_metric):

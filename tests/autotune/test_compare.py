@@ -14,7 +14,8 @@ from autotune.cli.app import app
 from autotune.config import StudyConfig
 from autotune.errors import StudyError
 from autotune.outcome import MemoryFigures
-from autotune.report.compare import Compared, compare, comparison_chart, write_comparison
+from autotune.report.compare import Compared, compare
+from autotune.report.comparison_files import comparison_chart, write_comparison
 from autotune.report.front import hypervolume
 from autotune.search import StudyRecord
 from autotune.study import compare_studies

@@ -13,7 +13,8 @@ import pytest
 from autotune.outcome import Status
 from autotune.report.figures import figure_text, layers, stepped
 from autotune.report.front import Point, points_from
-from autotune.report.front_figure import HEIGHT, WIDTH, front_chart
+from autotune.report.front_figure import front_chart
+from autotune.report.front_view import HEIGHT, WIDTH
 from autotune.report.picture import write_png
 from autotune.report.scene import Circle, Line, Mark, Words
 from autotune.report.select import select
