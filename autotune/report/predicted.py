@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autotune.outcome import TrialRecord
+from autotune.outcome import Status, TrialRecord
 from autotune.report.axes import Panel, scale, wide_range
-from autotune.report.figures import Chart, MemoryUnit, cap_of, hint, mark_of, nothing
+from autotune.report.figures import MARKERS, Chart, MemoryUnit, cap_of, hint, mark_of, nothing
 from autotune.report.front import Point
+from autotune.report.legend import Entry, draw_legend
 from autotune.report.scene import Line, Mark, Scene, Words, glyph
 from autotune.units import format_bytes
 
@@ -56,12 +57,23 @@ def predicted_chart(records: Sequence[TrialRecord], points: Sequence[Point], set
     scene = Scene(1000, 540, TITLE)
     scene.add(Words(x=28, y=34, text=TITLE, size=17, bold=True))
     said = []
+    scene.height = draw_legend(scene, _entries([*tensors, *devices]), left=28, right=970, y=530) + 22
     for rows, what, left in ((tensors, "tensor bytes", 82.0), (devices, "device", 580.0)):
         if rows:
             said.append(errors_in_words(rows, what))
             scene.add(Words(x=28, y=56 + 18 * (len(said) - 1), text=said[-1], size=11.5, role="muted"))
             _plot(scene, rows, what, left, cap_of(settings) if what == "device" else None)
     return Chart(name=NAME, title=TITLE, caption=f"{caption} Error: {'. '.join(said)}.", scene=scene)
+
+
+def _entries(rows: Sequence[Row]) -> list[Entry]:
+    """A sign for each sort of trial, as the front's figure has it, and for the line."""
+    entries = [Entry("dashes", "muted", "predicted = measured")]
+    for on_front, words in ((True, "on the front"), (False, "complete")):
+        if any(point.on_front is on_front and point.status is Status.COMPLETE for point, _, _ in rows):
+            entries.append(Entry("circle", "accent" if on_front else "grey", words))
+    seen = {point.status for point, _, _ in rows}
+    return [*entries, *(Entry(form, "warn", words) for status, (form, words) in MARKERS.items() if status in seen)]
 
 
 def _plot(scene: Scene, rows: Sequence[Row], what: str, left: float, cap: int | None) -> None:
@@ -80,7 +92,7 @@ def _plot(scene: Scene, rows: Sequence[Row], what: str, left: float, cap: int | 
         line = Line(points=((panel.left, at), (panel.right, at)), stroke="cap", width=1.8, dash=(7, 4))
         name = Words(x=panel.left + 6, y=at - 5, text="cap", size=11, role="cap", bold=True)
         scene.add(Mark(shapes=(line, name), kind="cap", hint=f"memory cap {format_bytes(cap)}", y=unit.of_bytes(cap)))
-    for point, said, was in rows:
+    for point, said, was in sorted(rows, key=lambda row: row[0].on_front):
         form, role, _ = mark_of(point)
         x, y = unit.of_bytes(said), unit.of_bytes(was)
         words = f"{hint(point)}\npredicted {what}: {format_bytes(said)} ({said / was - 1:+.1%})"

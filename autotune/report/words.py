@@ -45,8 +45,8 @@ def _advance(sign: str, bold: bool) -> float | None:
 
 
 def drawable(text: str) -> str:
-    """The text with each sign that the pictures' font does not have as a question mark."""
-    return "".join(sign if _advance(sign, False) is not None else "?" for sign in text)
+    """The text with each sign that the pictures' font does not have as a question mark, in either of its weights."""
+    return "".join(sign if None not in (_advance(sign, False), _advance(sign, True)) else "?" for sign in text)
 
 
 def width(text: str, size: float, *, bold: bool = False) -> float:

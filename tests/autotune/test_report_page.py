@@ -20,7 +20,7 @@ from autotune.report.figures import Chart
 from autotune.report.page import Row, page, table
 from autotune.report.palette import DARK, LIGHT
 from autotune.report.svg import svg_file, to_svg
-from autotune.report.words import clean, fit, wrap
+from autotune.report.words import clean, drawable, fit, width, wrap
 from autotune.report.writing import charts
 from tests.autotune._records import refusal, trial
 
@@ -234,6 +234,15 @@ def test_marks_carry_their_trial_and_their_words() -> None:
     read = Reader(to_svg(chart.scene))
     assert {value for _, name, value in read.attributes if name == "data-trial"} == {str(number) for number in range(6)}
     assert read.tags["title"] >= 12  # in both panels
+
+
+def test_pictures_have_no_sign_that_their_font_lacks_in_either_weight() -> None:
+    assert drawable("é 日 🙂 ±") == "é ? ? ±"
+    for weight in (False, True):
+        assert width("aé", 10, bold=weight) > 10
+    lacking = [chr(code) for code in range(0x20, 0x3000) if chr(code) != "?" and drawable(chr(code)) == "?"]
+    assert lacking
+    assert not set("–…±·#<>&$") & set(lacking)
 
 
 def test_words_are_cut_and_broken_to_fit() -> None:

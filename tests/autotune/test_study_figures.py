@@ -81,6 +81,8 @@ def test_predicted_against_measured() -> None:
     exact = chart.scene.marks("exact")[0].shapes[0]
     assert isinstance(exact, Line)
     assert "1 of 1 too low (at most by 10.0%)" in chart.caption
+    assert "complete" in chart.scene.words
+    assert "on the front" not in chart.scene.words  # the member of the front has no prediction
     assert "none of 1 too low" in errors_in_words([(points[0], 11, 10)], "device")
 
 
