@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from autotune.report.axes import Panel, number, scale
 from autotune.report.figures import Chart, nothing
-from autotune.report.front import Point, hypervolume
+from autotune.report.front import Point, hypervolume, pareto_front
 from autotune.report.scene import Line, Mark, Scene, Words, glyph, hint_lines
 from autotune.report.words import clean, fit
 from autotune.units import format_bytes, format_duration
@@ -32,9 +32,10 @@ def growth(
     """(when, hypervolume so far, the trial that ended) in the order of the ends, which are seconds or else numbers."""
     known = all(point.number in ended for point in points)
     order = sorted(points, key=lambda point: (ended[point.number] if known else point.number, point.number))
-    rows, seen = [], []
+    rows: list[tuple[float, float, Point]] = []
+    seen: list[Point] = []
     for point in order:
-        seen.append(point)
+        seen = pareto_front([*seen, point])  # what is beaten covers nothing
         at = ended[point.number] if known else float(point.number + 1)
         rows.append((at, hypervolume(seen, reference), point))
     return rows
