@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from real_figures import BACKBONE, FIGURES, LIVE_SEEDS, STANDARD, Bar
 from real_record import RealRecord
 
-from autotune.report.figures import ACCENT, GREY, INK, WARN
-from autotune.report.picture import MUTED
+from autotune.report.palette import ACCENT, GREY, INK, MUTED, WARN
 
 TITLES = {
     4: "How early hidden states are aggregated (fig. 4)",

@@ -1,20 +1,72 @@
-"""``autotune report``: the front and the figures of a study that runs or has run."""
+"""``autotune report``: the front and the figures of a study that runs or has run, or those of several over one another."""
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from autotune.cli.options import Json, StudyDir
 
+if TYPE_CHECKING:
+    from autotune.report import Comparison, Point
 
-def report(study_dir: StudyDir = None, as_json: Json = False) -> None:
-    """Write the front's figures and tables anew and print the front.
+REPORT_HELP = """Write the report of a study anew (report.html, front.png and .svg, tables) and print the front with a small plot.
 
-    Example: autotune report --study-dir studies/mine --json
-    """
+With --compare, lay the fronts of two or more studies of the same metric and data over one another.
+
+Examples:
+
+autotune report --study-dir studies/mine --json
+
+autotune report --compare studies/minilm studies/mpnet --out minilm-mpnet
+"""
+
+
+def report(
+    studies: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="STUDY", help="Folders of studies; more than one with --compare."),
+    ] = None,
+    study_dir: StudyDir = None,
+    compared: Annotated[
+        bool, typer.Option("--compare", help="Lay the fronts of these studies over one another.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="With --compare: the folder for compare.html, .png, .svg, .csv and .json. [default: comparison]",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """See :data:`REPORT_HELP`."""
+    from autotune.errors import ConfigError
+
+    folders = [*(studies or []), *([study_dir] if study_dir else [])]
+    if compared:
+        _compare(folders, out or Path("comparison"), as_json=as_json)
+        return
+    if len(folders) > 1:
+        named = " ".join(map(str, folders))
+        raise ConfigError(
+            f"{len(folders)} studies were given ({named}), a report is of one. To lay them over one another: autotune report --compare {named}"
+        )
+    if out is not None:
+        raise ConfigError(f"--out {out} goes with --compare: a report of one study lies in its folder, under report/.")
+    _report(folders[0] if folders else None, as_json=as_json)
+
+
+def _report(study_dir: Path | None, *, as_json: bool) -> None:
     from autotune.cli.display import front_table
     from autotune.study import report_study
 
@@ -22,7 +74,60 @@ def report(study_dir: StudyDir = None, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     if result.front:
         console.print(front_table(result.front, result.metric_name, result.selected))
+        _plot(console, [result.points])
     console.print(result.closing, markup=False)
+
+
+def _compare(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
+    from autotune.study import compare_studies
+
+    comparison, paths = compare_studies(folders, out)
+    if as_json:
+        typer.echo(json.dumps(comparison.to_dict() | {"files": [str(path) for path in paths.all()]}, indent=2))
+        return
+    console = _console()
+    for warning in comparison.warnings:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {warning}", markup=False)
+    console.print(_table(comparison))
+    _plot(console, [study.points for study in comparison.studies])
+    console.print("\n".join([*comparison.sentences, f"Comparison: {paths.html}"]), markup=False)
+
+
+def _console() -> Console:
+    """What a terminal cannot write, such as a sign of a study's name, becomes a question mark."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _plot(console: Console, fronts: Sequence[Sequence[Point]]) -> None:
+    from autotune.report import can_encode, plot_front
+
+    lines = plot_front(fronts, columns=console.width, fine=can_encode(sys.stdout.encoding))
+    if lines:
+        console.print("\n".join(["", *lines, ""]), markup=False)
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table(title=f"Fronts compared ({comparison.metric_name} on validation)", title_justify="left")
+    for column in ("", "study", "model"):
+        table.add_column(column, overflow="fold")
+    for column in ("trials", "on the front", "best", "least tensors MB", "hypervolume"):
+        table.add_column(column, justify="right")
+    largest = max(comparison.hypervolumes.values(), default=0.0)
+    for index, study in enumerate(comparison.studies):
+        front, area = study.front, comparison.hypervolumes[study.name]
+        table.add_row(
+            chr(ord("a") + index % 26),
+            Text(study.name),
+            Text(study.model),
+            str(len(study.points)),
+            str(len(front)),
+            f"{front[-1].ranked_metric:.4f}" if front else "–",
+            f"{front[0].ranked_memory / 1e6:,.1f}" if front else "–",
+            f"{area / largest:.1%}" if largest else "–",
+        )
+    return table

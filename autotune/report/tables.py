@@ -1,40 +1,19 @@
-"""The front and the trials as CSV, JSON and rows for a terminal, and the whole report of a study as files."""
+"""The front and the trials as CSV, JSON and rows for a terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from autotune.files import beside, write_text
 from autotune.outcome import TrialRecord
-from autotune.report.figures import front_html
-from autotune.report.front import Point, pareto_front, points_from
-from autotune.report.picture import write_pictures
+from autotune.report.front import Point, pareto_front
 from autotune.report.select import Selection
 from autotune.report.words import mean_words
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportPaths:
-    """Where the files of a report lie."""
-
-    front_csv: Path
-    front_json: Path
-    trials_csv: Path
-    front_png: Path
-    front_svg: Path
-    front_html: Path
-
-    def all(self) -> tuple[Path, ...]:
-        """Every file, in the order above."""
-        return (self.front_csv, self.front_json, self.trials_csv, self.front_png, self.front_svg, self.front_html)
 
 
 def table_rows(points: Iterable[Point]) -> tuple[list[str], list[list[str]]]:
@@ -128,48 +107,6 @@ def _flat(figures: Mapping[str, Any]) -> dict[str, Any]:
     return peak | {name: value for name, value in figures.items() if name != "peak"}
 
 
-def write_report(
-    directory: Path | str,
-    records: Iterable[TrialRecord],
-    settings: Mapping[str, Any],
-    *,
-    selection: Selection | None = None,
-) -> ReportPaths:
-    """Write every file of the report, each whole or not at all, over those of an earlier report.
-
-    settings: of the study; read are ``name``, ``model``, ``metric`` (the metric's name) and ``memory_cap`` (bytes), and
-    any may be missing. selection: marked in the figures and kept in front.json.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    records = list(records)
-    points = points_from(records, metric_name=str(settings.get("metric") or "metric"))
-    selected = selection.point.number if selection else None
-    paths = ReportPaths(
-        front_csv=directory / "front.csv",
-        front_json=directory / "front.json",
-        trials_csv=directory / "trials.csv",
-        front_png=directory / "front.png",
-        front_svg=directory / "front.svg",
-        front_html=directory / "front.html",
-    )
-    numbers = {point.number for point in points if point.on_front}
-    rows = trial_rows(records, points)
-    front_rows = sorted((row for row in rows if row["number"] in numbers), key=lambda row: row["allocated_bytes"])
-    summary = json.dumps(front_summary(points, records, settings, selection), indent=2, ensure_ascii=False, default=str)
-    page = front_html(points, settings, selected=selected)
-    write_text(paths.front_csv, _csv(front_rows, like=rows))
-    write_text(paths.front_json, summary + "\n")
-    write_text(paths.trials_csv, _csv(rows, like=rows))
-    write_text(paths.front_html, page)
-    with beside(paths.front_png) as png, beside(paths.front_svg) as svg:
-        write_pictures([png, svg], points, settings, selected=selected)
-    return paths
-
-
 def front_summary(
     points: Sequence[Point],
     records: Iterable[TrialRecord],
@@ -199,7 +136,8 @@ def front_summary(
     }
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], *, like: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]], *, like: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, with the columns of ``like`` also where a row lacks one."""
     columns = list(dict.fromkeys(key for row in like for key in row)) or ["number"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")

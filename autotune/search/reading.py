@@ -76,6 +76,16 @@ class RecordReader:
         with translated(self.url):
             return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
+    def seconds_until_end(self) -> dict[int, float]:
+        """Seconds from the start of the first trial to the end of each that has ended, by its number."""
+        trials = self.frozen_trials()
+        begins = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
+        return {
+            trial.number: (trial.datetime_complete - min(begins)).total_seconds()
+            for trial in trials
+            if trial.datetime_complete is not None and begins
+        }
+
     def _frozen(self, number: int) -> FrozenTrial:
         for trial in self.frozen_trials():
             if trial.number == number and CANDIDATE in trial.user_attrs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autotune.study.comparing import compare_studies
     from autotune.study.exporting import export_from_study
     from autotune.study.fit_check import PlanSummary
     from autotune.study.run import confirm_study, resume_study, run_study
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PlanSummary",
     "StudyResult",
+    "compare_studies",
     "confirm_study",
     "export_from_study",
     "report_study",
@@ -25,6 +27,7 @@ __all__ = [
 _HOMES = {
     "PlanSummary": "fit_check",
     "StudyResult": "view",
+    "compare_studies": "comparing",
     "confirm_study": "run",
     "export_from_study": "exporting",
     "report_study": "view",

@@ -73,10 +73,16 @@ def summarise(
     records = record.trials()
     points = points_from(records, metric_name=metric_name)
     selection = current_selection(folder, points, save=save_selection)
+    refusals = {shape_key(row.candidate): row for row in record.refusals()}
     paths = write_report(
-        folder.report, records, {**report_settings(config), "metric": metric_name}, selection=selection
+        folder.report,
+        records,
+        {**report_settings(config), "metric": metric_name},
+        selection=selection,
+        refusals=refusals.values(),
+        ended=record.seconds_until_end(),
     )
-    refused = len({shape_key(row.candidate) for row in record.refusals()})
+    refused = len(refusals)
     result = StudyResult(
         folder=folder.path,
         metric_name=metric_name,
@@ -121,9 +127,7 @@ def _closing(
     ]
     if selection is not None:
         lines.append(f"Selected: {selection.explanation}")
-    lines.append(
-        f"Figures and tables: {paths.front_html.parent}; MLflow: {config.mlflow_uri or folder.path / 'mlflow.db'}"
-    )
+    lines.append(f"Report: {paths.report_html}; MLflow: {config.mlflow_uri or folder.path / 'mlflow.db'}")
     ended = {identity(record.candidate) for record in records if record.outcome and not _interrupted(record)}
     if any(_interrupted(record) and identity(record.candidate) not in ended for record in records):
         lines.append(f"Go on with what was interrupted: autotune resume{where}")

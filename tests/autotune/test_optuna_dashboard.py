@@ -14,6 +14,7 @@ from autotune.outcome import Outcome, Status
 from autotune.search import StudyRecord
 
 from .search_samples import candidate, complete
+from .small_study import ROOT
 
 
 def get(file: Path, path: str) -> Any:
@@ -56,3 +57,7 @@ def test_the_dashboard_shows_both_objectives_parameters_and_how_trials_ended(rec
     assert params == {"method": "sherl", "sherl.learning_rate": "0.01"}
     attributes = {row["key"]: row["value"] for row in shown["trials"][2]["user_attrs"]}
     assert (attributes["status"], attributes["reason"]) == ("over_cap", "it held 9 GB")
+
+
+def test_the_readme_says_how() -> None:
+    assert "optuna-dashboard sqlite:///STUDY/study.db" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ RECORDS = [
 def test_writes_every_file_and_nothing_else(tmp_path: Path) -> None:
     selection = select(points_from(RECORDS, metric_name="accuracy"))
     paths = write_report(tmp_path / "report", RECORDS, SETTINGS, selection=selection)
-    assert {path.name for path in paths.all()} == {path.name for path in (tmp_path / "report").iterdir()}
+    assert set(paths.all()) == {path for path in (tmp_path / "report").rglob("*") if path.is_file()}
     assert all(path.stat().st_size > 0 for path in paths.all())
     with paths.front_csv.open(encoding="utf-8", newline="") as file:
         front = list(csv.DictReader(file))
@@ -76,15 +76,17 @@ def test_a_later_report_replaces_an_earlier_one_and_a_failed_one_leaves_it(
     before = (tmp_path / "front.png").read_bytes()
     assert len((tmp_path / "trials.csv").read_text().splitlines()) > 3
 
-    def full_disk(paths: list[Path], *_: object, **__: object) -> None:
-        paths[0].write_bytes(b"half a picture")
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full_disk(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half a picture")
         raise OSError("no space left")
 
-    monkeypatch.setattr("autotune.report.tables.write_pictures", full_disk)
+    monkeypatch.setattr("autotune.report.writing.write_png", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_report(tmp_path, RECORDS, SETTINGS)
     assert (tmp_path / "front.png").read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 6
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 def test_rows_for_a_terminal() -> None:

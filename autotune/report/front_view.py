@@ -1,0 +1,90 @@
+"""The two panels of the front's figure: the metric over tensor bytes, and over the device peak that the cap compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.report.axes import Panel, Scale, scale, wide_range
+from autotune.report.figures import FigureText, Layers, MemoryUnit, Refused, cap_of
+from autotune.report.front import Point
+
+WIDTH, HEIGHT = 1240.0, 680.0
+TOP, BOTTOM = 148.0, 545.0
+LEFT, KEY = 82.0, 905.0
+_BEYOND = 2.5  # refused ones further out than this many times the cap or the largest trial stand at the edge
+
+
+@dataclass(frozen=True)
+class View:
+    """One panel's way of reading a trial's memory: tensor bytes or device."""
+
+    kind: str
+    panel: Panel
+    unit: MemoryUnit
+
+    def bytes_of(self, point: Point) -> int | None:
+        """What a trial took, where it is known."""
+        return point.memory if self.kind == "tensors" else point.device
+
+    def predicted(self, refused: Refused) -> int | None:
+        """What was predicted for a refused one, where something was."""
+        if refused.predicted is None:
+            return None
+        return refused.predicted.allocated if self.kind == "tensors" else refused.predicted.device
+
+    def x(self, count: float) -> float:
+        """The pixel of so many bytes."""
+        return self.panel.x.at(self.unit.of_bytes(count))
+
+
+def views_of(
+    points: Sequence[Point],
+    layered: Layers,
+    settings: Mapping[str, Any],
+    text: FigureText,
+    refused: Sequence[Refused],
+) -> list[View]:
+    """The panel of tensor bytes and, where devices or a cap are known, the one of device peaks, of one height."""
+    heights = [point.ranked_metric for point in layered.drawn]
+    for point in layered.front:
+        heights += list(point.confirmed)
+    vertical = scale(heights, BOTTOM, TOP, room=0.13)
+    devices = [point.device for point in points if point.device]
+    cap = cap_of(settings)
+    split = bool(devices) or cap is not None
+    tensors = [point.memory for point in points if point.memory]
+    seen = [one.predicted for one in refused if one.predicted]
+    left = _horizontal(
+        tensors, [one.allocated for one in seen], None, text.unit, (LEFT, 555.0 if split else KEY - 50), text.log_x
+    )
+    views = [View("tensors", Panel(x=left, y=vertical), text.unit)]
+    if split:
+        unit = MemoryUnit.of([*devices, cap])
+        values = [*devices, *([cap] if cap else [])]
+        right = _horizontal(
+            devices,
+            [one.device for one in seen],
+            cap,
+            unit,
+            (590.0, 868.0),
+            bool(values) and max(values) > 4 * min(values),
+        )
+        views.append(View("device", Panel(x=right, y=vertical), unit))
+    return views
+
+
+def _horizontal(
+    trials: Sequence[float],
+    predicted: Sequence[float],
+    cap: int | None,
+    unit: MemoryUnit,
+    ends: tuple[float, float],
+    log: bool,
+) -> Scale:
+    known = [*trials, *([cap] if cap else [])]
+    limit = _BEYOND * max(known, default=max(predicted, default=1.0))
+    values = [unit.of_bytes(value) for value in (*known, *(min(value, limit) for value in predicted)) if value > 0]
+    found = scale(values, *ends, log=log or wide_range(values), room=0.1)
+    return found if found.log or found.low >= 0 else Scale(low=0.0, high=found.high, begin=ends[0], end=ends[1])

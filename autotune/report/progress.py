@@ -1,0 +1,99 @@
+"""How the front grew: the area that it covers after each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autotune.report.axes import Panel, number, scale
+from autotune.report.figures import Chart, nothing
+from autotune.report.front import Point, hypervolume, pareto_front
+from autotune.report.lettering import clean, fit
+from autotune.report.scene import Line, Mark, Scene, Words, glyph, hint_lines
+from autotune.units import format_bytes, format_duration
+
+NAME, TITLE = "hypervolume", "The front over time"
+
+
+def reference_point(points: Sequence[Point]) -> tuple[float, float] | None:
+    """(worst metric, most memory in bytes) among complete trials: what a front of one of them would just not cover.
+
+    The memory is a hundredth above the most that a complete trial took, so that the trial with the best metric counts
+    too where it is the largest. None where no trial is complete.
+    """
+    able = [point for point in points if point.may_stand_on_front]
+    if not able:
+        return None
+    return min(point.ranked_metric for point in able), max(point.ranked_memory for point in able) * 1.01
+
+
+def growth(
+    points: Sequence[Point], reference: tuple[float, float], ended: Mapping[int, float]
+) -> list[tuple[float, float, Point]]:
+    """(when, hypervolume so far, the trial that ended) in the order of the ends, which are seconds or else numbers."""
+    known = all(point.number in ended for point in points)
+    order = sorted(points, key=lambda point: (ended[point.number] if known else point.number, point.number))
+    rows: list[tuple[float, float, Point]] = []
+    seen: list[Point] = []
+    for point in order:
+        seen = pareto_front([*seen, point])  # what is beaten covers nothing
+        at = ended[point.number] if known else float(point.number + 1)
+        rows.append((at, hypervolume(seen, reference), point))
+    return rows
+
+
+def hypervolume_chart(points: Sequence[Point], ended: Mapping[int, float]) -> Chart:
+    """The hypervolume after each trial, as a share of what it is in the end.
+
+    ended: seconds from the study's begin to each trial's end; where one is not known, trials are counted instead.
+    """
+    reference = reference_point(points)
+    caption = "The area under the front after each trial, as a share of what it is in the end; a flat end says that more trials add little."
+    if reference is None:
+        return nothing(NAME, TITLE, caption, "No trial is complete with a finite metric and a measured peak.")
+    rows = growth(points, reference, ended)
+    final = rows[-1][1]
+    if final <= 0:
+        why = "Every complete trial has the same metric: a front of one height covers no area above its worst metric."
+        return nothing(NAME, TITLE, caption, why)
+    seconds = all(point.number in ended for point in points)
+    unit, per = _time_unit(rows[-1][0]) if seconds else ("trials that ended", 1.0)
+    values = [(at / per, area / final, point) for at, area, point in rows]
+    scene = Scene(1000, 480, TITLE)
+    panel = Panel(
+        x=scale([0.0, *(at for at, _, _ in values)], 82, 965, room=0.02), y=scale([0.0, 1.0], 400, 84, room=0.05)
+    )
+    stated = (
+        f"Reference point: {clean(points[0].metric_name)} {number(reference[0])} (the worst of a complete trial) and "
+        f"{format_bytes(round(reference[1]))} of tensors (1 % above the most of one)."
+    )
+    scene.add(Words(x=28, y=34, text=TITLE, size=17, bold=True))
+    scene.add(Words(x=28, y=58, text=fit(stated, 940, 12), size=12, role="muted"))
+    x_label = f"time since the study began ({unit})" if seconds else unit
+    shares = [(step / 4, f"{25 * step} %") for step in range(5)]
+    panel.frame(scene, x_label=x_label, y_label="share of the final hypervolume", y_ticks=shares)
+    corners = [panel.place(0.0, 0.0)]
+    for at, share, _ in values:
+        corners += [(panel.x.at(at), corners[-1][1]), panel.place(at, share)]
+    scene.add(Line(points=tuple(corners), stroke="accent", width=2.2))
+    before = 0.0
+    for at, share, point in values:
+        x, y = panel.place(at, share)
+        grew = share > before
+        when = f"after {format_duration(at * per)}" if seconds else f"trial {point.number} ended"
+        said = hint_lines(
+            f"#{point.number} {clean(point.label)[:200]}", when, f"{share:.1%} of the final hypervolume",
+            f"hypervolume {share * final:.4g} {clean(point.metric_name)} x bytes",
+        )  # fmt: skip
+        shapes = glyph(
+            "circle", x, y, 4.6 if grew else 2.8, "accent" if grew else "grey", rim="paper" if grew else None
+        )
+        scene.add(Mark(shapes=shapes, kind="grew" if grew else "same", hint=said, number=point.number, x=at, y=share))
+        before = share
+    return Chart(name=NAME, title=TITLE, caption=f"{caption} {stated}", scene=scene)
+
+
+def _time_unit(longest: float) -> tuple[str, float]:
+    for name, seconds in (("hours", 3600.0), ("minutes", 60.0)):
+        if longest >= 2 * seconds:
+            return name, seconds
+    return "seconds", 1.0
