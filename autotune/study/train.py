@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ import torch
 
 from autotune.deploy import example_input, export, require_target
 from autotune.errors import AutotuneError, NothingFitsError, StudyError
-from autotune.files import write_text
 from autotune.memory.device import DeviceInfo, available_device
 from autotune.outcome import Candidate, EpochReport, Outcome, Status, TrialRecord
 from autotune.runner.interrupts import interrupts
@@ -27,7 +25,8 @@ from autotune.study.folder import StudyFolder
 from autotune.study.prediction import predictor_for
 from autotune.study.run import LONGEST
 from autotune.study.suits import require_model_suits
-from autotune.study.train_settings import TrainSettings, differences, with_plan
+from autotune.study.train_folder import LOCK, as_begun, clear, has_begun, keep_beginning, work_folder
+from autotune.study.train_settings import TrainSettings
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer
 from autotune.trial.measuring import meter_for
@@ -39,7 +38,6 @@ from sherl.data import DataSpec, PreparedData, prepare
 from sherl.tasks import task_for
 
 _POLL_SECONDS = 0.25
-_BEGUN = "train.json"
 
 
 class TrainListener(Protocol):
@@ -100,11 +98,6 @@ class _Remembered:
         self.attributes[key] = value
 
 
-def work_folder(out: Path) -> Path:
-    """Where a training lies until its export is written."""
-    return out.with_name(f"{out.name}.training")
-
-
 def train_configuration(
     settings: TrainSettings, out: Path, listener: TrainListener, *, restart: bool = False, overwrite: bool = False
 ) -> TrainResult:
@@ -131,13 +124,13 @@ def train_configuration(
             f"{out} holds an earlier export: give another --out, or --overwrite to train anew and replace it."
         )
     try:
-        with _locked(work.path):
+        with StudyLock(work.path / LOCK):
             if restart:
-                _clear(work.path)
-            settings = _as_begun(settings, work.path)
+                clear(work.path)
+            settings = as_begun(settings, work.path)
             result = _Training(settings, out, work, listener).run()
     except BaseException:
-        if not begun and not (work.path / _BEGUN).exists():  # it ended before anything was worth keeping
+        if not begun and not has_begun(work.path):  # it ended before anything was worth keeping
             shutil.rmtree(work.path, ignore_errors=True)
         raise
     if not result.interrupted:
@@ -145,54 +138,12 @@ def train_configuration(
     return result
 
 
-def _locked(work: Path) -> _Lock:
-    return _Lock(StudyLock(work / "train.lock"))
-
-
-class _Lock:
-    """One driver a folder."""
-
-    def __init__(self, lock: StudyLock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-def _clear(work: Path) -> None:
-    for item in work.iterdir():
-        if item.name != "train.lock":
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
-
-
-def _as_begun(settings: TrainSettings, work: Path) -> TrainSettings:
-    """With the plan and the threads of what was begun here; as it is where nothing was.
-
-    Raises:
-        StudyError: what was begun is another run.
-    """
-    file = work / _BEGUN
-    if not file.exists():
-        return settings
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    if other := differences(kept["settings"], settings):
-        raise StudyError(
-            f"{work} holds a training that was begun with other settings ({'; '.join(other)}). Give those to go on with it, "
-            "--restart to throw it away, or another --out."
-        )
-    config = settings.config.with_changes(threads=kept["threads"])
-    return with_plan(replace(settings, config=config), kept["plan"])
-
-
 class _Training:
     """One run from its settings to its export."""
 
     def __init__(self, settings: TrainSettings, out: Path, work: StudyFolder, listener: TrainListener) -> None:
         self._settings, self._out, self._work, self._listener = settings, out, work, listener
-        self._resumes = (work.path / _BEGUN).exists()
+        self._resumes = has_begun(work.path)
         self._config = settings.config
         self._threads = settings.config.threads or usable_cores()
 
@@ -280,8 +231,7 @@ class _Training:
             f"predicted device {format_bytes(fits.figures(candidate).device)} of {format_bytes(config.memory_cap)} on "
             f"{device.name}; memory plan: {plan}",
         )
-        kept = {"settings": self._settings.to_dict(), "plan": candidate.plan, "threads": self._threads}
-        write_text(self._work.path / _BEGUN, json.dumps(kept, indent=2, ensure_ascii=False))
+        keep_beginning(self._work.path, self._settings, candidate.plan, self._threads)
         return candidate, fits, device
 
     def _request(self, candidate: Candidate, fits: FitCheck, data: PreparedData, device: DeviceInfo) -> TrialRequest:
