@@ -71,7 +71,6 @@ class TrainResult:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; sizes are bytes."""
         outcome = self.record.outcome
-        done = outcome is not None
         return {
             "directory": str(self.directory),
             "interrupted": self.interrupted,
@@ -80,7 +79,7 @@ class TrainResult:
             "best_epoch": outcome.best_epoch if outcome is not None else None,
             "epochs": len(outcome.epochs) if outcome is not None else 0,
             "test": self.record.test_metrics,
-            "device_bytes": outcome.peak.device if done and outcome is not None and outcome.peak is not None else None,
+            "device_bytes": outcome.peak.device if outcome is not None and outcome.peak is not None else None,
             "plan": dict(self.plan),
             "rows": dict(self.rows),
             "configuration": self.record.candidate.label,
