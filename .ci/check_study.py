@@ -57,7 +57,7 @@ def check_record(study: optuna.Study, settings: dict, trials: int) -> list[optun
 
 
 def check_report(folder: Path, complete: list[optuna.trial.FrozenTrial]) -> None:
-    for name in ("front.csv", "front.json", "trials.csv", "front.png", "front.svg", "front.html"):
+    for name in ("front.csv", "front.json", "trials.csv", "front.png", "front.svg", "front.html", "report.html"):
         require((folder / "report" / name).stat().st_size > 0, f"report/{name} is empty")
     html = (folder / "report" / "front.html").read_text()
     require('src="http' not in html, "front.html loads a script from the network")

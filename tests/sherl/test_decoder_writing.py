@@ -20,6 +20,7 @@ from sherl.spec import TrainingConfig
 from sherl.training import compute_gradients, make_optimizer, train_step
 from tests.sherl.texts import END, WRITTEN, stirred, text_backbone, text_batch, text_model
 from tests.sherl.tiny import DECODERS
+from tests.sherl.toys import steps_until_fallen
 
 MODELS = (*DECODERS, "opt-350m")
 METHODS: dict[str, dict[str, Any]] = {
@@ -199,13 +200,7 @@ def test_a_step_along_the_gradient_of_prompts_lowers_the_loss(name: str) -> None
 @some_models
 @pytest.mark.parametrize("case", [case for case in METHODS if case != "prompt"])
 def test_the_loss_falls(name: str, case: str) -> None:
-    model, batch = model_of(case, name), text_batch()
-    with torch.no_grad():
-        before = float(model.loss(model(batch), batch["labels"]))
-    train(model, 30)
-    model.eval()
-    with torch.no_grad():
-        assert float(model.loss(model(batch), batch["labels"])) < 0.9 * before
+    assert steps_until_fallen(model_of(case, name), text_batch()) is not None
 
 
 @pytest.mark.parametrize("case", ["sherl", "lora", "prompt"])

@@ -20,6 +20,7 @@ from sherl.tasks import task_for
 from sherl.training import compute_gradients, make_optimizer, train_step
 from tests.sherl.texts import END, MODELS, NAMED, WRITTEN, stirred, text_backbone, text_batch, text_model
 from tests.sherl.tiny import tiny_backbone
+from tests.sherl.toys import steps_until_fallen
 
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     name: {"name": name} for name in METHODS.names() if name != "linear_probe"
@@ -146,13 +147,7 @@ def test_a_step_along_the_gradient_of_prompts_lowers_the_loss(name: str) -> None
 @every_model
 @pytest.mark.parametrize("case", [case for case in METHOD_SETTINGS if case != "prompt"])
 def test_the_loss_falls(name: str, case: str) -> None:
-    model, batch = model_of(case, name), text_batch()
-    with torch.no_grad():
-        before = float(model.loss(model(batch), batch["labels"]))
-    train(model, 30)
-    model.eval()
-    with torch.no_grad():
-        assert float(model.loss(model(batch), batch["labels"])) < 0.9 * before
+    assert steps_until_fallen(model_of(case, name), text_batch()) is not None
 
 
 @every_method

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -19,11 +18,12 @@ from sherl.methods import method_from_dict
 from sherl.methods.sherl import SherlConfig
 from sherl.model import TaskModel, build_model
 from sherl.spec import TaskSpec, TrainingConfig
-from sherl.training import make_optimizer, rehearse, train_step
+from sherl.training import rehearse
 from tests.sherl.test_text_to_text import METHOD_SETTINGS
 from tests.sherl.texts import END, WRITTEN, stirred, text_batch, text_model
 from tests.sherl.tiny import CLASSIFICATION, heard, tiny_backbone, tiny_config
 from tests.sherl.tiny_configs import BINS, FRAMES, WIDTH
+from tests.sherl.toys import steps_until_fallen
 
 every_method = pytest.mark.parametrize("case", list(METHOD_SETTINGS))
 
@@ -95,20 +95,7 @@ def test_generation_with_a_cache_writes_what_it_writes_without(case: str) -> Non
 
 @pytest.mark.parametrize("case", [case for case in METHOD_SETTINGS if case != "prompt"])
 def test_the_loss_falls(case: str) -> None:
-    model, batch = model_of(case), speech()
-    training = TrainingConfig(learning_rate=3e-2, batch_size=6, weight_decay=0.0)
-    with torch.no_grad():
-        before = float(model.loss(model(batch), batch["labels"]))
-    optimizer, scheduler = make_optimizer(model, training, total_steps=30)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for _ in range(30):
-            train_step(model, batch, optimizer, scheduler, training)
-    model.eval()
-    with torch.no_grad():
-        after = float(model.loss(model(batch), batch["labels"]))
-    assert math.isfinite(after)
-    assert after < 0.9 * before
+    assert steps_until_fallen(model_of(case), speech()) is not None
 
 
 @pytest.mark.parametrize("insertion", ["single", "multi"])

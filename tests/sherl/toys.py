@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ from transformers import BertConfig
 from sherl.backbones import Backbone, backbone_from_config
 from sherl.methods import method_from_dict
 from sherl.model import TaskModel, build_model
+from sherl.optimizer import make_optimizer
 from sherl.spec import TaskSpec, TrainingConfig
+from sherl.training import train_step
 
 TWO_CLASSES = TaskSpec(kind="classification", metric="accuracy", class_names=("no", "yes"))
 NUMBER = TaskSpec(kind="regression", metric="pearson")
@@ -101,3 +104,29 @@ def toy_rows(count: int, *, seed: int = 0, task: TaskSpec = TWO_CLASSES) -> Rows
         labels.append(label)
     kind = torch.float32 if task.kind == "regression" else torch.int64
     return Rows(ids, torch.tensor(labels, dtype=kind))
+
+
+def steps_until_fallen(
+    model: TaskModel, batch: dict[str, Tensor], *, share: float = 0.9, steps: int = 30
+) -> int | None:
+    """Train on one batch until its loss without dropout is under this share of what it was; how many steps that took, looked
+    at every five, or None where ``steps`` were not enough."""
+
+    def loss() -> float:
+        was = model.training
+        model.eval()
+        with torch.no_grad():
+            now = float(model.loss(model(batch), batch["labels"]))
+        model.train(was)
+        return now
+
+    before = loss()
+    training = TrainingConfig(learning_rate=3e-2, batch_size=6, weight_decay=0.0)
+    optimizer, scheduler = make_optimizer(model, training, total_steps=steps)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for step in range(1, steps + 1):
+            assert math.isfinite(float(train_step(model, batch, optimizer, scheduler, training)))
+            if step % 5 == 0 and loss() < share * before:
+                return step
+    return None
