@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import confirm, deploy, doctor, plan, report, run, select, train, ui
+from autotune.cli import confirm, deploy, doctor, ending, plan, report, resume, run, select, train, ui
 from autotune.errors import AutotuneError, ConfigError, NothingFitsError, SelectionError, StudyError, UnitError
 
 EXIT_CODES = {
@@ -48,7 +48,7 @@ def _common(
 
 
 app.command("run", help=run.RUN_HELP)(run.run)
-app.command("resume", help=run.RESUME_HELP)(run.resume)
+app.command("resume", help=resume.RESUME_HELP)(resume.resume)
 app.command("confirm", help=confirm.CONFIRM_HELP)(confirm.confirm)
 app.command("plan", help=plan.PLAN_HELP)(plan.plan)
 app.command("report", help=report.REPORT_HELP)(report.report)
@@ -82,4 +82,4 @@ def run_app() -> None:
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         typer.echo("autotune: interrupted. Nothing finished is lost: `autotune resume` goes on.", err=True)
-        sys.exit(run.EXIT_INTERRUPTED)
+        sys.exit(ending.EXIT_INTERRUPTED)

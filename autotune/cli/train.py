@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
+from autotune.cli.ending import EXIT_INTERRUPTED
 from autotune.cli.options import Json, Plugins, Quiet, absolute, load_plugins
 
-EXIT_INTERRUPTED = 130
 TRAIN_HELP = """Train one configuration for longer and on all rows, under the same cap, and write it as an export.
 
 CONFIG is a YAML or JSON file of settings, the folder of an export, or a study's report/front.json; without it the selected

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +13,7 @@ from autotune.outcome import Status
 from autotune.report import Preference
 from autotune.report.rule import Rule
 
-from .small_study import ROOT, autotune, command, environment, make_inputs
+from .small_study import ROOT, autotune, make_inputs
 
 PAGE = (ROOT / "docs" / "reading_a_front.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
@@ -32,16 +31,7 @@ def test_the_commands_run_one_after_another(tmp_path: Path) -> None:
             words[words.index("--min-metric") + 1] = "0.1"
         if "--max-latency" in words:  # nor how fast a machine answers that runs other tests
             words[words.index("--max-latency") + 1] = "60s"
-        done = subprocess.run(
-            command(*words[1:]),
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        done = autotune(*words[1:], cwd=tmp_path)
         if words[1] == "select" and "--json" not in words:
             assert "over 2 other seeds" in done.stdout
             assert "With 1 GB more device memory" in done.stdout

@@ -141,8 +141,9 @@ def test_a_rule_that_a_person_gave_outlives_report_and_resume(finished: tuple[Pa
 def test_resuming_a_finished_study_trains_nothing_again(finished: tuple[Path, str]) -> None:
     study, _ = finished
     before = records(study)
-    autotune("resume", "--study-dir", study)
+    told = json.loads(autotune("resume", "--study-dir", study, "--json").stdout)
     assert records(study) == before
+    assert told["front"] == json.loads(autotune("report", "--study-dir", study, "--json").stdout)["front"]
 
 
 def test_a_low_cap_refuses_part_of_the_space_and_the_rest_runs(tmp_path: Path) -> None:
