@@ -43,7 +43,7 @@ def scale(values: Iterable[float], begin: float, end: float, *, log: bool = Fals
     if log:
         values = [max(value, 1 / _LARGEST) for value in values]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    if log and low > 0:
+    if log and low > _LEAST and high < 1 / _LEAST:
         factor = max((high / low) ** room, 1.15)
         return Scale(low=low / factor, high=high * factor, begin=begin, end=end, log=True)
     span = high - low
@@ -52,10 +52,14 @@ def scale(values: Iterable[float], begin: float, end: float, *, log: bool = Fals
     return Scale(low=low - room * span, high=high + room * span, begin=begin, end=end)
 
 
+_LEAST = 1e-100
+"""What is less is shown as 0: powers of it are no numbers of the machine any more."""
+
+
 def wide_range(values: Iterable[float]) -> bool:
     """Whether values differ so much that they are shown by ratio."""
     values = list(values)
-    return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_FROM_RATIO
+    return bool(values) and min(values) > _LEAST and max(values) / min(values) > LOG_FROM_RATIO
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:

@@ -140,7 +140,7 @@ def _stack(
         for name, count in part.items():
             left, right = x.at(unit.of_bytes(begin)), x.at(unit.of_bytes(begin + count))
             begin += count
-            share = count / sum(part.values())
+            share = count / (sum(part.values()) or 1)
             said = hint_lines(
                 f"#{bar.point.number} {clean(bar.point.label)[:200]}",
                 f"{name}: {format_bytes(count)}, {share:.0%} of {label}",

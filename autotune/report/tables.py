@@ -77,7 +77,7 @@ def front_table(points: Iterable[Point]) -> list[dict[str, Any]]:
             "peak_device_mb": _megabytes(point.device),
             "confirmed_mean": point.confirmed_mean,
             "confirmed_spread": point.confirmed_spread,
-            "confirmed_seeds": len(point.confirmed),
+            "confirmed_seeds": len(point.confirmed) or None,
             "latency_ms": None if point.inference is None else point.inference.latency_seconds * 1e3,
             "answering_device_mb": None if point.inference is None else point.inference.peak.device / 1e6,
             "seconds": round(point.seconds, 2),

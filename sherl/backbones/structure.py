@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
+from transformers import initialization
 from transformers.models.auto import modeling_auto
 
 from sherl.backbones import masks
@@ -53,7 +54,7 @@ def row_by_structure(config: Any, source: str) -> FoundFamily:
     """
     kind = str(getattr(config, "model_type", "")) or "nameless"
     _refuse_other_kinds(config, kind, source)
-    with _disable_current_modes(), torch.device("meta"), transformers.initialization.no_init_weights():
+    with _disable_current_modes(), torch.device("meta"), initialization.no_init_weights():
         try:
             model = transformers.AutoModel.from_config(config)
         except (ValueError, ImportError, TypeError) as error:  # TypeError: of two classes, funnel

@@ -22,6 +22,7 @@ INSTALL = re.compile(r"pip install -e '\.\[(demo|test)\]' && (.+)")
 
 
 READ_ELSEWHERE = {
+    "deploying.md": "autotune/test_deploying_docs.py",
     "data.md": "autotune/test_data_options.py",
     "sherl.md": "sherl/test_docs.py",
     "methods.md": "autotune/test_doc_pages.py",

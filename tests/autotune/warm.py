@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def _become(request: dict[str, object]) -> None:
     os.chdir(str(request["cwd"]))
     os.environ.clear()
     os.environ.update(request["environment"])  # type: ignore[call-overload]  # a dictionary of texts
+    random.seed()  # Ray draws its ports: forks of one process must not all draw the same
     sys.argv = ["autotune", *request["words"]]  # type: ignore[misc]  # a list of texts
 
 
