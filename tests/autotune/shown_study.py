@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,13 +44,11 @@ def write_study(uri: str, folder: Path) -> tuple[str, str]:
     selection = select(points)
     settings = {"name": HOSTILE, "model": "all-minilm-l6-v2", "memory_cap": 3_000_000_000, "metric": "accuracy"}
     paths = write_report(folder / "report", trials, settings, selection=selection)
-    further = folder / "report" / "parallel_coordinates.png"
-    shutil.copyfile(paths.front_png, further)
     tracker = Tracker.open(uri, study_dir=folder, study_name=HOSTILE)
     tracker.study_started({"memory_cap": 3_000_000_000, "model": "all-minilm-l6-v2"})
     for record in trials:
         tracker.trial_finished(record)
-    tracker.front([*paths.all(), further], front_table(points), selection.to_dict())
+    tracker.front(paths.all(), front_table(points), selection.to_dict())
     tracker.finished("complete")
     assert tracker.close(timeout_s=120) == 0, tracker.notes
     client = MlflowClient(uri)
