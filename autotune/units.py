@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 from autotune.errors import UnitError
 
@@ -54,14 +55,7 @@ def parse_duration(text: str | float) -> float:
     Raises:
         UnitError: the text is no duration, its unit is unknown, or it is not above zero.
     """
-    allowed = "allowed are a number of seconds or a number with s, m, h or d"
-    match = _QUANTITY.fullmatch(str(text))
-    if match is None or match.group(2).lower() not in _DURATION_UNITS:
-        raise UnitError(f"{text!r} is not a duration: {allowed}. For example 20m or 1.5h.")
-    seconds = float(match.group(1)) * _DURATION_UNITS[match.group(2).lower()]
-    if not 0 < seconds < math.inf:
-        raise UnitError(f"A duration must be above zero and finite, {text!r} was given: {allowed}.")
-    return seconds
+    return _seconds(text, _DURATION_UNITS, "duration", "s, m, h or d", "20m or 1.5h")
 
 
 def parse_latency(text: str | float) -> float:
@@ -70,13 +64,17 @@ def parse_latency(text: str | float) -> float:
     Raises:
         UnitError: the text is no latency, its unit is unknown, or it is not above zero.
     """
-    allowed = "allowed are a number of seconds or a number with ms or s"
+    return _seconds(text, _LATENCY_UNITS, "latency", "ms or s", "20ms or 0.5s")
+
+
+def _seconds(text: str | float, units: Mapping[str, float], what: str, known: str, example: str) -> float:
+    allowed = f"allowed are a number of seconds or a number with {known}"
     match = _QUANTITY.fullmatch(str(text))
-    if match is None or match.group(2).lower() not in _LATENCY_UNITS:
-        raise UnitError(f"{text!r} is not a latency: {allowed}. For example 20ms or 0.5s.")
-    seconds = float(match.group(1)) * _LATENCY_UNITS[match.group(2).lower()]
+    if match is None or match.group(2).lower() not in units:
+        raise UnitError(f"{text!r} is not a {what}: {allowed}. For example {example}.")
+    seconds = float(match.group(1)) * units[match.group(2).lower()]
     if not 0 < seconds < math.inf:
-        raise UnitError(f"A latency must be above zero and finite, {text!r} was given: {allowed}.")
+        raise UnitError(f"A {what} must be above zero and finite, {text!r} was given: {allowed}.")
     return seconds
 
 

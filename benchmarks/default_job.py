@@ -2,7 +2,7 @@
 
     python benchmarks/default_job.py --studies FOLDER
 
-Runs `autotune run` with its defaults, and again with `--method full` and the same number of trials. From each study the
+Runs `autotune run` with its defaults but for confirming, and again with `--method full` and the same number of trials. From each study the
 configuration that validation selects is trained again on three other seeds (the best epoch by validation is kept) and
 predicts the test part. The gap of the mean test accuracies stands with a paired bootstrap over the test rows (each
 draw takes the same rows for both and averages over the seeds). From the default study two are taken: the one selected

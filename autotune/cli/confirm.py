@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.ending import conclude
+from autotune.cli.ending import drive
 from autotune.cli.options import Json, Plugins, Quiet, StudyDir, load_plugins
 
 CONFIRM_HELP = """Train each member of a study's front on other seeds.
@@ -44,10 +44,11 @@ def confirm(
     quiet: Quiet = False,
 ) -> None:
     """See :data:`CONFIRM_HELP`."""
-    from autotune.cli.display import display_for
     from autotune.study import confirm_study
 
     load_plugins(plugin)
-    with display_for(quiet=quiet or as_json) as display:
-        result = confirm_study(study_dir, display, seeds=seeds, time_budget=time_budget)
-    conclude(display, result, as_json=as_json)
+    drive(
+        lambda display: confirm_study(study_dir, display, seeds=seeds, time_budget=time_budget),
+        quiet=quiet,
+        as_json=as_json,
+    )

@@ -1,8 +1,9 @@
-"""How a command that trains ends: what it prints last, and its exit code."""
+"""How a command that drives a study is shown and ends: its display, what it prints last, its exit code."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,16 +15,19 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 
 
-def conclude(display: Display, result: StudyResult, *, as_json: bool) -> None:
-    """Print the result, as JSON alone where that was asked for; raise typer's exit where the study was interrupted."""
+def drive(work: Callable[[Display], StudyResult], *, quiet: bool, as_json: bool) -> None:
+    """Do the work under a display and print its result, as JSON alone where that was asked for.
+
+    Raises:
+        typer.Exit: the study was interrupted.
+    """
+    from autotune.cli.display import display_for
+
+    with display_for(quiet=quiet or as_json) as display:
+        result = work(display)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
     else:
         display.result(result)
-    exit_if(result.interrupted)
-
-
-def exit_if(interrupted: bool) -> None:
-    """A study that Ctrl-C or SIGTERM ended has its own exit code, also when all was put in order."""
-    if interrupted:
+    if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)

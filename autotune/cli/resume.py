@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.ending import conclude
+from autotune.cli.ending import drive
 from autotune.cli.options import Json, Plugins, Quiet, StudyDir, load_plugins
 
 RESUME_HELP = """Go on with a study after Ctrl-C, a crash or a reboot.
@@ -43,10 +43,11 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """See :data:`RESUME_HELP`."""
-    from autotune.cli.display import display_for
     from autotune.study import resume_study
 
     load_plugins(plugin)
-    with display_for(quiet=quiet or as_json) as display:
-        result = resume_study(study_dir, display, trials=trials, time_budget=time_budget, confirm=confirm)
-    conclude(display, result, as_json=as_json)
+    drive(
+        lambda display: resume_study(study_dir, display, trials=trials, time_budget=time_budget, confirm=confirm),
+        quiet=quiet,
+        as_json=as_json,
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.ending import conclude
+from autotune.cli.ending import drive
 from autotune.cli.options import Json, Plugins, Quiet, absolute, load_plugins
 
 if TYPE_CHECKING:
@@ -208,7 +208,6 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """See :data:`RUN_HELP`."""
-    from autotune.cli.display import display_for
     from autotune.study import run_study
     from autotune.study.folder import STUDIES, default_name
 
@@ -252,6 +251,4 @@ def run(
             "plugins": plugin or (),
         }
     )
-    with display_for(quiet=quiet or as_json) as display:
-        result = run_study(config, display)
-    conclude(display, result, as_json=as_json)
+    drive(lambda display: run_study(config, display), quiet=quiet, as_json=as_json)

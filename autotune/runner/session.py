@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import tempfile
 import threading
@@ -44,14 +45,17 @@ SETTINGS: dict[str, str] = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
+#: What ``ray.init`` sets in the environment by itself.
+SET_BY_RAY = ("RAY_AUTH_MODE", "PYTHONBREAKPOINT")
+
 
 @contextlib.contextmanager
 def ray_environment(places: int | None = None) -> Iterator[None]:
-    """Ray's settings in the environment, put back afterwards; its own deprecation warnings are not the user's."""
+    """Ray's settings in the environment, all put back afterwards; its own deprecation warnings are not the user's."""
     settings = dict(SETTINGS)
     if places is not None:
         settings["TUNE_MAX_PENDING_TRIALS_PG"] = str(places)
-    before = {name: os.environ.get(name) for name in settings}
+    before = {name: os.environ.get(name) for name in (*settings, *SET_BY_RAY)}
     os.environ.update(settings)
     try:
         with warnings.catch_warnings():
@@ -106,7 +110,7 @@ def ray_session(machine: Machine, address: str | None) -> Iterator[RaySession]:
     base = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="atune-", dir="/tmp" if len(base) > 30 and Path("/tmp").is_dir() else None))
     reaper = Reaper(folder)
-    with ray_environment(), _silence():
+    with ray_environment(), _own_token(address), _silence():
         import ray
 
         if ray.is_initialized():
@@ -130,6 +134,24 @@ def ray_session(machine: Machine, address: str | None) -> Iterator[RaySession]:
             finally:  # also when Ctrl-C cuts that short: the reaper ends what is left
                 logging.getLogger("ray").handlers.clear()
                 reaper.close()
+
+
+@contextlib.contextmanager
+def _own_token(address: str | None) -> Iterator[None]:
+    """Ray here asks for a token that this session alone knows; left to itself, it would write one to the home folder."""
+    if address is not None or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        yield
+        return
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled, and without stubs
+
+    tokens = AuthenticationTokenLoader.instance()
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    tokens.reset_cache()
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+        tokens.reset_cache()
 
 
 @contextlib.contextmanager

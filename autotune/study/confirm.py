@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count, islice
 from typing import Literal
 
@@ -18,7 +17,6 @@ from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures
 from autotune.runner import DONE, Ended, Listener, Machine, run_trials
 from autotune.runner.source import Done
 from autotune.search import StudyRecord
-from autotune.study.allowance import require_gpu
 from autotune.study.fit_check import FitCheck
 from autotune.study.listener import StudyListener
 from autotune.study.source import TrialSettings, front_of
@@ -199,14 +197,13 @@ def confirm_front(
         f"seed{'s' if config.confirm > 1 else ''} each; the weights of these runs are not kept",
     )
     listener.confirmation_begins(done=total - len(due), total=total, metric_name=settings.metric, deadline=deadline)
-    on_gpu = settings.device == "cuda"
     source = ConfirmSource(
         due,
         record=record,
         fits=fits,
         settings=settings,
         listener=listener,
-        still_there=partial(require_gpu, settings.folder.path) if on_gpu else lambda: None,
+        still_there=settings.require_device,
     )
     return run(
         source,
@@ -231,11 +228,11 @@ class Reserve:
         self._deadline = deadline
         self._most = 0.0 if deadline is None else (deadline - begin) / 2
 
-    def reached(self, records: list[TrialRecord], concurrent: int) -> bool:
-        """Whether only that time is left, with so many trainings at a time."""
+    def reached(self, records: Callable[[], list[TrialRecord]], concurrent: int) -> bool:
+        """Whether only that time is left, with so many trainings at a time; the records are read where there is a deadline."""
         if self._deadline is None or self._seeds == 0:
             return False
-        due = confirmations_due(records, self._metric, study_seed=self._study_seed, seeds=self._seeds)
+        due = confirmations_due(records(), self._metric, study_seed=self._study_seed, seeds=self._seeds)
         took = [one.member.outcome.seconds for one in due if one.member.outcome is not None]
         needed = min(max(sum(took) / concurrent, max(took, default=0.0)), self._most)
         return needed > 0 and time.monotonic() + needed >= self._deadline

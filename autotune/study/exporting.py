@@ -19,6 +19,7 @@ from autotune.tracking.location import DEFAULT_EXPERIMENT, quiet_environment, qu
 from autotune.units import format_bytes
 from sherl.data import PreparedData
 from sherl.graph import Form
+from sherl.spec import TaskSpec
 
 CHAMPION = "champion"
 """The alias that a registered model gets unless another is given."""
@@ -93,12 +94,10 @@ def export_from_study(
         },
         further=more.write,
     )
-    example = example_input(data.task.to_dict())
-    words = " ".join(f'"{word}"' for word in ([example] if isinstance(example, str) else example))
     told = (
         f"Trial {trial} ({chosen.candidate.label}) is in {written.directory}: {', '.join(written.files)}, "
         f"{format_bytes(written.size_bytes)}.\n"
-        f'Try it: autotune predict {written.directory} {words}, or in Python: sherl.load("{written.directory}")'
+        f'Try it: {predict_command(written.directory, data.task)}, or in Python: sherl.load("{written.directory}")'
     )
     told += "".join(f"\n{line}" for line in more.told)
     registered = None
@@ -180,3 +179,10 @@ def _registered(
         f"Registered as {name} version {made.version}, alias {alias}, in {shown} (from run {made.run_id}).\n"
         f"Serve it: MLFLOW_TRACKING_URI={location.shown} mlflow models serve -m {made.uri} --env-manager local --port 5001"
     )
+
+
+def predict_command(directory: Path, task: TaskSpec) -> str:
+    """What a person types to have an export answer."""
+    example = example_input(task.to_dict())
+    words = " ".join(f'"{word}"' for word in ([example] if isinstance(example, str) else example))
+    return f"autotune predict {directory} {words}"

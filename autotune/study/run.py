@@ -25,6 +25,7 @@ from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder, create_folder, find_folder, remove_folder
 from autotune.study.listener import StudyListener
 from autotune.study.prediction import learn_context, predictor_for
+from autotune.study.preparing import prepared_data
 from autotune.study.reading import has_trials, read_only
 from autotune.study.scoring import score_front
 from autotune.study.searching import search
@@ -36,14 +37,11 @@ from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer
 from autotune.units import format_bytes, parse_duration
 from sherl.backbones import Backbone, backbone_from_config, load_config
-from sherl.data import DataSpec, PreparedData, prepare
+from sherl.data import DataSpec, PreparedData
 from sherl.tasks import task_for
 
 SURVEY_SECONDS = 8.0
 """How long the plan may predict before the first trial starts; what is left is predicted when it is drawn."""
-
-LONGEST = 128
-"""Tokens at which texts are cut unless a person says otherwise; images have no such limit."""
 
 
 def run_study(config: StudyConfig, listener: StudyListener) -> StudyResult:
@@ -149,7 +147,7 @@ def _drive(
         with ForkServer(
             preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of(), lends=True
         ) as server:
-            data = _data(folder, config, backbone.max_tokens)
+            data = prepared_data(folder, config, backbone.max_tokens)
             _describe(data, listener)
             return _try(
                 folder, config, backbone_config, backbone, data, space, server, tracker, listener, deadline, searches
@@ -242,18 +240,6 @@ def _try(
             measure_front(record, settings, listener, server, data, device)
             score_front(record, settings, listener, server)
         return _close(folder, record, tracker, listener, ended)
-
-
-def _data(folder: StudyFolder, config: StudyConfig, max_tokens: int | None) -> PreparedData:
-    """The study's own prepared data where it is whole; the sources are read only once."""
-    if (folder.prepared / "meta.json").exists():
-        return PreparedData.open(folder.prepared)
-    return prepare(
-        DataSpec.from_dict(config.data),
-        backbone_source=config.model,
-        directory=folder.prepared,
-        max_length=config.max_length or min(LONGEST, max_tokens or LONGEST),
-    )
 
 
 def _describe(data: PreparedData, listener: StudyListener) -> None:

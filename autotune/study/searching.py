@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 
 from autotune.config import StudyConfig
 from autotune.outcome import MemoryFigures
 from autotune.runner import Ended, Machine, run_trials
 from autotune.search import EarlyStopping, Proposer, StudyRecord
 from autotune.space import SearchSpace
-from autotune.study.allowance import require_gpu
 from autotune.study.confirm import Reserve
 from autotune.study.fit_check import FitCheck
 from autotune.study.listener import StudyListener
@@ -55,7 +53,7 @@ def search(
         tracker=tracker,
         listener=listener,
         learn_context=learn,
-        still_there=partial(require_gpu, settings.folder.path) if settings.device == "cuda" else lambda: None,
+        still_there=settings.require_device,
         reserved=Reserve(config, settings.metric, begin=time.monotonic(), deadline=deadline).reached,
     )
     done = config.trials - proposer.remaining

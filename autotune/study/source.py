@@ -13,6 +13,7 @@ from autotune.runner import DONE, Listener
 from autotune.runner.shares import usable_cores
 from autotune.runner.source import Done
 from autotune.search import EarlyStopping, Proposer, StudyRecord
+from autotune.study.allowance import require_gpu
 from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder
 from autotune.study.listener import StudyListener
@@ -84,6 +85,11 @@ class TrialSettings:
         folder = self.folder.trial(member).resolve() / "confirm" / f"seed-{seed}"
         return replace(self.train(number, candidate, seed, predicted), output_dir=str(folder))
 
+    def require_device(self) -> None:
+        """Raises a DeviceError where the GPU that the trials run on is gone: every further trial would only fail."""
+        if self.device == "cuda":
+            require_gpu(self.folder.path)
+
     def _features(self, candidate: Candidate) -> dict[str, object] | None:
         shared = self.features(candidate)
         return None if shared is None else shared.to_dict()
@@ -107,7 +113,7 @@ class StudySource:
     """The runner's source of trials: proposes, notes every epoch and outcome, tells the display and MLflow.
 
     ``still_there`` is called before each trial and raises when the device is gone: every further trial would only fail.
-    ``learn_context`` is given the measured figures of each trial that completed. ``reserved`` says, given the record and how
+    ``learn_context`` is given the measured figures of each trial that completed. ``reserved`` says, given a way to read the trials and how
     many trials run at a time, whether what is left of the time budget is for what comes after the search.
     """
 
@@ -123,7 +129,7 @@ class StudySource:
         listener: StudyListener,
         still_there: Callable[[], None] = lambda: None,
         learn_context: Callable[[MemoryFigures], None] = lambda _peak: None,
-        reserved: Callable[[list[TrialRecord], int], bool] = lambda _records, _concurrent: False,
+        reserved: Callable[[Callable[[], list[TrialRecord]], int], bool] = lambda _records, _concurrent: False,
     ) -> None:
         self._still_there = still_there
         self._reserved = reserved
@@ -148,7 +154,7 @@ class StudySource:
             DeviceError: the device is gone.
         """
         self._still_there()
-        if self._reserved(self._record.trials(), self.concurrent):
+        if self._reserved(self._record.trials, self.concurrent):
             self._listener.note(
                 "the search ends here: what is left of the time budget is for confirming the front; `autotune resume` goes on "
                 "with it"

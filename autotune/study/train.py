@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from autotune.deploy import example_input, export, require_target
+from autotune.deploy import export, require_target
 from autotune.errors import AutotuneError, NothingFitsError, StudyError
 from autotune.memory.device import DeviceInfo, available_device
 from autotune.outcome import Candidate, EpochReport, Outcome, Status, TrialRecord
@@ -19,11 +19,12 @@ from autotune.runner.interrupts import interrupts
 from autotune.runner.shares import usable_cores
 from autotune.search.lock import StudyLock
 from autotune.study.allowance import allowance_for
-from autotune.study.exporting import settings_of
+from autotune.study.exporting import predict_command, settings_of
 from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder
 from autotune.study.prediction import predictor_for
-from autotune.study.run import LONGEST
+from autotune.study.preparing import prepared_data
+from autotune.study.scoring import run_alone
 from autotune.study.suits import require_model_suits
 from autotune.study.train_folder import LOCK, as_begun, clear, has_begun, keep_beginning, work_folder
 from autotune.study.train_settings import TrainSettings
@@ -34,7 +35,7 @@ from autotune.trial.process import TrialProcess
 from autotune.trial.request import Epoch, Finished, Rehearsed, TrialRequest
 from autotune.units import format_bytes, format_duration
 from sherl.backbones import backbone_from_config, load_config
-from sherl.data import DataSpec, PreparedData, prepare
+from sherl.data import DataSpec, PreparedData
 from sherl.tasks import task_for
 
 _POLL_SECONDS = 0.25
@@ -158,7 +159,7 @@ class _Training:
         with ForkServer(
             preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of()
         ) as server:  # it imports while the data is prepared
-            data = self._data(spec, backbone.max_tokens)
+            data = prepared_data(self._work, config, backbone.max_tokens)
             rows = {name: len(data.part(name)) for name in ("train", "valid", "test")}
             listener.phase(
                 "prepare",
@@ -180,16 +181,6 @@ class _Training:
             self._require_complete(outcome, request)
             record = replace(record, test_metrics=self._test(request, server))
         return self._export(replace(result, record=record), data)
-
-    def _data(self, spec: DataSpec, max_tokens: int | None) -> PreparedData:
-        if (self._work.prepared / "meta.json").exists():
-            return PreparedData.open(self._work.prepared)
-        return prepare(
-            spec,
-            backbone_source=self._config.model,
-            directory=self._work.prepared,
-            max_length=self._config.max_length or min(LONGEST, max_tokens or LONGEST),
-        )
 
     def _fitting(
         self, backbone_config: Any, data: PreparedData, server: ForkServer
@@ -302,12 +293,10 @@ class _Training:
             checkpoint=str(request.checkpoint_dir),
             output_dir=str(self._work.path / "test"),
         )
-        process = TrialProcess(asked, server, meter_for(asked))
-        for event in process.events():
-            if isinstance(event, Finished) and event.outcome.status is Status.COMPLETE:
-                return event.outcome.metrics
-            if isinstance(event, Finished):
-                self._listener.warning(f"it could not be scored on the test part: {event.outcome.reason}")
+        outcome = run_alone(asked, server)
+        if outcome.status is Status.COMPLETE:
+            return outcome.metrics
+        self._listener.warning(f"it could not be scored on the test part: {outcome.reason}")
         return None
 
     def _export(self, result: TrainResult, data: PreparedData) -> TrainResult:
@@ -325,8 +314,6 @@ class _Training:
             info={"data": data.summary, "selection": story},
             overwrite=True,  # looked at before the training began
         )
-        example = example_input(data.task.to_dict())
-        words = " ".join(f'"{word}"' for word in ([example] if isinstance(example, str) else example))
         tests = "".join(
             f", test {name} {value:.4f}"
             for name, value in (record.test_metrics or {}).items()
@@ -334,6 +321,6 @@ class _Training:
         )
         told = (
             f"{story}\nvalidation {result.metric_name} {outcome.metric:.4f}{tests}. It is in {written.directory}: "
-            f"{', '.join(written.files)}, {format_bytes(written.size_bytes)}.\nTry it: autotune predict {written.directory} {words}"
+            f"{', '.join(written.files)}, {format_bytes(written.size_bytes)}.\nTry it: {predict_command(written.directory, data.task)}"
         )
         return replace(result, explanation=told)

@@ -236,7 +236,7 @@ def reserved(records: list[TrialRecord], *, budget: float, left: float, seeds: i
     """Whether only the time for confirming is left of a budget, ``left`` seconds before its end."""
     config = StudyConfig(memory_cap=GB, model="m", confirm=seeds)
     deadline = time.monotonic() + left
-    return Reserve(config, "accuracy", begin=deadline - budget, deadline=deadline).reached(records, concurrent)
+    return Reserve(config, "accuracy", begin=deadline - budget, deadline=deadline).reached(lambda: records, concurrent)
 
 
 def test_time_is_kept_for_confirming_the_front_so_far() -> None:

@@ -270,6 +270,20 @@ def test_a_cluster_that_is_not_there_is_said_clearly(tmp_path: Path, address: st
     assert source.outcomes == {}
 
 
+def test_ray_needs_no_home_and_leaves_the_environment_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = tmp_path / "home"
+    locked.write_text("no folder, so that even root cannot write in it")
+    monkeypatch.setenv("HOME", str(locked))
+    before = dict(os.environ)
+    for _ in range(2):
+        source = Source(tmp_path, [{}])
+        assert go(source) is Ended.DONE
+        assert source.statuses() == [Status.COMPLETE]
+        assert dict(os.environ) == before, "a command that starts from here finds what it would have found"
+
+
 def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="10000 CPU"):
         go(Source(tmp_path, [{}]), Machine(device="cpu", threads=10_000, budget=BUDGET))
