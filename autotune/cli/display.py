@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +31,9 @@ _STATUS_STYLE = {
     Status.FAILED: "red",
 }
 _ROWS_SHOWN = 8
+_BAR_COLUMNS = 30
+_LINE_EVERY = 10.0
+"""Seconds between lines that tell how far something is, where no bar can be shown."""
 
 
 def outcome_words(outcome: Outcome | None, metric_name: str) -> str:
@@ -58,6 +62,7 @@ class Display:
         self._metric_name = "metric"
         self._total = 0
         self._finished = 0
+        self._told_progress = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +78,15 @@ class Display:
 
     def phase(self, name: str, text: str) -> None:
         """A phase of the study begins: prepare, plan, search, confirm, measure, test, report."""
+        self._told_progress = time.monotonic()
         self._line(f"{name}: {text}")
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Of something that takes a while, so many are done: a line now and then."""
+        now = time.monotonic()
+        if now - self._told_progress >= _LINE_EVERY:
+            self._told_progress = now
+            self._line(f"{done:,} of {total:,} {what}")
 
     def note(self, text: str) -> None:
         """Something that a person should know and that stops nothing."""
@@ -201,6 +214,13 @@ def _further_cells(point: Point) -> tuple[str, str, str]:
     return seeds, f"{_short(point.memory or 0)}\n{_short(point.device or 0)}", answers
 
 
+def _bar(done: int, total: int, words: str) -> Table:
+    """A bar and, behind it, what it counts."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(ProgressBar(total=total, completed=done, width=_BAR_COLUMNS), Text(words, style="bold"))
+    return grid
+
+
 class LiveDisplay(Display):
     """The same in a terminal: lines that stay, and below them a table that moves."""
 
@@ -208,6 +228,7 @@ class LiveDisplay(Display):
         super().__init__(quiet=quiet)
         self._running: dict[str, tuple[Candidate, str]] = {}
         self._what = "trials"
+        self._step: tuple[str, int, int] | None = None
         self._front: list[TrialRecord] = []
         self._cap: int | None = None
         self._deadline: float | None = None
@@ -221,6 +242,13 @@ class LiveDisplay(Display):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+
+    def phase(self, name: str, text: str) -> None:
+        self._step = None
+        super().phase(name, text)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self._step = (what, done, total) if done < total else None
 
     def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
         super().search_begins(done=done, total=total, metric_name=metric_name, cap=cap, deadline=deadline)
@@ -257,21 +285,20 @@ class LiveDisplay(Display):
 
     def _render(self) -> Group:
         parts: list[Table | Text] = []
+        if self._step is not None:
+            what, done, total = self._step
+            parts.append(_bar(done, total, f"{done:,}/{total:,} {what}"))
         if self._total:
             left = "no time budget" if self._deadline is None else self._time_left(self._deadline)
             cap = "" if self._cap is None else f"cap {format_bytes(self._cap)} · "
-            parts.append(
-                Text(
-                    f"{self._finished}/{self._total} {self._what} ended · {cap}{left} · "
-                    f"{format_duration(time.monotonic() - self._begin)} so far",
-                    style="bold",
-                )
-            )
+            so_far = format_duration(time.monotonic() - self._begin)
+            words = f"{self._finished}/{self._total} {self._what} ended · {cap}{left} · {so_far} so far"
+            parts.append(_bar(self._finished, self._total, words))
             for name, (candidate, state) in sorted(self._running.items()):
                 parts.append(Text(f"  ▶ {name} {candidate.label}: {state}", style="cyan"))
             if self._front:
                 parts.append(front_table(self._front[:_ROWS_SHOWN], self._metric_name, None))
-        else:
+        elif self._step is None:
             parts.append(Text(f"{format_duration(time.monotonic() - self._begin)} …", style="dim"))
         return Group(*parts)
 

@@ -62,6 +62,10 @@ class ReportPaths:
         )  # fmt: skip
         return (*first, *(path for one in self.figures[1:] for path in (one.png, one.html)))
 
+    def titles(self) -> dict[str, str]:
+        """Each figure's title by the name of its files."""
+        return {one.png.stem: one.title for one in self.figures}
+
 
 def charts(
     records: Sequence[TrialRecord],

@@ -242,6 +242,8 @@ def _allocator_bytes(config: StudyConfig, device: DeviceInfo) -> int | None:
 def _tell(message: Mapping[str, Any], listener: StudyListener) -> None:
     if "note" in message:
         listener.note(str(message["note"]))
+    if "rows" in message:
+        listener.progress("rows' hidden states stored", *message["rows"])
 
 
 def run_worker(errand: Errand, on_message: Callable[[dict[str, Any]], None], *, cap: int, meter: Meter) -> Stored | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -157,8 +158,16 @@ class FitCheck:
             f"the memory plan that takes least (tensors {format_bytes(figures.allocated)})"
         )
 
-    def survey(self, space: SearchSpace, *, seconds: float, seed: int) -> PlanSummary:
-        """Predicts as much of the space as the time allows, in an order of chance so that every part of it is seen."""
+    def survey(
+        self,
+        space: SearchSpace,
+        *,
+        seconds: float,
+        seed: int,
+        progress: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> PlanSummary:
+        """Predicts as much of the space as the time allows, in an order of chance so that every part of it is seen. progress:
+        hears of what, how many of how many are done."""
         begin = time.monotonic()
         shapes = list(space.shapes())
         random.Random(seed).shuffle(shapes)
@@ -169,6 +178,7 @@ class FitCheck:
             refused += refusal is not None and refusal.predicted is not None
             unsuited += refusal is not None and refusal.predicted is None
             predicted += 1
+            progress("configurations predicted", predicted, len(shapes))
             figures = refusal.predicted if refusal is not None else self.figures(self.planned(candidate))
             if figures is not None:
                 devices.append(figures.device)

@@ -25,6 +25,10 @@ class StudyListener(Protocol):
         """Something that a person should know also when all is to be quiet."""
         ...
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Of something that takes a while, so many are done."""
+        ...
+
     def planned(self, plan: PlanSummary) -> None:
         """What the predictions say of the space."""
         ...

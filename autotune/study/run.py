@@ -147,7 +147,7 @@ def _drive(
         with ForkServer(
             preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of(), lends=True
         ) as server:
-            data = prepared_data(folder, config, backbone.max_tokens)
+            data = prepared_data(folder, config, backbone.max_tokens, listener.progress)
             _describe(data, listener)
             return _try(
                 folder, config, backbone_config, backbone, data, space, server, tracker, listener, deadline, searches
@@ -207,7 +207,7 @@ def _try(
         fits = FitCheck(predictor, cap, writes_text=task_for(data.task).writes_text)
         if searches:
             listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")
-            plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed)
+            plan = fits.survey(space, seconds=SURVEY_SECONDS, seed=config.seed, progress=listener.progress)
             record.refuse_all(fits.refused)
             listener.planned(plan)
         tracker.study_started(config.to_dict())
@@ -284,6 +284,6 @@ def _close(
     for member in result.front:  # once more: the scores of the test part came after the trial
         tracker.trial_finished(member)
     selection = None if result.selection is None else result.selection.to_dict()
-    tracker.front(paths.all(), front_table(result.points), selection)
+    tracker.front(paths.all(), front_table(result.points), selection, titles=paths.titles())
     tracker.finished("complete" if ended is Ended.DONE else "interrupted")
     return result

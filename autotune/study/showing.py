@@ -33,9 +33,10 @@ class StudyInMlflow:
 
 @dataclass(frozen=True, kw_only=True)
 class Front:
-    """A front to be shown: the report's files, the members as rows, what was selected."""
+    """A front to be shown: the report's files, their figures' titles, the members as rows, what was selected."""
 
     paths: Sequence[Path]
+    titles: Mapping[str, str]
     table: Sequence[Mapping[str, Any]]
     selected: Mapping[str, Any] | None
 
@@ -58,7 +59,7 @@ def send_waiting(
             StudyLock(folder.record_file.with_name(f"{folder.record_file.name}.lock")),
         ):
             if new:
-                tracker.front(new.paths, new.table, new.selected)
+                tracker.front(new.paths, new.table, new.selected, titles=new.titles)
             tracker.close()
     return tracker
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -27,6 +26,7 @@ from autotune.study.preparing import prepared_data
 from autotune.study.scoring import run_alone
 from autotune.study.suits import require_model_suits
 from autotune.study.train_folder import LOCK, as_begun, clear, has_begun, keep_beginning, work_folder
+from autotune.study.train_result import TrainListener, TrainResult
 from autotune.study.train_settings import TrainSettings
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer
@@ -39,52 +39,6 @@ from sherl.data import DataSpec, PreparedData
 from sherl.tasks import task_for
 
 _POLL_SECONDS = 0.25
-
-
-class TrainListener(Protocol):
-    """Hears how the training goes."""
-
-    def phase(self, name: str, text: str) -> None:
-        """A phase begins: prepare, plan, train, test, export."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something that a person should know and that stops nothing."""
-        ...
-
-    def warning(self, text: str) -> None:
-        """Something that a person should know also when all is to be quiet."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a training came to; an interrupted one has no export and no record of its outcome."""
-
-    directory: Path
-    record: TrialRecord
-    metric_name: str
-    rows: Mapping[str, int]
-    plan: Mapping[str, Any]
-    interrupted: bool = False
-    explanation: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dictionary; sizes are bytes."""
-        outcome = self.record.outcome
-        return {
-            "directory": str(self.directory),
-            "interrupted": self.interrupted,
-            "metric": self.metric_name,
-            "validation": outcome.metrics if outcome is not None else {},
-            "best_epoch": outcome.best_epoch if outcome is not None else None,
-            "epochs": len(outcome.epochs) if outcome is not None else 0,
-            "test": self.record.test_metrics,
-            "device_bytes": outcome.peak.device if outcome is not None and outcome.peak is not None else None,
-            "plan": dict(self.plan),
-            "rows": dict(self.rows),
-            "configuration": self.record.candidate.label,
-        }
 
 
 @dataclass
@@ -159,7 +113,7 @@ class _Training:
         with ForkServer(
             preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of()
         ) as server:  # it imports while the data is prepared
-            data = prepared_data(self._work, config, backbone.max_tokens)
+            data = prepared_data(self._work, config, backbone.max_tokens, listener.progress)
             rows = {name: len(data.part(name)) for name in ("train", "valid", "test")}
             listener.phase(
                 "prepare",

@@ -172,5 +172,8 @@ def report_study(study_dir: str | Path | None = None) -> StudyResult:
         result, paths = summarise(folder, record, save_selection=False)
     selected = None if result.selection is None else result.selection.to_dict()
     # and what could not be sent while the study ran
-    send_waiting(folder, front=Front(paths=paths.all(), table=front_table(result.points), selected=selected))
+    send_waiting(
+        folder,
+        front=Front(paths=paths.all(), titles=paths.titles(), table=front_table(result.points), selected=selected),
+    )
     return result

@@ -174,7 +174,9 @@ class Delivery:
         self.client.log_text(self.run_id, columns, "front_table.json")
         addresses = page.Addresses(experiment_id=self.experiment_id, run_id=self.run_id, view=self._keep_view())
         tags = {
-            "mlflow.note.content": page.description(table, selected, self._figures(present, addresses), addresses),
+            "mlflow.note.content": page.description(
+                table, selected, self._figures(present, message.get("titles", {}), addresses), addresses
+            ),
             "mlflow.loggedArtifacts": json.dumps([{"path": "front_table.json", "type": "table"}]),
         }
         if selected and isinstance(selected.get("point"), Mapping):
@@ -183,7 +185,9 @@ class Delivery:
         self._write(self.run_id, tags=tags, metrics=[Metric("front_size", len(table), int(1000 * time.time()), 0)])
         self._mark_members({int(row["number"]) for row in table if "number" in row})
 
-    def _figures(self, paths: Sequence[Path], addresses: page.Addresses) -> list[page.Figure]:
+    def _figures(
+        self, paths: Sequence[Path], titles: Mapping[str, str], addresses: page.Addresses
+    ) -> list[page.Figure]:
         """The report's PNGs, the front's first, each logged once more so that it fits the page's width."""
         pages = {path.stem: path.name for path in paths if path.suffix == ".html"}
         figures = []
@@ -197,7 +201,7 @@ class Delivery:
             version = hashlib.sha256(wrapped.encode()).hexdigest()[:8]
             figures.append(
                 page.Figure(
-                    title=page.title_of(path.stem),
+                    title=titles.get(path.stem) or page.title_of(path.stem),
                     image=addresses.content(name, version),
                     larger=addresses.artifact(pages.get(path.stem, path.name)),
                 )

@@ -123,15 +123,26 @@ class Tracker:
         self._send(f"trial-{record.number:06d}", message)
 
     def front(
-        self, paths: Iterable[Path], table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None = None
+        self,
+        paths: Iterable[Path],
+        table: Sequence[Mapping[str, Any]],
+        selected: Mapping[str, Any] | None = None,
+        *,
+        titles: Mapping[str, str] | None = None,
     ) -> None:
         """Show the front on the study's run.
 
         paths: files of the report, logged as artifacts. table: rows of the front; those with a ``number`` mark that
         trial's run as ``on_front``. selected: what was selected; its ``explanation`` is shown first.
+        titles: of figures, by the names of their files without endings; the names themselves elsewhere.
         """
         files = [str(Path(path).resolve()) for path in paths]
-        message = {"paths": files, "table": [dict(row) for row in table], "selected": dict(selected or {}) or None}
+        message = {
+            "paths": files,
+            "table": [dict(row) for row in table],
+            "selected": dict(selected or {}) or None,
+            "titles": dict(titles or {}),
+        }
         self._state["front"] = _front_digest(table, selected)
         self._keep_state()
         self._send("front", message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,10 @@ def effective_max_length(tokenizer: Any, max_length: int | None, max_tokens: int
     return max_length
 
 
-def encode(tokenizer: Any, texts: Sequence[Text], max_length: int | None) -> Encoded:
-    """All rows as token ids, cut at ``max_length`` (of a pair the longer text first).
+def encode(
+    tokenizer: Any, texts: Sequence[Text], max_length: int | None, *, further: Callable[[int], None] | None = None
+) -> Encoded:
+    """All rows as token ids, cut at ``max_length`` (of a pair the longer text first). further: hears of rows as they are done.
 
     Raises:
         DataError: the tokenizer makes no token of a row.
@@ -72,6 +74,8 @@ def encode(tokenizer: Any, texts: Sequence[Text], max_length: int | None) -> Enc
         truncated += sum(bool(row.overflowing) for row in made.encodings or ())
         ids += [np.asarray(row, dtype=np.int32) for row in made["input_ids"]]
         types += [np.asarray(row, dtype=np.int32) for row in made.get("token_type_ids", ())]
+        if further is not None:
+            further(len(made["input_ids"]))
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     if (lengths == 0).any():
         empty = [text for text, length in zip(texts, lengths, strict=True) if length == 0]

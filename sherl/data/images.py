@@ -21,6 +21,7 @@ from sherl.data.parting import make_parts
 from sherl.data.pictures import PictureError, digest, pillow, pixels
 from sherl.data.prepared import PreparedData
 from sherl.data.problems import Problems
+from sherl.data.progress import Progress, counted, untold
 from sherl.data.settings import DataSpec
 from sherl.data.sources import Sources
 from sherl.data.table import Table
@@ -32,7 +33,12 @@ _LABEL = "label"
 
 
 def prepare_images(
-    spec: DataSpec, settings: ImageSettings, *, directory: Path | str, backbone_name: str = ""
+    spec: DataSpec,
+    settings: ImageSettings,
+    *,
+    directory: Path | str,
+    backbone_name: str = "",
+    progress: Progress = untold,
 ) -> PreparedData:
     """Images and their classes in a folder, or what an equal call left there; see :func:`sherl.data.prepare`.
 
@@ -45,7 +51,7 @@ def prepare_images(
     directory = Path(directory)
     pillow()
     tables = read_images(spec)
-    digests = _digests(tables)
+    digests = _digests(tables, progress)
     sources = Sources({part: _as_table(table, digests[part]) for part, table in tables.items()})
     key = key_of(spec, sources, images=settings.to_dict())
     found = existing(directory)
@@ -65,7 +71,7 @@ def prepare_images(
     )
 
     def write(folder: Path) -> None:
-        notes = [*settings.notes, *reading.notes, *_write_parts(folder, reading, tables, task, settings)]
+        notes = [*settings.notes, *reading.notes, *_write_parts(folder, reading, tables, task, settings, progress)]
         summary = _summary(spec, tables, reading, task, notes, backbone_name)
         write_meta(
             folder,
@@ -85,9 +91,10 @@ def prepare_images(
     return written
 
 
-def _digests(tables: dict[str, ImageTable]) -> dict[str, list[str]]:
+def _digests(tables: dict[str, ImageTable], progress: Progress) -> dict[str, list[str]]:
     problems = Problems(", ".join(dict.fromkeys(table.source for table in tables.values())))
     made: dict[str, list[str]] = {}
+    further = counted(progress, "images read", sum(len(table.names) for table in tables.values()))
     for part, table in tables.items():
         made[part] = []
         for name, picture in zip(table.names, table.pictures, strict=True):
@@ -95,6 +102,7 @@ def _digests(tables: dict[str, ImageTable]) -> dict[str, list[str]]:
                 made[part].append(digest(picture))
             except PictureError as error:
                 problems.add(f"{name}: {error}")
+            further(1)
     problems.raise_any("Nothing was prepared. Mend the paths or leave the rows out.")
     return made
 
@@ -122,7 +130,12 @@ def _reading(tables: dict[str, ImageTable], sources: Sources, digests: dict[str,
 
 
 def _write_parts(
-    folder: Path, reading: Reading, tables: dict[str, ImageTable], task: TaskSpec, settings: ImageSettings
+    folder: Path,
+    reading: Reading,
+    tables: dict[str, ImageTable],
+    task: TaskSpec,
+    settings: ImageSettings,
+    progress: Progress,
 ) -> list[str]:
     """Pixels, names and labels of each part; notes on what was seen.
 
@@ -132,6 +145,7 @@ def _write_parts(
     problems = Problems(", ".join(dict.fromkeys(table.source for table in tables.values())))
     index = {name: place for place, name in enumerate(task.class_names)}
     animated = 0
+    further = counted(progress, "images decoded", sum(map(len, reading.parts.values())))
     for part, rows in reading.parts.items():
         shape = (len(rows), 3, *settings.size)
         stored = np.lib.format.open_memmap(folder / f"{part}.npy", mode="w+", dtype=np.uint8, shape=shape)
@@ -144,6 +158,7 @@ def _write_parts(
                 animated += frames > 1
             except PictureError as error:
                 problems.add(f"{names[-1]}: {error}")
+            further(1)
         stored.flush()
         del stored
         labels = torch.tensor([index[label] for label in rows.labels], dtype=torch.int64)

@@ -73,8 +73,9 @@ def _rows(reading: Reading, sources: Sources, encoding: Encoding) -> tuple[Readi
     encoded: dict[str, Encoded] = {}
     notes: list[str] = []
     parts: dict[str, Examples] = {}
+    further = encoding.counts(reading)
     for part, rows in reading.parts.items():
-        made = ended(encode(encoding.tokenizer, rows.texts, encoding.max_length), encoding)
+        made = ended(encode(encoding.tokenizer, rows.texts, encoding.max_length, further=further), encoding)
         kept = np.flatnonzero(made.lengths >= LEAST_TOKENS)
         if len(kept) < len(made.lengths):
             notes.append(

@@ -15,6 +15,7 @@ from sherl.data.image_sources import wants_images
 from sherl.data.images import prepare_images
 from sherl.data.language import language_rows
 from sherl.data.prepared import PreparedData
+from sherl.data.progress import Progress, untold
 from sherl.data.rows import Encoding, TaskRows, target_rows, text_rows
 from sherl.data.settings import DataSpec
 from sherl.data.sources import Sources, read_settled
@@ -24,7 +25,12 @@ from sherl.data.writing import check_key, existing, key_of, write_meta, write_wh
 
 
 def prepare(
-    spec: DataSpec, *, backbone_source: str, directory: Path | str, max_length: int | None = 128
+    spec: DataSpec,
+    *,
+    backbone_source: str,
+    directory: Path | str,
+    max_length: int | None = 128,
+    progress: Progress = untold,
 ) -> PreparedData:
     """Reads, checks, splits and tokenises (of images: decodes) data into ``directory``, or opens what an equal call left there.
 
@@ -33,6 +39,7 @@ def prepare(
 
     Args:
         max_length: tokens at which rows are cut (of a pair the longer text first); None takes the backbone's own limit.
+        progress: hears how many rows or images are done.
 
     Raises:
         DataError: a source, its columns or its rows are at fault (all problems at once), or the folder holds data of
@@ -41,7 +48,7 @@ def prepare(
     """
     if wants_images(spec):
         settings = image_settings(backbone_source, spec.image_size)
-        return prepare_images(spec, settings, directory=directory, backbone_name=backbone_source)
+        return prepare_images(spec, settings, directory=directory, backbone_name=backbone_source, progress=progress)
     tokenizer = load_tokenizer(backbone_source)
     family, max_tokens = _limits(backbone_source)
     return prepare_with(
@@ -52,6 +59,7 @@ def prepare(
         tokenizer_name=backbone_source,
         decoder=family == "decoder",
         max_tokens=max_tokens,
+        progress=progress,
     )
 
 
@@ -64,6 +72,7 @@ def prepare_with(
     tokenizer_name: str = "",
     decoder: bool = False,
     max_tokens: int | None = None,
+    progress: Progress = untold,
 ) -> PreparedData:
     """As :func:`prepare`, with a tokenizer that is loaded already and a max_length that fits the backbone.
 
@@ -80,7 +89,7 @@ def prepare_with(
         check_key(found, key)
         return found
     make = _ROWS.get(spec.task, text_rows)
-    rows = make(sources, Encoding(tokenizer, spec, max_length, decoder=decoder, max_tokens=max_tokens))
+    rows = make(sources, Encoding(tokenizer, spec, max_length, decoder, max_tokens, progress))
     # the models take absent types as zeros, so types that are all zero only cost memory
     types = any(bool(part.token_types.any()) for part in rows.encoded.values())
     pad = tokenizer.pad_token_id

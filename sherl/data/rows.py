@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from sherl.data.encoding import Encoded, encode
 from sherl.data.examples import Examples, Reading, read_examples
 from sherl.data.parting import make_parts
 from sherl.data.problems import listing
+from sherl.data.progress import Progress, counted, untold
 from sherl.data.settings import DataSpec
 from sherl.data.sources import Sources
 from sherl.data.target_texts import checked_lengths, encode_targets, ragged
@@ -25,13 +26,19 @@ from sherl.spec import TaskSpec
 
 @dataclass(frozen=True)
 class Encoding:
-    """What rows are made with: the tokenizer, the settings, and what bounds a row (see :func:`sherl.data.prepare_with`)."""
+    """What rows are made with: the tokenizer, the settings, what bounds a row (see :func:`sherl.data.prepare_with`), and what
+    hears how far it is."""
 
     tokenizer: Any
     spec: DataSpec
     max_length: int | None
     decoder: bool = False
     max_tokens: int | None = None
+    progress: Progress = untold
+
+    def counts(self, reading: Reading) -> Callable[[int], None]:
+        """Told of rows as they are made, passes on how many are by now."""
+        return counted(self.progress, "rows tokenised", sum(map(len, reading.parts.values())))
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,10 @@ def text_rows(sources: Sources, encoding: Encoding) -> TaskRows:
     spec = encoding.spec
     reading = make_parts(read_examples(sources, spec), spec, sources.rows)
     task = _task(spec, reading)
+    further = encoding.counts(reading)
     encoded = {
-        part: encode(encoding.tokenizer, rows.texts, encoding.max_length) for part, rows in reading.parts.items()
+        part: encode(encoding.tokenizer, rows.texts, encoding.max_length, further=further)
+        for part, rows in reading.parts.items()
     }
     return TaskRows(
         reading, task, encoded, {part: {"labels": _labels(rows, task)} for part, rows in reading.parts.items()}
@@ -62,8 +71,9 @@ def target_rows(sources: Sources, encoding: Encoding) -> TaskRows:
     spec = encoding.spec
     reading = make_parts(read_examples(sources, spec), spec, sources.rows)
     template = spec.template or ""
+    further = encoding.counts(reading)
     encoded = {
-        part: encode_filled(encoding.tokenizer, template, rows.texts, encoding.max_length)
+        part: encode_filled(encoding.tokenizer, template, rows.texts, encoding.max_length, further=further)
         for part, rows in reading.parts.items()
     }
     targets = {part: [str(label) for label in rows.labels] for part, rows in reading.parts.items()}
@@ -91,10 +101,17 @@ def target_rows(sources: Sources, encoding: Encoding) -> TaskRows:
     return TaskRows(reading, task, encoded, {part: tensors(ragged(rows)) for part, rows in ids.items()})
 
 
-def encode_filled(tokenizer: Any, template: str, texts: Sequence[Text], max_length: int | None) -> Encoded:
+def encode_filled(
+    tokenizer: Any,
+    template: str,
+    texts: Sequence[Text],
+    max_length: int | None,
+    *,
+    further: Callable[[int], None] | None = None,
+) -> Encoded:
     """Token ids of texts in their template, of at most ``max_length`` (see :func:`sherl.data.templates.fitted`)."""
     inputs, shortened = fitted(tokenizer, template, texts, max_length)
-    made = encode(tokenizer, inputs, max_length)
+    made = encode(tokenizer, inputs, max_length, further=further)
     return replace(made, truncated=max(made.truncated, shortened))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,9 @@ def tag_rows(sources: Sources, encoding: Encoding) -> TaskRows:
     index = {tag: place for place, tag in enumerate(reading.classes)}
     encoded: dict[str, Encoded] = {}
     labels = {}
+    further = encoding.counts(reading)
     for part, rows in reading.parts.items():
-        encoded[part], words = encode_words(encoding.tokenizer, rows.texts, encoding.max_length)
+        encoded[part], words = encode_words(encoding.tokenizer, rows.texts, encoding.max_length, further=further)
         flat = np.full(len(words), NO_LABEL, dtype=np.int64)
         for row, tags in enumerate(rows.labels):
             own = slice(encoded[part].offsets[row], encoded[part].offsets[row + 1])
@@ -88,11 +89,16 @@ def tag_rows(sources: Sources, encoding: Encoding) -> TaskRows:
 
 
 def encode_words(
-    tokenizer: Any, sentences: Sequence[Sentence], max_length: int | None
+    tokenizer: Any,
+    sentences: Sequence[Sentence],
+    max_length: int | None,
+    *,
+    further: Callable[[int], None] | None = None,
 ) -> tuple[Encoded, NDArray[np.int64]]:
     """Sentences, their words joined by blanks, as token ids; and for each token the word that it begins, or -1.
 
-    A word whose tokens are cut off, or of which the tokenizer makes none, is begun by no token.
+    A word whose tokens are cut off, or of which the tokenizer makes none, is begun by no token. further: hears of sentences
+    as they are done.
 
     Raises:
         DataError: the tokenizer makes no token of a sentence.
@@ -115,6 +121,8 @@ def encode_words(
         ids += [np.asarray(row, dtype=np.int32) for row in made["input_ids"]]
         types += [np.asarray(row, dtype=np.int32) for row in made.get("token_type_ids", ())]
         begun += [_begun(words, spans) for words, spans in zip(chunk, made["offset_mapping"], strict=True)]
+        if further is not None:
+            further(len(chunk))
     empty = [" ".join(words) for words, row in zip(sentences, ids, strict=True) if not len(row)]
     if empty:
         raise DataError(

@@ -48,7 +48,7 @@ def write_study(uri: str, folder: Path) -> tuple[str, str]:
     tracker.study_started({"memory_cap": 3_000_000_000, "model": "all-minilm-l6-v2"})
     for record in trials:
         tracker.trial_finished(record)
-    tracker.front(paths.all(), front_table(points), selection.to_dict())
+    tracker.front(paths.all(), front_table(points), selection.to_dict(), titles=paths.titles())
     tracker.finished("complete")
     assert tracker.close(timeout_s=120) == 0, tracker.notes
     client = MlflowClient(uri)

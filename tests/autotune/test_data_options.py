@@ -134,3 +134,6 @@ class _Listener:
 
     def phase(self, *_: str) -> None:
         pass
+
+    def progress(self, *_: object) -> None:
+        pass

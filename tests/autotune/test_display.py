@@ -95,3 +95,38 @@ def test_the_live_display_follows_several_seeds_of_one_trial() -> None:
     assert "trial 3 on seed 8" in shown
     assert "epoch 2: loss 0.5000" in shown
     assert "▶ trial 3 on seed 7" not in shown
+
+
+def test_the_live_display_shows_how_far_a_step_is_until_it_is_done() -> None:
+    display = LiveDisplay()
+    display.console = Console(width=100, record=True, file=StringIO())
+
+    def shown() -> str:
+        display.console.print(display._render())
+        return display.console.export_text()
+
+    display.phase("prepare", "rows.csv")
+    display.progress("rows tokenised", 4096, 9000)
+    words = shown()
+    assert "4,096/9,000 rows tokenised" in words
+    assert 13 <= words.count("━") <= 30, "a bar"
+    display.progress("rows tokenised", 9000, 9000)
+    assert "rows tokenised" not in shown()
+    display.progress("configurations predicted", 1, 9)
+    display.phase("search", "9 trials")
+    assert "predicted" not in shown(), "a phase that begins ends the step before it"
+
+
+def test_lines_tell_how_far_a_long_step_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("autotune.cli.display.time.monotonic", lambda: clock[0])
+    display = Display()
+    for second in range(26):
+        clock[0] = float(second)
+        display.progress("images read", second * 100, 2600)
+    lines = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["1,000 of 2,600 images read", "2,000 of 2,600 images read"]
+    quiet = Display(quiet=True)
+    clock[0] = 100.0
+    quiet.progress("images read", 1, 2)
+    assert capsys.readouterr().out == ""

@@ -131,6 +131,11 @@ class Said:
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.phases: list[str] = []
+        self.stored: list[tuple[int, int]] = []
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        assert what == "rows' hidden states stored"
+        self.stored.append((done, total))
 
     def phase(self, name: str, text: str) -> None:
         self.phases.append(f"{name}: {text}")
@@ -183,6 +188,8 @@ def test_a_second_study_finds_what_the_first_has_stored(phase: Phase) -> None:
         assert [tuple(place) for place in shared.places] == [("blocks", 3)]
         assert first.of(FULL) is None
         assert not said.warnings
+        assert len({total for _, total in said.stored}) == 1
+        assert said.stored[-1][0] == said.stored[-1][1], "told up to the last row"
     files = {path: path.stat().st_ino for path in Path(shared.root).rglob("*.bin")}
     with phase()[0] as second:
         assert second.of(PROBE) == shared

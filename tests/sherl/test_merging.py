@@ -84,6 +84,28 @@ def test_transformers_alone_gives_what_the_model_gave(
         assert plain.config.id2label == dict(enumerate(("no", "yes", "maybe")))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+def test_transformers_alone_writes_what_the_model_wrote(family: str, tmp_path: Path) -> None:
+    predictor = predictor_on(family, {"name": "lora", "rank": 2}, "texts")
+    task, tokenizer, row = predictor.model.task, predictor.tokenizer, "good very film"
+    (expected,) = predictor(row)
+    merged = merge(predictor, tmp_path / "merged")
+    plain = getattr(transformers, merged.loads_with).from_pretrained(tmp_path / "merged").eval()
+    ids = torch.tensor([tokenizer(task.template.replace("{text}", row) if task.template else row)["input_ids"]])
+    with torch.no_grad():
+        written = plain.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=task.target_length,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )[0]
+    own = written[ids.shape[1] :] if family != "t5" else written
+    assert tokenizer.decode(own, skip_special_tokens=True) == expected["generated_text"]
+    assert expected["generated_text"]
+
+
 def test_the_dtype_is_kept(tmp_path: Path) -> None:
     predictor = predictor_on("bert", {"name": "lora", "rank": 2}, "classification", torch.bfloat16)
     merge(predictor, tmp_path / "merged")

@@ -55,7 +55,7 @@ def test_the_page_shows_the_front_what_was_selected_and_the_members(
     numbers = [row.locator("td").first.inner_text().strip() for row in rows.all()]
     assert numbers == ["2", "1", "0"], "the best first"
     assert "0.8300" in rows.first.inner_text()
-    assert page.get_by_role("heading", name="Parallel").is_visible()
+    assert page.get_by_role("heading", name="Parallel coordinates").is_visible()
     text, background = why.evaluate(BRIGHTNESS)
     assert (text > 180 and background < 60) if dark else (text < 80 and background > 200)
 
