@@ -7,6 +7,7 @@
     ├── NothingFitsError   no configuration of the space fits the memory cap
     ├── StoreError         the store of shared features cannot be written
     │   └── StoreFull      it has no room: the disk, a quota, a limit of file sizes
+    ├── InterruptedStudyError   Ctrl-C outside a training; what was kept is said
     ├── SelectionError     no point of the front meets the conditions
     └── DeviceError        a device or its meter does not do what is needed
         └── NoAnswerError  its driver does not answer: no fault of whoever asked
@@ -60,6 +61,10 @@ class StoreFull(StoreError):
         self.needed = needed
         self.free = free
         super().__init__(message)
+
+
+class InterruptedStudyError(AutotuneError):
+    """A person interrupted a study at a time when no training could end in order; the message says what is kept."""
 
 
 class SelectionError(AutotuneError):

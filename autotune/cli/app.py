@@ -9,16 +9,24 @@ import typer
 
 from autotune import __version__
 from autotune.cli import confirm, deploy, doctor, ending, plan, report, resume, run, select, train, ui
-from autotune.errors import AutotuneError, ConfigError, NothingFitsError, SelectionError, StudyError, UnitError
+from autotune.errors import (
+    AutotuneError,
+    ConfigError,
+    InterruptedStudyError,
+    NothingFitsError,
+    SelectionError,
+    StudyError,
+    UnitError,
+)
 
 EXIT_CODES = {
     ConfigError: 2,
     UnitError: 2,
     StudyError: 3,
-    NothingFitsError: 4,
+    NothingFitsError: ending.EXIT_NOTHING_FITS,
     SelectionError: 5,
+    InterruptedStudyError: ending.EXIT_INTERRUPTED,
 }
-EXIT_FAILED = 1
 
 app = typer.Typer(
     name="autotune",
@@ -68,7 +76,7 @@ def exit_code(error: Exception) -> int:
         if isinstance(error, kind):
             return code
     wrong = DataError | SpecError | UnknownNameError | UnsupportedBackboneError
-    return 2 if isinstance(error, wrong) else EXIT_FAILED
+    return 2 if isinstance(error, wrong) else ending.EXIT_FAILED
 
 
 def run_app() -> None:

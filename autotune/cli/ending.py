@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from autotune.cli.display import Display
     from autotune.study import StudyResult
 
+EXIT_FAILED = 1
+EXIT_NOTHING_FITS = 4
 EXIT_INTERRUPTED = 130
 
 
@@ -19,7 +21,7 @@ def drive(work: Callable[[Display], StudyResult], *, quiet: bool, as_json: bool)
     """Do the work under a display and print its result, as JSON alone where that was asked for.
 
     Raises:
-        typer.Exit: the study was interrupted.
+        typer.Exit: the study was interrupted, or has no trial that completed.
     """
     from autotune.cli.display import display_for
 
@@ -31,3 +33,16 @@ def drive(work: Callable[[Display], StudyResult], *, quiet: bool, as_json: bool)
         display.result(result)
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
+    if not result.front:
+        _without_front(result)
+
+
+def _without_front(result: StudyResult) -> NoReturn:
+    """A script must not go on as if there were a model."""
+    from autotune.outcome import Status
+
+    ends = {record.outcome.status for record in result.records if record.outcome is not None}
+    held = bool(ends) and ends <= {Status.OVER_CAP, Status.OUT_OF_MEMORY}
+    why = "every one of them went over the cap" if held else "there is nothing to select"
+    typer.echo(f"autotune: no trial has completed: {why}. `autotune resume --trials N` tries further ones.", err=True)
+    raise typer.Exit(EXIT_NOTHING_FITS if held else EXIT_FAILED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -23,16 +22,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 def load_plugins(plugins: list[str] | None) -> None:
     """Import what a person wants registered."""
-    from autotune.errors import ConfigError
+    from autotune import plugins as modules
 
-    for name in plugins or ():
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"--plugin {name!r} cannot be imported: {error}. Give the name of a module that Python finds here "
-                "(one in this folder is found with PYTHONPATH=. in front of the command)."
-            ) from error
+    modules.load_plugins(plugins or ())
 
 
 def absolute(source: str | None) -> str | None:
@@ -43,3 +35,9 @@ def absolute(source: str | None) -> str | None:
     if source is None or not Path(source).expanduser().exists():
         return source
     return str(Path(source).expanduser().resolve())
+
+
+def absolute_file(source: str) -> str:
+    """A file by its whole path; anything else as it is, also where a folder happens to have this name."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.is_file() else source

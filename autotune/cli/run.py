@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.ending import drive
-from autotune.cli.options import Json, Plugins, Quiet, absolute, load_plugins
+from autotune.cli.options import Json, Plugins, Quiet, absolute, absolute_file, load_plugins
 
 if TYPE_CHECKING:
     from autotune.config import StudyConfig
@@ -209,7 +209,7 @@ def run(
 ) -> None:
     """See :data:`RUN_HELP`."""
     from autotune.study import run_study
-    from autotune.study.folder import STUDIES, default_name
+    from autotune.study.folder import STUDIES, default_name, name_of
 
     load_plugins(plugin)
     data = {
@@ -225,7 +225,7 @@ def run(
         "image": image,
         "image_size": image_size,
     }
-    name = name or (default_name(model, train) if study_dir is None else study_dir.name)
+    name = name or (default_name(model, train) if study_dir is None else name_of(study_dir))
     config = _settled(
         {
             "memory_cap": memory_cap,
@@ -235,7 +235,7 @@ def run(
             "methods": method or None,
             "metric": metric,
             "precision": precision,
-            "space": absolute(space),
+            "space": absolute_file(space),
             "trials": trials,
             "time_budget": time_budget,
             "confirm": confirm,

