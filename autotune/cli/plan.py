@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.cli.options import Json, Plugins, load_plugins
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -74,12 +76,14 @@ def plan(
         bool, typer.Option("--largest-batch/--no-largest-batch", help="Look for the largest batch that fits.")
     ] = True,
     everything: Annotated[bool, typer.Option("--all", help="Show also what does not fit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    plugin: Plugins = None,
+    as_json: Json = False,
 ) -> None:
     from rich.console import Console
 
     from autotune.study.planning import plan_for
 
+    load_plugins(plugin)
     made = plan_for(
         model,
         memory_cap=memory_cap,
@@ -93,6 +97,7 @@ def plan(
         methods=method,
         space=space,
         precision=precision,
+        plugins=plugin or (),
     )
     errors = Console(stderr=True, highlight=False)
     for note in made.notes:

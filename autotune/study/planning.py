@@ -111,8 +111,9 @@ def plan_for(
     methods: Sequence[str] | None,
     space: str,
     precision: str | None,
+    plugins: Sequence[str] = (),
 ) -> Plan:
-    """Reads the model's configuration and the space, and settles device and cap.
+    """Reads the model's configuration and the space, and settles device and cap. plugins: modules that are imported already.
 
     Raises:
         ConfigError: the device is not known, or the space has problems.
@@ -162,6 +163,7 @@ def plan_for(
         ),
         # by the threads that a study would give each trial here
         baseline_bytes=baseline_bytes() if on_cpu else 0,
+        plugins=tuple(plugins),
     )
     return Plan(
         model=model,

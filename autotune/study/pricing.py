@@ -13,6 +13,7 @@ from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
 from autotune.memory.scaling import NotEvenError
 from autotune.outcome import Candidate, MemoryFigures
+from autotune.plugins import load_plugins
 from autotune.space import SearchSpace, shape_key
 from sherl.errors import SherlError
 from sherl.forms import BatchForm, with_rows
@@ -27,7 +28,7 @@ class PricingJob:
     """What is priced, as plain data that travels to other processes.
 
     backbone_config: ``config.to_dict()``. row: shapes and types of a batch of one row, labels included. cap: bytes of the device. capability: compute
-    capability of the GPU, None where it is not known. baseline_bytes: of a CPU trial's process after its imports.
+    capability of the GPU, None where it is not known. baseline_bytes: of a CPU trial's process after its imports. plugins: modules that those processes import first.
     """
 
     backbone_config: Mapping[str, Any]
@@ -39,6 +40,7 @@ class PricingJob:
     capability: tuple[int, int] | None = None
     context_bytes: int = DEFAULT_CONTEXT_BYTES
     baseline_bytes: int = 0
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,7 @@ def _begin(job: PricingJob) -> None:
     import torch
 
     torch.set_num_threads(1)
+    load_plugins(job.plugins)
     _pricer = Pricer(job)
 
 

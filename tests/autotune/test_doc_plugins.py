@@ -50,6 +50,12 @@ def test_a_study_with_the_pages_method_on_the_pages_backbone(tmp_path: Path) -> 
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    plan = {name: options[name] for name in ("--space", "--method")} | {"--model": str(tmp_path / "model")}
+    priced = json.loads(
+        typed(*command("plan", *taken, "--json", "--device", "12GB", "--max-length", "16", options=plan))
+    )
+    assert {one["fits"] for one in priced["configurations"]} == {True}
+    assert all(one["configuration"].startswith("norms") for one in priced["configurations"])
     typed(*command("run", *taken, options=options))
     typed(*command("export", "exported", options={"--study-dir": str(tmp_path / "study")}))
     manifest = json.loads((tmp_path / "exported" / "sherl.json").read_text())

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.study import pricing
 from autotune.study.planning import plan_for
 from autotune.study.pricing import Pricer, largest_within
 from sherl.errors import SherlError, SpecError, UnknownNameError, UnsupportedBackboneError
@@ -115,6 +116,19 @@ def test_every_shape_is_priced_once_at_the_batch_that_was_asked_for(config_file:
     plan = planned(config_file, space_file, batch_size=3)
     assert len(plan.candidates) == 2 + 2 + 1  # with one late layer both insertions are one fusion
     assert {candidate.training["batch_size"] for candidate in plan.candidates} == {3}
+
+
+def test_processes_that_price_import_the_plugins_first(
+    config_file: Path, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "told_when_imported.py").write_text("import os\nos.environ['IMPORTED_FOR_PRICING'] = 'yes'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("IMPORTED_FOR_PRICING", "no")
+    monkeypatch.setattr(pricing, "_pricer", None)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)  # this is not the process that it is meant for
+    plan = planned(config_file, space_file, plugins=["told_when_imported"])
+    pricing._begin(plan.job)
+    assert os.environ["IMPORTED_FOR_PRICING"] == "yes"
 
 
 def test_a_cap_above_the_device_is_lowered_aloud(config_file: Path, space_file: Path) -> None:
