@@ -78,7 +78,11 @@ _VARIANTS = (
     RealMethod(
         "sherl-late-lora", {"name": "sherl", "start_layer": -1, "late_route": {"name": "lora", "rank": 8}}, _ADDED
     ),
-    RealMethod("sherl-r2", {"name": "sherl", "start_layer": -1, "reduction_factor": 2}, _ADDED),
+    RealMethod(
+        "sherl-multi-released",
+        {"name": "sherl", "start_layer": -2, "insertion": "multi", "gate": "released"},
+        _ADDED,
+    ),
     RealMethod(
         "sherl-r2-released", {"name": "sherl", "start_layer": -1, "reduction_factor": 2, "gate": "released"}, _ADDED
     ),
