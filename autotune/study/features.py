@@ -17,8 +17,8 @@ from typing import Any, Self
 
 from autotune.config import StudyConfig
 from autotune.features import Reader
+from autotune.features.errand import Errand, Stored, Wanted
 from autotune.features.shared import PARTS, SharedFeatures, with_features
-from autotune.features.worker import Errand, Stored, Wanted
 from autotune.memory.context import context_bytes, surroundings_of
 from autotune.memory.device import DeviceInfo
 from autotune.memory.guard import Guard

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from autotune.config import StudyConfig
-from autotune.features.worker import Stored, fill
+from autotune.features.errand import Stored
+from autotune.features.worker import fill
 from autotune.memory.device import cpu_device
 from autotune.memory.process import ProcessMeter
 from autotune.outcome import Candidate, Outcome, Status, TrialRecord
