@@ -22,7 +22,7 @@ from autotune.features.writer import Writer
 
 
 class FeatureStore:
-    """The features of one key (backbone's fingerprint, precision, tokenised data, version of the computation) under a root
+    """The features of one key (backbone's fingerprint and code, precision, tokenised data, version of the computation) under a root
     that holds those of many.
 
     notes: a sentence for everything out of the ordinary: what was passed over, removed, waited for or evicted, and what

@@ -31,7 +31,7 @@ from autotune.features.shared import PARTS, store_key
 from autotune.features.store import FeatureStore
 from sherl.backbones import Backbone, load_backbone
 from sherl.data import PreparedData
-from sherl.errors import SherlError
+from sherl.errors import SherlError, SpecError
 from sherl.features import Place
 from sherl.precision import weights_dtype
 
@@ -51,7 +51,10 @@ def fill(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
     data = PreparedData.open(errand.prepared)
     backbone = load_backbone(errand.source, dtype=weights_dtype(errand.precision))
     backbone.model.to(errand.device)
-    key = store_key(backbone.fingerprint, errand.precision, data, errand.device)
+    try:
+        key = store_key(backbone, errand.precision, data, errand.device)
+    except SpecError as error:  # nobody could tell later whether what lies there is of the same code
+        return Stored(key={}, verdict="none", places=(), bytes=0, seconds=0.0, reason=str(error))
     root, notes = Path(errand.root), list[str]()
     store = FeatureStore.open(root, key, notes=notes)
     with ExitStack() as held:  # what lies there already is not evicted meanwhile, by this process neither

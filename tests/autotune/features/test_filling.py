@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from autotune.errors import StoreError
-from autotune.features import deciding
+from autotune.features import deciding, worker
 from autotune.features.errand import Errand, Stored, Wanted
 from autotune.features.eviction import usage
+from autotune.features.reader import Reader
 from autotune.features.shared import PARTS
 from autotune.features.store import FeatureStore
 from autotune.features.worker import fill
+from sherl.backbones import Backbone, load_backbone
 from sherl.data import DataSpec, prepare
 from sherl.features import Place
-from tests.autotune.features.samples import FIRST, KEY, build, built, ragged
+from tests.autotune.features.samples import FIRST, KEY, build, built, ragged, read
 from tests.autotune.small_study import make_inputs
 
 EARLY, LATE = Place("blocks", 2), Place("blocks", 3)
@@ -88,6 +93,61 @@ def refuse(monkeypatch: pytest.MonkeyPatch, which: Callable[[str, int], bool], c
 
 def to_write(path: str, flags: int) -> bool:
     return "store" in path and bool(flags & (os.O_WRONLY | os.O_RDWR))
+
+
+# ---- whose code it is
+
+
+def with_norm(monkeypatch: pytest.MonkeyPatch, folder: Path, factor: float) -> None:
+    """A family of one's own: of the same weights, with a norm whose code lies in a file."""
+    (folder / "own_norm.py").write_text(
+        f"from torch import nn\n\nclass Norm(nn.LayerNorm):\n    def forward(self, x):\n        return {factor} * super().forward(x)\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # one of an equal age and size would be taken for the new one's
+    monkeypatch.setitem(sys.modules, "own_norm", None)  # removed again behind the test
+    del sys.modules["own_norm"]
+    norm = importlib.import_module("own_norm").Norm
+
+    def load(source: str, **settings: Any) -> Backbone:
+        backbone = load_backbone(source, **settings)
+        own = norm(backbone.width)
+        own.load_state_dict(backbone.model.embeddings.LayerNorm.state_dict())
+        backbone.model.embeddings.LayerNorm = own
+        return backbone
+
+    monkeypatch.setattr(worker, "load_backbone", load)
+
+
+def test_states_of_other_code_are_not_read(filling: Filling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = filling(LATE)
+    states = []
+    made = []
+    for factor in (1.5, 2.5, 1.5):
+        with_norm(monkeypatch, tmp_path, factor)
+        stored, _ = filling(LATE)
+        made.append(stored)
+        with store_of(stored, tmp_path).reader("test", [LATE]) or Reader("test", {}) as reader:
+            states.append(read(reader, LATE, range(5)))
+    assert plain.key["backbone"] == made[0].key["backbone"] == made[1].key["backbone"]
+    assert made[0].key == made[2].key
+    assert made[0].key != made[1].key
+    assert torch.equal(states[0], states[2])
+    assert not torch.allclose(states[0], states[1])
+    assert len(list((tmp_path / "store").iterdir())) == 3
+
+
+def test_of_code_that_cannot_be_told_nothing_is_stored(
+    filling: Filling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_norm(monkeypatch, tmp_path, 1.5)
+    (tmp_path / "own_norm.py").unlink()
+    stored, _ = filling(LATE)
+    assert (stored.verdict, stored.places) == ("none", ())
+    assert "Which code computes hidden states cannot be told: the module 'own_norm'" in stored.reason
+    assert not (tmp_path / "store").exists()
 
 
 # ---- room
