@@ -58,8 +58,8 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
     """Let go of the files that were unused longest until ``needed`` bytes more stay within ``budget`` and find room on the
     disk.
 
-    Files that a living process has open stay, and so does whatever the store did not write. If all that may go were not
-    enough, nothing goes.
+    Files that a living process has open stay, the caller's own too (whoever needs what lies there holds a reader of it), and so
+    does whatever the store did not write. If all that may go were not enough, nothing goes.
 
     needed, budget: bytes; the budget is that of the whole store. Two studies that make room at once and write afterwards may
     together exceed it; the disk itself cannot be overdrawn, since a writer takes its room before it begins.

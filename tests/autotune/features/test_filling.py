@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from autotune.errors import StoreError
-from autotune.features import deciding, worker
+from autotune.features import deciding, eviction, worker
 from autotune.features.errand import Errand, Stored, Wanted
 from autotune.features.eviction import usage
 from autotune.features.reader import Reader
@@ -26,7 +25,7 @@ from autotune.features.worker import fill
 from sherl.backbones import Backbone, load_backbone
 from sherl.data import DataSpec, prepare
 from sherl.features import Place
-from tests.autotune.features.samples import FIRST, KEY, build, built, ragged, read
+from tests.autotune.features.samples import FIRST, built, ragged, read
 from tests.autotune.small_study import make_inputs
 
 EARLY, LATE = Place("blocks", 2), Place("blocks", 3)
@@ -226,6 +225,23 @@ def test_a_disk_that_cannot_be_measured_is_a_reason(filling: Filling, tmp_path: 
     assert readable(some, tmp_path)
 
 
+def test_on_a_full_disk_what_is_old_goes_before_it_is_measured(
+    filling: Filling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = built(tmp_path / "store", {FIRST: ragged([500] * 120, width=32)})
+
+    def free(_: Path) -> int:
+        return 10**9 if not other.has("train", FIRST) else 0
+
+    for module in (eviction, deciding):
+        monkeypatch.setattr(module, "free_bytes", free)
+    monkeypatch.setattr(deciding, "SAMPLE_BYTES", 10_000)
+    stored, notes = filling(mode="auto", budget=10**9)
+    assert stored.verdict == "all"
+    assert any("Evicted" in note for note in notes)
+    assert readable(stored, tmp_path)
+
+
 # ---- permission
 
 
@@ -292,11 +308,3 @@ def test_what_was_damaged_is_stored_anew(filling: Filling, tmp_path: Path) -> No
     assert again.verdict == "all"
     assert any("damaged row" in note for note in notes)
     assert readable(again, tmp_path)
-
-
-def test_another_folder_is_filled_as_the_first(filling: Filling, tmp_path: Path) -> None:
-    first, _ = filling()
-    shutil.rmtree(tmp_path / "store")
-    again, _ = filling()
-    assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
-    assert build(FeatureStore.open(tmp_path / "store", KEY), {FIRST: ragged()}) == 1
