@@ -58,8 +58,8 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
     """Let go of the files that were unused longest until ``needed`` bytes more stay within ``budget`` and find room on the
     disk.
 
-    Files that a living process has open stay, and so does whatever the store did not write. If all that may go were not
-    enough, nothing goes.
+    Files that a living process has open stay, the caller's own too (whoever needs what lies there holds a reader of it), and so
+    does whatever the store did not write. If all that may go were not enough, nothing goes.
 
     needed, budget: bytes; the budget is that of the whole store. Two studies that make room at once and write afterwards may
     together exceed it; the disk itself cannot be overdrawn, since a writer takes its room before it begins.
@@ -74,7 +74,7 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
         for one in sorted(_whole(folders), key=lambda one: (one.used, one.manifest.path)):
             if missing <= 0:
                 break
-            descriptor = exclusive(one.manifest.values)
+            descriptor = _taken(one)
             if descriptor is None:
                 continue
             held.callback(os.close, descriptor)
@@ -89,7 +89,31 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
         evicted = tuple(sentence for one in going if (sentence := _evict(one)))
     notes.extend(evicted)
     free = _free(root, budget, _held_bytes(folders))
+    if free < needed:
+        notes.append(
+            f"The store {root} has no room for {format_bytes(needed)}: {format_bytes(max(free, 0))} are free now that everything "
+            "that could be evicted is gone."
+        )
     return Room(free >= needed, max(free, 0), evicted)
+
+
+def possible_room(root: Path, budget: int) -> int:
+    """The bytes that :func:`make_room` could provide at most: those that are free of the budget and of the disk, and what
+    nobody has open. Below 0 where what is open exceeds the budget alone."""
+    folders = _folders(root, [])
+    free = _free(root, budget, _held_bytes(folders))
+    for one in _whole(folders):
+        descriptor = _taken(one)
+        if descriptor is not None:
+            os.close(descriptor)
+            free += one.bytes
+    return free
+
+
+def _taken(one: _Candidate) -> int | None:
+    """A descriptor that holds a file that may go, so that nobody opens it; None of one that somebody has open, and where this
+    process may remove nothing."""
+    return exclusive(one.manifest.values) if os.access(one.folder.path, os.W_OK | os.X_OK) else None
 
 
 def _evict(one: _Candidate) -> str:

@@ -42,12 +42,14 @@ class Speeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What is stored. gain_seconds: what the study saves by it, building deducted; an estimate. reason: in words."""
+    """What is stored. gain_seconds: what the study saves by it, building deducted; an estimate, 0.0 where nothing was measured.
+    reason: in words. left_out: of it, what was not taken and why, "" of all and of none."""
 
     verdict: Literal["all", "some", "none"]
     places: frozenset[Place]
     gain_seconds: float
     reason: str
+    left_out: str = ""
 
 
 def decide(
@@ -63,9 +65,10 @@ def decide(
         groups: that could read; empty where no method of the space can.
         sizes: bytes of each place, of all parts.
         speeds: of this machine.
-        room: bytes that may be written.
+        room: bytes that may be written; below 0 (the budget is smaller than what lies there) as 0.
         present: what lies in the store already; it costs nothing more.
     """
+    room = max(room, 0)
     if not groups:
         return _none("no method of the space has frozen early layers that could be stored")
     worth = [group for group in groups if _gain(group, sizes, speeds) > 0]
@@ -97,13 +100,14 @@ def decide(
             f"storing them takes {format_duration(cost)}, and all trials together would save {format_duration(gain + cost)}"
         )
     all_of_them = len(chosen) == len(groups)
-    left_out = "" if all_of_them else f"; {_why_some(groups, chosen, sizes, speeds, room)}"
+    left_out = "" if all_of_them else _why_some(groups, chosen, sizes, speeds, room)
     return Decision(
         verdict="all" if all_of_them else "some",
         places=places,
         gain_seconds=gain,
         reason=f"{described(places, sizes)}: about {format_duration(gain)} of the study's "
-        f"computing are saved, the {format_duration(cost)} of storing deducted{left_out}",
+        f"computing are saved, the {format_duration(cost)} of storing deducted{left_out and '; ' + left_out}",
+        left_out=left_out,
     )
 
 

@@ -15,21 +15,31 @@ from sherl.features import Place, feature_name
 from sherl.forms import BatchForm, TensorForm
 
 if TYPE_CHECKING:
-    from sherl.backbones import Without
+    from sherl.backbones import Backbone, Without
     from sherl.data import PreparedData
 
 PARTS = ("train", "valid", "test")
 FEATURES_VERSION = 1
-"""Grows when the same backbone and data would give other hidden states, or other rows of them."""
+"""Grows when code of this project would give other hidden states of the same backbone and data, or other rows of them."""
 
 
-def store_key(fingerprint: str, precision: str, data: PreparedData, device: str) -> dict[str, Any]:
-    """What hidden states depend on: weights, their precision, tokenised rows, and whose arithmetic it was."""
+def store_key(backbone: Backbone, precision: str, data: PreparedData, device: str) -> dict[str, Any]:
+    """What hidden states depend on: weights, the code that computes with them and its precision, tokenised rows, and whose
+    arithmetic it was.
+
+    backbone: whole, with no method on it.
+
+    Raises:
+        SpecError: which code it is cannot be told, or the backbone has no weights.
+    """
     from importlib import metadata
+
+    from sherl.backbones.source_code import code_of
 
     return {
         "features": FEATURES_VERSION,
-        "backbone": fingerprint,
+        "backbone": backbone.fingerprint,
+        "code": code_of(backbone),
         "precision": precision,
         "device": device,
         "task": data.task.kind,  # a decoder behind an encoder reads other tokens for another task

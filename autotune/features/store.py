@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import StoreError
-from autotune.features.eviction import Room, Usage, make_room, usage
+from autotune.features.eviction import Room, Usage, make_room, possible_room, usage
 from autotune.features.files import Folder
 from autotune.features.layout import Layout
 from autotune.features.reader import Reader, open_reader
@@ -22,7 +22,7 @@ from autotune.features.writer import Writer
 
 
 class FeatureStore:
-    """The features of one key (backbone's fingerprint, precision, tokenised data, version of the computation) under a root
+    """The features of one key (backbone's fingerprint and code, precision, tokenised data, version of the computation) under a root
     that holds those of many.
 
     notes: a sentence for everything out of the ordinary: what was passed over, removed, waited for or evicted, and what
@@ -86,6 +86,11 @@ class FeatureStore:
         """Whether a whole file is there, judged by its manifest and size; :meth:`reader` judges by the values too."""
         return self._folder.manifest(part, place) is not None
 
+    def path(self, part: str, place: tuple[str, int]) -> Path | None:
+        """Where the values of a whole file lie; None where there is none."""
+        found = self._folder.manifest(part, place)
+        return None if found is None else found.values
+
     def writer(self, part: str, layouts: Mapping[tuple[str, int], Layout]) -> Writer:
         """Write places of a part; see :class:`Writer`. What :meth:`has` says is there is not written again, so open a reader
         with ``verify=True`` first, which takes damaged files out of use.
@@ -107,6 +112,10 @@ class FeatureStore:
     def make_room(self, needed: int, budget: int) -> Room:
         """Evict what was unused longest, of all keys under the root; see :func:`autotune.features.eviction.make_room`."""
         return make_room(self.root, needed, budget, self.notes)
+
+    def possible_room(self, budget: int) -> int:
+        """What making room could provide at most; see :func:`autotune.features.eviction.possible_room`."""
+        return possible_room(self.root, budget)
 
     def usage(self) -> Usage:
         """What the root holds, of all keys."""

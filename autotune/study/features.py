@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,14 +13,14 @@ from typing import Any, Self
 
 from autotune.config import StudyConfig
 from autotune.features import Reader
+from autotune.features.errand import Errand, Stored, Wanted
 from autotune.features.shared import PARTS, SharedFeatures, with_features
-from autotune.features.worker import Errand, Stored, Wanted
 from autotune.memory.context import context_bytes, surroundings_of
 from autotune.memory.device import DeviceInfo
-from autotune.memory.guard import Guard
-from autotune.memory.meter import METERS, Meter
+from autotune.memory.meter import METERS
 from autotune.outcome import Candidate
 from autotune.space import SearchSpace
+from autotune.study.filling import run_worker
 from autotune.study.listener import StudyListener
 from autotune.units import format_bytes, format_duration
 from sherl.backbones import Backbone
@@ -244,41 +240,3 @@ def _tell(message: Mapping[str, Any], listener: StudyListener) -> None:
         listener.note(str(message["note"]))
     if "rows" in message:
         listener.progress("rows' hidden states stored", *message["rows"])
-
-
-def run_worker(errand: Errand, on_message: Callable[[dict[str, Any]], None], *, cap: int, meter: Meter) -> Stored | str:
-    """Let a process of its own do the errand, and end it over the cap; what it stored, or why it could not, in words."""
-    command = [sys.executable, "-m", "autotune.features.worker"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with (
-        tempfile.TemporaryFile("w+") as complaints,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
-        ) as child,
-        Guard(child.pid, cap, meter) as guard,
-    ):
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            child.stdin.write(errand.to_json() + "\n")
-            child.stdin.close()
-            stored: Stored | None = None
-            for line in child.stdout:
-                message = json.loads(line)
-                if "stored" in message:
-                    stored = Stored.from_dict(message["stored"])
-                else:
-                    on_message(message)
-            child.wait()
-        except BaseException:
-            child.terminate()
-            raise
-        complaints.seek(0)
-        said = complaints.read().strip().splitlines()
-    if stored is not None and child.returncode == 0:
-        return stored
-    if guard.reason:
-        return guard.reason.replace("The trial's process", "The process that computes them")
-    if child.returncode < 0:
-        return f"the process that computes them was ended by signal {-child.returncode}"
-    return said[-1] if said else f"the process that computes them ended with exit code {child.returncode}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 import torch
 
 from autotune.config import StudyConfig
-from autotune.features.worker import Stored, fill
+from autotune.features.errand import Errand, Stored
+from autotune.features.worker import fill
 from autotune.memory.device import cpu_device
 from autotune.memory.process import ProcessMeter
 from autotune.outcome import Candidate, Outcome, Status, TrialRecord
@@ -238,6 +241,48 @@ def test_a_process_that_goes_over_the_cap_is_ended_and_said(phase: Phase) -> Non
     assert made.of(PROBE) is None
     assert "The process that computes them held" in said.warnings[0]
     assert "over the cap of 100.00 MB" in said.warnings[0]
+
+
+CLOSED = """
+import errno, os
+real = os.open
+def opened(path, flags, *arguments, **options):
+    if {root!r} in str(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return real(path, flags, *arguments, **options)
+os.open = opened
+"""
+
+
+def test_a_folder_that_is_closed_to_the_process_is_said(
+    phase: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed_folder.py").write_text(CLOSED.format(root=str(tmp_path / "store")))
+    monkeypatch.syspath_prepend(tmp_path)
+    made, said = phase(worker=None, plugins=("closed_folder",))  # imported by that process alone
+    assert made.of(PROBE) is None
+    assert "every trial computes its own" in said.warnings[0]
+    assert "Permission denied" in said.warnings[0]
+
+
+def test_a_file_that_is_closed_to_the_study_is_said(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def filled(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
+        stored = fill(errand, say)
+
+        def opened(path: Any, *arguments: Any, **options: Any) -> int:
+            if "valid.blocks.3" in str(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", opened)
+        return stored
+
+    made, said = phase(worker=filled)
+    assert made.of(PROBE) is None
+    assert "cannot be read (Permission denied)" in said.warnings[0]
+    assert "every trial computes its own hidden states" in said.warnings[1]
 
 
 def test_too_small_a_budget_stores_some_or_nothing(phase: Phase) -> None:

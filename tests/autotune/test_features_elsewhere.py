@@ -32,7 +32,7 @@ def request_of_another_machine(tmp_path_factory: pytest.TempPathFactory) -> Tria
     options = make_inputs(folder)
     spec = DataSpec(train=options["--train"], text="review", label="stars")
     data = prepare(spec, backbone_source=options["--model"], directory=folder / "prepared", max_length=32)
-    key = store_key(load_backbone(options["--model"]).fingerprint, "fp32", PreparedData.open(data.directory), "cpu")
+    key = store_key(load_backbone(options["--model"]), "fp32", PreparedData.open(data.directory), "cpu")
     shared = SharedFeatures(
         root=str(folder / "no" / "store"), key=key, places=(HiddenPlace("blocks", 3),), without=None
     )

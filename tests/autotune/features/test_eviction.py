@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autotune.features import eviction
-from autotune.features.eviction import make_room, usage
+from autotune.features.eviction import make_room, possible_room, usage
 from autotune.features.store import FeatureStore
 from tests.autotune.features.samples import FIRST, KEY, SECOND, build, built, files, is_right, ragged
 
@@ -96,6 +96,24 @@ def test_what_is_open_stays_until_it_is_closed(tmp_path: Path) -> None:
     reader.close()
     assert make_room(tmp_path, budget, budget, notes).enough
     assert not other.has("train", SECOND)
+
+
+def test_possible_room_is_what_making_room_then_provides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = _two(tmp_path)
+    held = usage(tmp_path).bytes
+    assert possible_room(tmp_path, held + 10) == held + 10
+    reader = other.reader("train", [SECOND])
+    assert reader is not None
+    possible = possible_room(tmp_path, held)
+    assert 0 < possible < held
+    assert not make_room(tmp_path, possible + 1, held, []).enough
+    assert one.has("train", FIRST)
+    assert make_room(tmp_path, possible, held, []).enough
+    assert not one.has("train", FIRST)
+    assert possible_room(tmp_path, 0) == -usage(tmp_path).bytes
+    reader.close()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # a folder of somebody else's
+    assert possible_room(tmp_path, 0) == -usage(tmp_path).bytes
 
 
 def test_if_all_were_not_enough_nothing_goes(tmp_path: Path) -> None:

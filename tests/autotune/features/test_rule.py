@@ -40,6 +40,15 @@ def test_places_that_are_chosen_or_there_already_cost_no_room() -> None:
     assert abs(made.gain_seconds - 20 * (1 - 3e-4)) < 1e-9
 
 
+def test_what_adds_nothing_needs_no_room_and_room_is_never_below_zero() -> None:
+    made = decide(
+        [group(0, 1), group(6)], SIZES, FAST, room=-1500, present=frozenset({Place("blocks", 0), Place("blocks", 1)})
+    )
+    assert (made.verdict, numbers(made)) == ("some", [0, 1])
+    assert "the room of 0 B" in made.left_out
+    assert "there is room for 0 B" in decide([group(0)], SIZES, FAST, room=-1500).reason
+
+
 def test_reading_that_takes_longer_than_computing_is_not_worth_it() -> None:
     slow = Speeds(read=50.0, write=1e6, forward_seconds=1.0)
     made = decide([group(0, 1, 2)], SIZES, slow, room=1000)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autotune.features.speeds import disk_speeds, forward_seconds
+from autotune.features.speeds import disk_speeds, forward_seconds, read_speed
 from sherl.data.part import Part
 
 A_TOKEN = 2e-6
@@ -52,3 +52,16 @@ def test_the_disk_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
         assert read > 1e6
         assert write > 1e6
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_reading_is_measured_on_a_file_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "values"
+    for size in (1, 3 * 2**20 + 5):
+        path.write_bytes(b"x" * size)
+        for total in (0, 2**60):
+            assert read_speed(path, total) > 1e3
+        assert path.read_bytes() == b"x" * size
+    path.write_bytes(b"")
+    assert read_speed(path, 0) == float("inf")
+    with pytest.raises(FileNotFoundError):
+        read_speed(tmp_path / "none", 0)

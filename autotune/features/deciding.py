@@ -1,0 +1,103 @@
+"""What a study stores on this machine: its speeds and the store's room are measured, and the rule is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from autotune.features.errand import Wanted
+from autotune.features.rule import Decision, Group, Speeds, decide, described
+from autotune.features.shared import PARTS
+from autotune.features.speeds import SAMPLE_BYTES, disk_speeds, forward_seconds, read_speed
+from autotune.features.store import FeatureStore
+from autotune.features.writer import free_bytes
+from sherl.backbones import Backbone
+from sherl.data import PreparedData
+from sherl.features import Place
+
+BATCH_SIZE = 32
+"""Rows of a frozen pass, measured or stored."""
+SHARE_OF_DISK = 0.5
+"""Of the disk's free room, what a store takes unless it is given a budget."""
+
+
+def decide_here(
+    mode: str,
+    wanted: Sequence[Wanted],
+    backbone: Backbone,
+    data: PreparedData,
+    store: FeatureStore,
+    sizes: Mapping[Place, int],
+    present: frozenset[Place],
+    budget: int,
+) -> Decision:
+    """What is stored, by this machine's speeds where mode is ``auto``, else as far as there is room; only ``auto`` measures.
+
+    wanted: what could be read, with all of its places in ``sizes`` (bytes of all parts). present: what lies there already,
+    held open by this process. budget: bytes that the whole store may hold.
+
+    Raises:
+        OSError: what lies there cannot be read.
+    """
+    if mode != "auto":
+        free = Speeds(read=math.inf, write=math.inf, forward_seconds=0.0)
+        groups = _groups(wanted, backbone, seconds=1.0)
+        made = decide(groups, sizes, free, store.possible_room(budget), present)
+        if made.verdict == "none":
+            return made
+        reason = f"{described(made.places, sizes)}, as was asked for{made.left_out and '; ' + made.left_out}"
+        return replace(made, gain_seconds=0.0, reason=reason)
+    learnt = sum(len(data.part(part)) for part in ("train", "valid"))
+    in_all = sum(len(data.part(part)) for part in PARTS)
+    once = forward_seconds(backbone, data.part("train"), batch_size=BATCH_SIZE) / len(data.part("train"))
+    read, write, problem = _disk(store, sum(sizes.values()), present, complete=present.issuperset(sizes))
+    made = decide(
+        _groups(wanted, backbone, seconds=once * learnt),
+        sizes,
+        Speeds(read=read, write=write, forward_seconds=once * in_all),
+        0 if problem else store.possible_room(budget),
+        present,
+    )
+    if not problem:
+        return made
+    return replace(made, reason=problem if made.verdict == "none" else f"{made.reason}; {problem}")
+
+
+def _groups(wanted: Sequence[Wanted], backbone: Backbone, *, seconds: float) -> list[Group]:
+    """seconds: of one pass of the whole backbone over what a trial learns from and is evaluated on."""
+    return [
+        Group(
+            places=frozenset(one.places),
+            passes=one.passes,
+            saved_seconds=seconds * _share(backbone, one.places),
+        )
+        for one in wanted
+    ]
+
+
+def _disk(store: FeatureStore, total: int, present: frozenset[Place], *, complete: bool) -> tuple[float, float, str]:
+    """Bytes a second read and written; and why nothing can be written, if that is so. Where nothing is missing, nothing is
+    written to find out."""
+    problem = ""
+    if not complete:
+        try:
+            # of a full disk the file that is measured with needs room too; the budget is not about it
+            store.make_room(SAMPLE_BYTES, store.usage().bytes + SAMPLE_BYTES)
+            return *disk_speeds(store.root, total), ""
+        except OSError as error:
+            problem = f"nothing can be added to {store.root} ({error}): free some of its disk, or give a folder that can be written"
+    files = [path for place in present for part in PARTS if (path := store.path(part, place)) is not None]
+    largest = max(files, key=lambda path: path.stat().st_size, default=None)
+    return (math.inf if largest is None else read_speed(largest, total)), math.inf, problem
+
+
+def _share(backbone: Backbone, places: tuple[Place, ...]) -> float:
+    """Of the backbone's blocks, those that do not run where these places are read."""
+    spans = backbone.stacks
+    return sum(max((one.n for one in places if one.stack == name), default=0) for name in spans) / backbone.depth
+
+
+def budget_of(given: int | None, store: FeatureStore) -> int:
+    """Bytes that the whole store may hold: what was given, else what it holds and a share of what the disk has free."""
+    return store.usage().bytes + round(SHARE_OF_DISK * free_bytes(store.root)) if given is None else given

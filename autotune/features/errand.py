@@ -1,0 +1,69 @@
+"""What the process that fills a store is told, and what it answers, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+from sherl.features import Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A sort of trials: the places that they need, and how often all of them together will go over the data."""
+
+    places: tuple[Place, ...]
+    passes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """What is to be stored. mode: ``auto`` as far as it pays, ``on`` as far as there is room. budget: bytes that the store may
+    hold in all; None: half of what the disk has free beside it. allocator_bytes: of a GPU, what torch's allocator may
+    hold there; None: no bound."""
+
+    source: str
+    prepared: str
+    root: str
+    precision: Literal["fp32", "bf16"]
+    device: str
+    threads: int
+    mode: str
+    wanted: tuple[Wanted, ...]
+    budget: int | None = None
+    allocator_bytes: int | None = None
+    plugins: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """One line; :meth:`from_json` reads it back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What :meth:`to_json` wrote."""
+        plain = json.loads(text)
+        wanted = tuple(
+            Wanted(places=tuple(Place(stack, n) for stack, n in one["places"]), passes=one["passes"])
+            for one in plain.pop("wanted")
+        )
+        return cls(**{**plain, "wanted": wanted, "plugins": tuple(plain["plugins"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What came of it. places: that lie in the store whole, of all parts. bytes: of them. seconds: that all of it took.
+    reason: in words."""
+
+    key: dict[str, Any]
+    verdict: str
+    places: tuple[Place, ...]
+    bytes: int
+    seconds: float
+    reason: str
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """What ``dataclasses.asdict`` made."""
+        return cls(**{**plain, "places": tuple(Place(stack, n) for stack, n in plain["places"])})

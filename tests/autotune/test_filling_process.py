@@ -1,0 +1,138 @@
+"""The process that fills a store, heard through a channel of its own; whatever goes wrong with it is an answer in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.features.errand import Errand, Stored
+from autotune.memory.process import ProcessMeter
+from autotune.study.filling import run_worker
+
+STORED = {
+    "key": {},
+    "verdict": "all",
+    "places": [["blocks", 1]],
+    "bytes": 5,
+    "seconds": 0.5,
+    "reason": "as was asked for",
+}
+
+
+def errand(root: str) -> Errand:
+    return Errand(
+        source="nowhere",
+        prepared="/nowhere",
+        root=root,
+        precision="fp32",
+        device="cpu",
+        threads=1,
+        mode="on",
+        wanted=(),
+    )
+
+
+def answer(tmp_path: Path, heard: list[dict[str, Any]] | None = None) -> Stored | str:
+    said = [] if heard is None else heard
+    return run_worker(errand(str(tmp_path)), said.append, cap=8 * 10**9, meter=ProcessMeter())
+
+
+def interpreter(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """What is started in Python's place."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def speaking(*lines: str, then: str = "exit 0") -> str:
+    """A script that says these on the channel, whose number is its third argument."""
+    said = "\n".join(lines)
+    return f"read errand\ncat > /dev/fd/$3 <<'END'\n{said}\nEND\n{then}"
+
+
+@pytest.mark.slow
+def test_what_libraries_print_is_none_of_the_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real process, behind a line on its standard output and its standard error."""
+    real = sys.executable
+    interpreter(monkeypatch, tmp_path, f'echo "MKL WARNING"; echo "{{}}"; echo "warning" >&2\nexec {real} "$@"')
+    assert "/nowhere" in str(answer(tmp_path))
+
+
+def test_messages_come_and_the_last_is_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ({"note": "one"}, {"rows": [1, 2]}, {"stored": STORED})
+    script = f"echo 1; echo '{{\"stored\": 5}}'; echo oops >&2; {speaking(*map(json.dumps, lines))}"
+    interpreter(monkeypatch, tmp_path, script)
+    heard: list[dict[str, Any]] = []
+    assert answer(tmp_path, heard) == Stored.from_dict(STORED)
+    assert heard == [{"note": "one"}, {"rows": [1, 2]}]
+
+
+def test_why_it_failed_is_what_it_said_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter(monkeypatch, tmp_path, f"echo later >&2; {speaking(json.dumps({'failed': 'no room'}), then='exit 1')}")
+    assert answer(tmp_path) == "no room"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (speaking('{"stored": {"ke', then="exit 3"), "the process that computes them ended with exit code 3"),
+        ("echo only this >&2; exit 3", "only this"),  # without a look at its errand
+        ("printf '\\377\\376' >&2; exit 3", "\ufffd\ufffd"),
+        ("exec sh -c 'kill -9 $$'", "was ended by signal 9"),
+        (speaking(json.dumps({"stored": STORED}), then="echo died at the end >&2; exit 4"), "died at the end"),
+    ],
+)
+def test_an_end_without_an_answer_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    interpreter(monkeypatch, tmp_path, script)
+    got = answer(tmp_path)
+    assert isinstance(got, str)
+    assert said in got
+
+
+def test_a_process_that_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    assert "cannot be started ([Errno 2]" in str(answer(tmp_path))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("pass_fds not supported on Windows.")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert "cannot be started (pass_fds" in str(answer(tmp_path))
+
+
+def test_a_full_disk_of_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    assert "No space left on device" in str(answer(tmp_path))
+
+
+def test_an_interrupt_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter(monkeypatch, tmp_path, speaking(json.dumps({"note": "one"}), then="exec sleep 60"))
+
+    def interrupted(_: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_worker(errand(str(tmp_path)), interrupted, cap=8 * 10**9, meter=ProcessMeter())
+
+
+def test_no_descriptor_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter(monkeypatch, tmp_path, speaking(json.dumps({"stored": STORED})))
+    before = sorted(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else []
+    for _ in range(3):
+        answer(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    answer(tmp_path)
+    assert (sorted(os.listdir("/proc/self/fd")) if before else []) == before
