@@ -6,12 +6,13 @@ import json
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from autotune.config import StudyConfig
 from autotune.errors import StudyError
+from autotune.report import Rule
 from autotune.space.files import find as find_space
 
 STUDIES = Path("studies")
@@ -82,15 +83,27 @@ class StudyFolder:
         return StudyConfig.load(self.settings_file)
 
     def read_selection(self) -> dict[str, Any] | None:
-        """The last selection, or None."""
+        """The last selection, or None.
+
+        Raises:
+            StudyError: the file is damaged.
+        """
         if not self.selection_file.exists():
             return None
-        read = json.loads(self.selection_file.read_text(encoding="utf-8"))
-        if not isinstance(read, dict):
+        try:
+            read = json.loads(self.selection_file.read_text(encoding="utf-8"))
+        except ValueError:  # cut off, or no UTF-8
+            read = None
+        if not (isinstance(read, dict) and _is_rule(read.get("rule", {}))):
             raise StudyError(
                 f"{self.selection_file} is no selection. Run `autotune select` again; it writes the file anew."
             )
         return read
+
+
+def _is_rule(kept: object) -> bool:
+    """Whether these are conditions of a selection."""
+    return isinstance(kept, dict) and set(kept) <= {condition.name for condition in fields(Rule)}
 
 
 def default_name(model: str, train: str | None) -> str:
