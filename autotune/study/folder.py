@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import time
 from dataclasses import dataclass, fields
@@ -122,7 +123,7 @@ def create_folder(config: StudyConfig) -> tuple[StudyFolder, bool]:
     folder = StudyFolder(Path(config.study_dir))
     if folder.settings_file.exists():
         raise StudyError(
-            f"{folder.path} already holds a study. Go on with it: `autotune resume --study-dir {folder.path}`; "
+            f"{folder.path} already holds a study. Go on with it: `autotune resume --study-dir {shlex.quote(str(folder.path))}`; "
             "or give a new --study-dir or --name."
         )
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
@@ -163,3 +164,14 @@ def find_folder(study_dir: str | Path | None) -> StudyFolder:
             "There is no study under ./studies. Give --study-dir, or start one: autotune run --memory-cap 8GB"
         )
     return max(found, key=lambda folder: (folder.settings_file.stat().st_mtime, folder.path.name))
+
+
+def study_dir_option(folder: StudyFolder) -> str:
+    """`` --study-dir 'my study'`` for a command that a person is to type; "" where it finds this study without it."""
+    try:
+        newest = find_folder(None)
+    except StudyError:
+        newest = None
+    if newest is not None and newest.path.resolve() == folder.path.resolve():
+        return ""
+    return f" --study-dir {shlex.quote(str(folder.path))}"
