@@ -33,7 +33,7 @@ def growth(
 def hypervolume_chart(points: Sequence[Point], ended: Mapping[int, float]) -> Chart:
     """The hypervolume after each trial, as a share of what it is in the end.
 
-    ended: seconds from the study's begin to each trial's end; where one is not known, trials are counted instead.
+    ended: seconds from the study's begin to each trial's end, in which breaks do not count; where one is not known, trials are counted instead.
     """
     reference = reference_point([points])
     caption = "The area under the front after each trial, as a share of what it is in the end; a flat end says that more trials add little."
@@ -55,7 +55,7 @@ def hypervolume_chart(points: Sequence[Point], ended: Mapping[int, float]) -> Ch
     scene.add(Words(x=28, y=34, text=TITLE, size=17, bold=True))
     for row, words in enumerate(wrap(stated, 940, 12, lines=2)):
         scene.add(Words(x=28, y=54 + 17 * row, text=words, size=12, role="muted"))
-    x_label = f"time since the study began ({unit})" if seconds else unit
+    x_label = f"time since the study began, without breaks ({unit})" if seconds else unit
     x_ticks = None if seconds else [(tick, number(tick)) for tick in panel.x.ticks(10) if tick == int(tick)]
     shares = [(step / 4, f"{25 * step} %") for step in range(5)]
     panel.frame(scene, x_label=x_label, y_label="share of the final hypervolume", x_ticks=x_ticks, y_ticks=shares)
