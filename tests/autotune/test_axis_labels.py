@@ -81,7 +81,15 @@ def huge() -> list[Any]:
     return [trial(n, -4.1234e9 + n * 1.3e6, (3 + n) * 10**8, confirmed=confirmed if n == 2 else ()) for n in range(5)]
 
 
-@pytest.mark.parametrize("records", [huge(), near(), [trial(0, -1.2e5), trial(1, -9.7e5, 10**8)]])
+@pytest.mark.parametrize(
+    "records",
+    [
+        huge(),
+        near(),
+        [trial(n, 0.9723101 + n * 2e-7, 10**8 * (n + 1)) for n in range(3)],
+        [trial(0, -1.2e5), trial(1, -9.7e5, 10**8)],
+    ],
+)
 def test_no_tick_lies_on_the_name_of_its_axis(records: list[Any]) -> None:
     points = points_from(records, metric_name="neg_mse")
     scene = front_chart(points, CAP).scene
