@@ -173,13 +173,15 @@ def _seeds(scene: Scene, view: View, point: Point, x: float) -> list[tuple[float
     at, y = min(x + 11, view.panel.right), view.y(mean)
     low, high = view.panel.y.at(mean - (spread or 0.0)), view.panel.y.at(mean + (spread or 0.0))
     shapes: list[Shape] = []
-    if spread is not None:
+    if spread is not None and not view.metrics.below(mean):  # out of scale, its ends are nowhere
         shapes.append(Line(points=((at, low), (at, high)), stroke="ink", width=1.6))
         shapes += [Line(points=((at - 4, end), (at + 4, end)), stroke="ink", width=1.6) for end in (low, high)]
     shapes += glyph("diamond", at, y, 3.8, "paper", rim="ink")
     shapes += view.metrics.arrow(at, mean, "ink")
     value = view.unit.of_bytes(point.ranked_memory)
     scene.add(Mark(shapes=tuple(shapes), kind="seeds", hint=hint(point), number=point.number, x=value, y=mean))
+    if view.metrics.below(mean):
+        return [(at, y)]
     return [(at, y), *((at, high + 8 * step) for step in range(int((low - high) / 8) + 1))]
 
 

@@ -99,6 +99,9 @@ def test_a_hopeless_member_of_the_front_stands_below_the_axis_too() -> None:
 def test_a_hopeless_seed_does_not_squash_the_front() -> None:
     records = [trial(0, -18.2, 4 * 10**9, confirmed=(-19.0, -9000.0)), *perplexities()[1:5]]
     scene = front_chart(points_of(records), {}).scene
+    (seeds,) = scene.marks("seeds")
+    assert seeds.y == -4509.5
+    assert all(isinstance(s, Line) and min(y for _, y in s.points) > height(scene, "front", 3) for s in seeds.shapes)
     assert height(scene, "front", 3) - height(scene, "front", 0) > 100
 
 
