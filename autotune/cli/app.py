@@ -9,6 +9,8 @@ import typer
 
 from autotune import __version__
 from autotune.cli import confirm, deploy, doctor, ending, plan, report, resume, run, select, train, ui
+from autotune.cli.console import replace_unknown_signs
+from autotune.cli.disk import refusal_words
 from autotune.errors import (
     AutotuneError,
     ConfigError,
@@ -80,14 +82,22 @@ def exit_code(error: Exception) -> int:
 
 
 def run_app() -> None:
-    """Run the command line; an error of this project becomes a message on stderr and an exit code, not a traceback."""
+    """Run the command line; an error of this project, or a file that cannot be written, becomes a message on stderr and
+    an exit code, not a traceback."""
     from sherl.errors import SherlError
 
+    replace_unknown_signs()
     try:
         app()
     except (AutotuneError, SherlError) as error:
         typer.echo(f"autotune: {error}", err=True)
         sys.exit(exit_code(error))
+    except OSError as error:  # a pipe that was closed ends before, quietly
+        said = refusal_words(error)
+        if said is None:
+            raise
+        typer.echo(f"autotune: {said}", err=True)
+        sys.exit(ending.EXIT_FAILED)
     except KeyboardInterrupt:
         typer.echo("autotune: interrupted. Nothing finished is lost: `autotune resume` goes on.", err=True)
         sys.exit(ending.EXIT_INTERRUPTED)

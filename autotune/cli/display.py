@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autotune.cli.console import console
 from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, Outcome, Status, TrialRecord
 from autotune.units import format_bytes, format_duration, format_latency
 
@@ -55,8 +57,8 @@ class Display:
     """Listens to a study. This base prints plain lines; nothing is lost where the output is no terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console()
+        self.errors = console(stderr=True)
         self.quiet = quiet
         self._begin = time.monotonic()
         self._metric_name = "metric"
@@ -214,6 +216,17 @@ def _further_cells(point: Point) -> tuple[str, str, str]:
     return seeds, f"{_short(point.memory or 0)}\n{_short(point.device or 0)}", answers
 
 
+def _best(front: list[TrialRecord]) -> list[TrialRecord]:
+    """As many members as are shown, those of the best metric, in their order."""
+
+    def metric(record: TrialRecord) -> float:
+        known = None if record.outcome is None else record.outcome.metric
+        return -math.inf if known is None else known
+
+    best = {record.number for record in sorted(front, key=metric)[-_ROWS_SHOWN:]}
+    return [record for record in front if record.number in best]
+
+
 def _bar(done: int, total: int, words: str) -> Table:
     """A bar and, behind it, what it counts."""
     grid = Table.grid(padding=(0, 1))
@@ -297,7 +310,10 @@ class LiveDisplay(Display):
             for name, (candidate, state) in sorted(self._running.items()):
                 parts.append(Text(f"  ▶ {name} {candidate.label}: {state}", style="cyan"))
             if self._front:
-                parts.append(front_table(self._front[:_ROWS_SHOWN], self._metric_name, None))
+                shown = _best(self._front)
+                parts.append(front_table(shown, self._metric_name, None))
+                if len(shown) < len(self._front):
+                    parts.append(Text(f"and {len(self._front) - len(shown)} more of lower metric", style="dim"))
         elif self._step is None:
             parts.append(Text(f"{format_duration(time.monotonic() - self._begin)} …", style="dim"))
         return Group(*parts)

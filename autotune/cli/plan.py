@@ -79,8 +79,7 @@ def plan(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    from rich.console import Console
-
+    from autotune.cli.console import console
     from autotune.study.planning import plan_for
 
     load_plugins(plugin)
@@ -99,14 +98,14 @@ def plan(
         precision=precision,
         plugins=plugin or (),
     )
-    errors = Console(stderr=True, highlight=False)
+    errors = console(stderr=True, soft_wrap=False)
     for note in made.notes:
         errors.print(f"note: {note}", markup=False, soft_wrap=True)
     prices = list(_watched(made.prices(largest_batch=largest_batch), made, errors))
     if as_json:
         typer.echo(json.dumps(made.to_dict(prices), indent=2))
         return
-    _print(made, prices, everything=everything, console=Console(highlight=False, soft_wrap=True, width=_width()))
+    _print(made, prices, everything=everything, shown=console(width=_width()))
 
 
 def _width() -> int | None:
@@ -122,7 +121,7 @@ def _watched(prices: Iterable[Price], made: Plan, errors: Any) -> Iterator[Price
     )
 
 
-def _print(made: Plan, prices: list[Price], *, everything: bool, console: Any) -> None:
+def _print(made: Plan, prices: list[Price], *, everything: bool, shown: Any) -> None:
     from rich.table import Table
 
     from autotune.units import format_bytes
@@ -131,7 +130,7 @@ def _print(made: Plan, prices: list[Price], *, everything: bool, console: Any) -
     shown = sorted(
         prices if everything else fitting, key=lambda price: price.figures.device if price.figures else 2**63
     )
-    console.print(made.headline, markup=False)
+    shown.print(made.headline, markup=False)
     if shown:
         table = Table(title=None)
         for column, justify in (
@@ -145,10 +144,10 @@ def _print(made: Plan, prices: list[Price], *, everything: bool, console: Any) -
             table.add_column(column, justify=justify)  # type: ignore[arg-type]  # one of rich's words
         for price in shown:
             table.add_row(*_row(price, made.cap))
-        console.print(table)
+        shown.print(table)
     unfit = [price for price in prices if price.figures and not price.fits(made.cap)]
     impossible = [price for price in prices if price.problem]
-    console.print(
+    shown.print(
         f"{len(fitting)} of {len(prices)} configurations fit {format_bytes(made.cap)} at batch size {made.batch_size}; "
         f"{len(unfit)} do not"
         + (f", {len(impossible)} cannot be had with this model" if impossible else "")
@@ -159,13 +158,13 @@ def _print(made: Plan, prices: list[Price], *, everything: bool, console: Any) -
     if not fitting and unfit:
         nearest = min(unfit, key=lambda price: price.figures.device if price.figures else 0)
         assert nearest.figures is not None
-        console.print(
+        shown.print(
             f"The nearest is {nearest.candidate.label}, which needs {format_bytes(nearest.figures.device)}"
             + (f"; it fits with a batch of {nearest.largest_batch}." if nearest.largest_batch else "."),
             markup=False,
         )
     for problem in sorted({price.problem for price in impossible}):
-        console.print(f"Cannot be had: {problem}", markup=False)
+        shown.print(f"Cannot be had: {problem}", markup=False)
 
 
 def _row(price: Price, cap: int) -> list[str]:

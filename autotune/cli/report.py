@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -10,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autotune.cli.console import console
 from autotune.cli.options import Json, StudyDir
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from autotune.report import Comparison, Point
 
 REPORT_HELP = """Write the report of a study anew (report.html, front.png and .svg, tables) and print the front with a small plot.
@@ -74,11 +75,11 @@ def _report(study_dir: Path | None, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
         return
-    console = _console()
+    shown = console()
     if result.front:
-        console.print(front_table(result.front, result.metric_name, result.selected))
-        _plot(console, [result.points])
-    console.print(result.closing, markup=False)
+        shown.print(front_table(result.front, result.metric_name, result.selected))
+        _plot(shown, [result.points])
+    shown.print(result.closing, markup=False)
 
 
 def _compare(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
@@ -88,27 +89,20 @@ def _compare(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(comparison.to_dict() | {"files": [str(path) for path in paths.all()]}, indent=2))
         return
-    console = _console()
+    shown = console()
     for warning in comparison.warnings:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {warning}", markup=False)
-    console.print(_table(comparison))
-    _plot(console, [study.points for study in comparison.studies])
-    console.print("\n".join([*comparison.sentences, f"Comparison: {paths.html}"]), markup=False)
+        console(stderr=True).print(f"warning: {warning}", markup=False)
+    shown.print(_table(comparison))
+    _plot(shown, [study.points for study in comparison.studies])
+    shown.print("\n".join([*comparison.sentences, f"Comparison: {paths.html}"]), markup=False)
 
 
-def _console() -> Console:
-    """What a terminal cannot write, such as a sign of a study's name, becomes a question mark."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    return Console(highlight=False, soft_wrap=True)
-
-
-def _plot(console: Console, fronts: Sequence[Sequence[Point]]) -> None:
+def _plot(shown: Console, fronts: Sequence[Sequence[Point]]) -> None:
     from autotune.report import can_encode, plot_front
 
-    lines = plot_front(fronts, columns=console.width, fine=can_encode(sys.stdout.encoding))
+    lines = plot_front(fronts, columns=shown.width, fine=can_encode(sys.stdout.encoding))
     if lines:
-        console.print("\n".join(["", *lines, ""]), markup=False)
+        shown.print("\n".join(["", *lines, ""]), markup=False)
 
 
 def _table(comparison: Comparison) -> Table:

@@ -68,8 +68,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """See :data:`TRAIN_HELP`."""
-    from rich.console import Console
-
+    from autotune.cli.console import console
     from autotune.cli.display import Display
     from autotune.errors import ConfigError
     from autotune.study.train import train_configuration
@@ -92,7 +91,7 @@ def train(
         threads=threads,
     )
     display = Display(quiet=quiet)
-    display.console = Console(stderr=True, highlight=False, soft_wrap=True)  # standard output is for the result
+    display.console = console(stderr=True)  # standard output is for the result
     try:
         if configuration is not None:
             settings = settings_from_file(configuration, trial, changes)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from autotune.report.lettering import fit
+from autotune.report.lettering import fit, width
 from autotune.report.scene import Line, Scene, Words
 
 LOG_FROM_RATIO = 20.0
@@ -82,12 +83,69 @@ def _log_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A value in few signs, e.g. at a tick."""
+    """A value in few signs, e.g. beside a line; ticks of an axis are written alike by :func:`numbers`."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6 or abs(value) < 1e-4:
         return f"{value:.3g}"
     return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1 else f"{value:.5g}"
+
+
+def numbers(values: Sequence[float], *, least: int = 0, within: float = 1e-3, log: bool = False) -> list[str]:
+    """Values that stand beside each other in one notation, with as many digits as tell them apart.
+
+    least: the fewest decimals. within: what rounding may take away, as a share of the smallest step between two values.
+    log: they differ by ratio, so each has the digits that it needs.
+    """
+    largest = max((abs(value) for value in values), default=0.0)
+    ordered = sorted(set(values))
+    step = min((above - below for below, above in pairwise(ordered)), default=largest or 1.0)
+    small = min((abs(value) for value in values if value), default=largest) if log else largest
+    if largest >= _FROM_POWER or 0 < small < 1e-4:
+        return _powers(values, 0.0 if log else step * within)
+    if log:
+        return [f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) < 1 else f"{value:.6g}" for value in values]
+    found = (decimals for decimals in range(least, 15) if _told(values, decimals, step * within))
+    decimals = next(found, 15)
+    return [f"{value:.{decimals}f}" if round(value, decimals) else f"{0:.{least}f}" for value in values]
+
+
+_FROM_POWER = 1e6
+"""Numbers from here on are written with a power of ten."""
+
+
+def _told(values: Sequence[float], decimals: int, off: float) -> bool:
+    """Whether values that are rounded to so many decimals are off by no more than this."""
+    return all(abs(round(value, decimals) - value) <= max(off, abs(value) * 1e-15) for value in values)
+
+
+def _powers(values: Sequence[float], off: float) -> list[str]:
+    """``-4.12e9``, all with the same decimals; with ``off`` 0 each with its own, three digits at most."""
+
+    def written(value: float, decimals: int) -> str:
+        mantissa, _, power = f"{value:.{decimals}e}".partition("e")
+        mantissa = mantissa if off or "." not in mantissa else mantissa.rstrip("0").rstrip(".")
+        return f"{mantissa}e{int(power)}" if value else "0"
+
+    found = (n for n in range(15) if all(abs(float(f"{value:.{n}e}") - value) <= off for value in values))
+    decimals = next(found, 15) if off else 2
+    return [written(value, decimals) for value in values]
+
+
+NAME_ROOM = 54.0
+"""Between the upright axis and its name, where the ticks' words need no more."""
+TICK_SIZE = 11.0
+
+
+def label_room(scale: Scale) -> float:
+    """What the words of an upright axis' ticks take, up to its name, in pixels."""
+    return max(NAME_ROOM, 20 + max((width(words, TICK_SIZE) for _, words in tick_words(scale, 6)), default=0.0))
+
+
+def tick_words(scale: Scale, about: int) -> list[tuple[float, str]]:
+    """Round values on an axis with their words."""
+    ticks = scale.ticks(about)
+    return list(zip(ticks, numbers(ticks, log=scale.log), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,18 +192,18 @@ class Panel:
     ) -> None:
         """Grid, ticks and the axes' names; ticks are values with their words, by default round numbers."""
         across = max(2, int((self.right - self.left) / 75))
-        x_ticks = [(value, number(value)) for value in self.x.ticks(across)] if x_ticks is None else x_ticks
-        y_ticks = [(value, number(value)) for value in self.y.ticks(6)] if y_ticks is None else y_ticks
+        x_ticks = tick_words(self.x, across) if x_ticks is None else x_ticks
+        y_ticks = tick_words(self.y, 6) if y_ticks is None else y_ticks
         for value, words in x_ticks:
             at = self.x.at(value)
             if x_grid:
                 scene.add(Line(points=((at, self.top), (at, self.bottom)), stroke="grid"))
-            scene.add(Words(x=at, y=self.bottom + 18, text=words, size=11, role="muted", anchor="middle"))
+            scene.add(Words(x=at, y=self.bottom + 18, text=words, size=TICK_SIZE, role="muted", anchor="middle"))
         for value, words in y_ticks:
             at = self.y.at(value)
             scene.add(Line(points=((self.left, at), (self.right, at)), stroke="grid"))
             if y_numbers:
-                scene.add(Words(x=self.left - 8, y=at + 4, text=words, size=11, role="muted", anchor="end"))
+                scene.add(Words(x=self.left - 8, y=at + 4, text=words, size=TICK_SIZE, role="muted", anchor="end"))
         scene.add(
             Line(points=((self.left, self.top), (self.left, self.bottom), (self.right, self.bottom)), stroke="axis")
         )
@@ -156,4 +214,9 @@ class Panel:
         if y_label:
             middle = (self.top + self.bottom) / 2
             text = fit(y_label, self.bottom - self.top, 12.5)
-            scene.add(Words(x=self.left - 54, y=middle, text=text, size=12.5, anchor="middle", turn=90))
+            widest = max((width(words, TICK_SIZE) for _, words in y_ticks), default=0.0) if y_numbers else 0.0
+            scene.add(
+                Words(
+                    x=self.left - max(NAME_ROOM, 20 + widest), y=middle, text=text, size=12.5, anchor="middle", turn=90
+                )
+            )

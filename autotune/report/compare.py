@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from autotune.report.front import Point, hypervolume, pareto_front
+from autotune.report.reach import reference_point
 from autotune.units import format_bytes
 
 FORMAT_VERSION = 1
@@ -94,13 +95,9 @@ class Comparison:
 def compare(studies: Sequence[Compared], *, metric_name: str, warnings: Sequence[str] = ()) -> Comparison:
     """Lay the fronts of studies of the same metric and data over one another.
 
-    The hypervolumes have one reference: the worst metric of any study's complete trials, and 1 % above the most tensor bytes
-    of any.
+    The hypervolumes have one reference, from the fronts of all: see :func:`~autotune.report.reach.reference_point`.
     """
-    able = [point for study in studies for point in study.points if point.may_stand_on_front]
-    reference = None
-    if able:
-        reference = min(p.ranked_metric for p in able), max(p.ranked_memory for p in able) * 1.01
+    reference = reference_point([study.points for study in studies])
     return Comparison(
         metric_name=metric_name,
         studies=tuple(studies),

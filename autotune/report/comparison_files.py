@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from autotune.files import beside, write_text
-from autotune.report.axes import Panel, number, scale, wide_range
+from autotune.report.axes import Panel, label_room, scale, wide_range
 from autotune.report.compare import Comparison
 from autotune.report.figures import Chart, MemoryUnit, hint, stepped
 from autotune.report.labels import Name, put_names
 from autotune.report.legend import Entry, draw_legend
 from autotune.report.lettering import clean, fit
+from autotune.report.metric_axis import MetricAxis
 from autotune.report.page import Row, figure, heading, page, paragraph, section, table
 from autotune.report.palette import series
 from autotune.report.picture import write_png
+from autotune.report.reach import far_below, reference_words
 from autotune.report.scene import Form, Line, Mark, Scene, Words, glyph
 from autotune.report.svg import svg_file
 from autotune.report.tables import csv_text
-from autotune.units import format_bytes
 
 _FORMS: tuple[Form, ...] = ("circle", "square", "diamond", "triangle-down", "triangle-right")
 
@@ -54,39 +55,47 @@ def comparison_chart(comparison: Comparison) -> Chart:
     scene = Scene(1100, 640, title)
     scene.add(Words(x=28, y=36, text=fit(title, 1040, 18, bold=True), size=18, bold=True))
     log = wide_range(memories)
-    panel = Panel(
-        x=scale(memories, 82, 1070, log=log, room=0.1),
-        y=scale([point.ranked_metric for point in members], 530, 66, room=0.12),
-    )
+    metrics = _metric_axis(comparison)
+    left = max(82.0, 28 + label_room(metrics.scale))
+    panel = Panel(x=scale(memories, left, 1070, log=log, room=0.1), y=metrics.scale)
     label = f"peak of tensor bytes while training ({unit.name})" + (", log scale" if log else "")
-    panel.frame(scene, x_label=label, y_label=f"validation {comparison.metric_name}")
+    panel.frame(scene, x_label=label, y_label=f"validation {comparison.metric_name}", y_ticks=metrics.ticks)
+    metrics.draw_floor(scene, panel)
     if not members:
         scene.add(Words(x=576, y=290, text="no study has a front yet", size=13, role="muted", anchor="middle"))
     names, places, lines, entries = [], [], [], []
     for index, (study, front) in enumerate(zip(comparison.studies, fronts, strict=True)):
         role, dash = series(index)[0], ((), (8, 4), (3, 3), (9, 3, 2, 3))[index % 4]
         form = _FORMS[index % len(_FORMS)]
-        corners = [panel.place(unit.of_bytes(x), y) for x, y in stepped(front, panel.x.high * unit.size)]
+        corners = [(panel.x.at(unit.of_bytes(x)), metrics.at(y)) for x, y in stepped(front, panel.x.high * unit.size)]
         lines.append(corners)
         if corners:
             line = Line(points=tuple(corners), stroke=role, width=2.2, dash=dash)
             scene.add(Mark(shapes=(line,), kind="study", hint=clean(study.name)))
         for point in front:
-            x, y = panel.place(unit.of_bytes(point.ranked_memory), point.ranked_metric)
+            x, y = panel.x.at(unit.of_bytes(point.ranked_memory)), metrics.at(point.ranked_metric)
             places.append((x, y))
             said = f"{clean(study.name)}\n{hint(point)}"
             value = unit.of_bytes(point.ranked_memory)
-            scene.add(
-                Mark(shapes=glyph(form, x, y, 6, role, rim="paper"), kind="member", hint=said, x=value, y=point.metric)
-            )
+            shapes = (*glyph(form, x, y, 6, role, rim="paper"), *metrics.arrow(x, point.ranked_metric, role))
+            scene.add(Mark(shapes=shapes, kind="member", hint=said, x=value, y=point.metric))
             short = f"#{point.number}"
             words = f"{short} {fit(' '.join(point.label.split()[:2]), 130, 11)}"
             names.append(Name(x=x, y=y, text=words, short=short, role=role))
         words = f"{clean(study.name)} ({clean(study.model)})" if study.model else clean(study.name)
         entries.append(Entry(form, role, words, dash, lined=True))
     put_names(scene, panel, names, places, (), lines)
+    if any(metrics.below(point.ranked_metric) for point in members):
+        entries.append(Entry("arrow-down", "muted", "far below, out of scale"))
     scene.height = draw_legend(scene, entries, left=28, right=1070, y=604) + 24
     return Chart(name="compare", title=title, caption=caption, scene=scene)
+
+
+def _metric_axis(comparison: Comparison) -> MetricAxis:
+    """The axis of the fronts' members."""
+    members = [point.ranked_metric for study in comparison.studies for point in study.front]
+    able = [p.ranked_metric for study in comparison.studies for p in study.points if p.may_stand_on_front]
+    return MetricAxis.of(members, far_below(members, able), bottom=530, top=66, room=0.12)
 
 
 def write_comparison(directory: Path | str, comparison: Comparison) -> ComparisonPaths:
@@ -166,17 +175,14 @@ def _page(comparison: Comparison, chart: Chart) -> str:
     ]  # fmt: skip
     parts = [heading(chart.title), *(paragraph(f"Note: {warning}", "note") for warning in comparison.warnings)]
     parts += [paragraph(sentence, "lead") for sentence in comparison.sentences] + [figure(chart)]
-    parts.append(section("Studies", table(headings, rows), paragraph(reference_words(comparison), "note")))
+    parts.append(section("Studies", table(headings, rows), paragraph(_reference_sentence(comparison), "note")))
     parts.append(section("Members of the fronts", table(members, lines)))
     return page(chart.title, "\n".join(parts))
 
 
-def reference_words(comparison: Comparison) -> str:
+def _reference_sentence(comparison: Comparison) -> str:
     """What the hypervolumes are measured from."""
     if comparison.reference is None:
         return "No trial is complete, so there is no hypervolume."
-    metric, memory = comparison.reference
-    return (
-        f"Hypervolumes are measured from one reference: {comparison.metric_name} {number(metric)} (the worst of a complete trial of any "
-        f"study) and {format_bytes(round(memory))} of tensors (1 % above the most of one)."
-    )
+    words = reference_words(comparison.metric_name, comparison.reference)
+    return f"Hypervolumes are measured from one reference of all studies: {words}."

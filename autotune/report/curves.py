@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.outcome import EpochReport, TrialRecord
-from autotune.report.axes import Panel, number, scale, wide_range
+from autotune.report.axes import Panel, label_room, number, scale, wide_range
 from autotune.report.figures import Chart, MemoryUnit, cap_of, hint, mark_of, nothing
 from autotune.report.front import Point
 from autotune.report.labels import Name, put_names
 from autotune.report.legend import Entry, draw_legend
 from autotune.report.lettering import clean
 from autotune.report.palette import series
+from autotune.report.reach import far_below
 from autotune.report.scene import Line, Mark, Scene, Words, glyph
 from autotune.units import format_bytes
 
@@ -33,26 +34,54 @@ def epochs_chart(records: Sequence[TrialRecord], points: Sequence[Point], settin
     """The validation metric and the training loss after each epoch of every trial."""
     title = "Learning curves"
     caption = (
-        "A line for each trial over its epochs: members of the front in colour with their numbers, all others in grey."
+        "A line for each trial over its epochs: members of the front in colour with their numbers, all others in grey. "
+        "An arrow downwards: the metric of that epoch is too far below for the axis."
     )
     metric = next((point.metric_name for point in points), str(settings.get("metric") or "metric"))
     reached = _curves(records, points, lambda report: report.metrics.get(metric))
+    limit = _limit(reached)
     losses = _curves(records, points, lambda report: report.train_loss)
     if not reached and not losses:
         return nothing(EPOCHS, title, caption, "No trial has finished an epoch with finite figures yet.")
     scene = Scene(1000, 520, title)
     scene.add(Words(x=28, y=34, text=title, size=17, bold=True))
-    for curves, label, left in ((reached, f"validation {clean(metric)}", 82.0), (losses, "training loss", 572.0)):
-        values = [y for curve in curves for _, y in curve.values]
+    for curves, label, name_at, right, least in (
+        (reached, f"validation {clean(metric)}", 28.0, 437.0, limit),
+        (losses, "training loss", 518.0, 927.0, -math.inf),
+    ):
+        values = [y for curve in curves for _, y in curve.values if y >= least]
         epochs = [x for curve in curves for x, _ in curve.values]
-        panel = Panel(
-            x=scale([*epochs, 1.0], left, left + 355, room=0.05), y=scale(values, 430, 66, log=wide_range(values))
-        )
+        upright = scale(values, 430, 66, log=wide_range(values))
+        panel = Panel(x=scale([*epochs, 1.0], name_at + label_room(upright), right, room=0.05), y=upright)
         whole = [tick for tick in panel.x.ticks(8) if tick == int(tick)] or [1.0]
         panel.frame(scene, x_label="epoch", y_label=label, x_ticks=[(tick, number(tick)) for tick in whole])
         _draw(scene, panel, curves, kind=EPOCHS)
-    scene.height = _legend(scene, [*reached, *losses], y=498) + 22
+    below = [Entry("arrow-down", "muted", "goes on far below")] if _below(reached, limit) else []
+    scene.height = _legend(scene, [*reached, *losses], y=498, more=below) + 22
     return Chart(name=EPOCHS, title=title, caption=caption, scene=scene)
+
+
+def _limit(curves: Sequence[Curve]) -> float:
+    """The metric under which curves leave the plot, so that those of the front can be told apart."""
+    front = [y for curve in curves if curve.point.on_front for _, y in curve.values]
+    ended = [curve.values[-1][1] for curve in curves if curve.point.may_stand_on_front]
+    return far_below(front, ended)
+
+
+def _below(curves: Sequence[Curve], low: float) -> bool:
+    return any(y < low for curve in curves for _, y in curve.values)
+
+
+def _inside(values: Sequence[tuple[float, float]], low: float) -> list[list[tuple[float, float]]]:
+    """The pieces of a line that do not lie under ``low``, ended where it crosses."""
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for (x, y), (before_x, before) in zip(values, [values[0], *values], strict=False):
+        if (y < low) != (before < low):
+            crossing = before_x + (x - before_x) * (low - before) / (y - before), low
+            pieces[-1:] = [[*pieces[-1], crossing], []] if y < low else [[crossing]]
+        if y >= low:
+            pieces[-1].append((x, y))
+    return [piece for piece in pieces if piece]
 
 
 def _curves(
@@ -122,17 +151,29 @@ def _draw(scene: Scene, panel: Panel, curves: Sequence[Curve], *, kind: str) -> 
     names: list[Name] = []
     ends_of: list[tuple[Curve, str, tuple[float, float]]] = []
     for curve, role, dash in _colored(curves):
+        pieces = _inside(curve.values, panel.y.low)
         places = [panel.place(x, y) for x, y in curve.values]
+        seen = [panel.place(x, y) for x, y in curve.values if y >= panel.y.low]
         front = curve.point.on_front
         width, opacity = (2.2, 1.0) if front else (1.2, 0.55)
-        line = Line(points=tuple(places), stroke=role, width=width, dash=dash, opacity=opacity)
+        lines = [
+            Line(
+                points=tuple(panel.place(x, y) for x, y in piece), stroke=role, width=width, dash=dash, opacity=opacity
+            )
+            for piece in pieces
+        ]
         form = "circle" if front else mark_of(curve.point)[0]
-        ends = places if len(places) == 1 or (front and kind == EPOCHS and len(places) < 40) else places[-1:]
+        ends = seen if len(places) == 1 or (front and kind == EPOCHS and len(places) < 40) else places[-1:]
+        ends = [place for place in ends if place in seen]
         shapes = [shape for place in ends for shape in glyph(form, *place, 3.4 if front else 2.8, role)]
+        shapes += [
+            shape for x, y in curve.values if y < panel.y.low
+            for shape in glyph("arrow-down", panel.x.at(x), panel.bottom - 8, 3.4, role)
+        ]  # fmt: skip
         last = curve.values[-1]
         scene.add(
             Mark(
-                shapes=(line, *shapes), kind=f"{kind} {'front' if front else 'other'}", hint=hint(curve.point),
+                shapes=(*lines, *shapes), kind=f"{kind} {'front' if front else 'other'}", hint=hint(curve.point),
                 number=curve.point.number, x=last[0], y=last[1],
             )
         )  # fmt: skip
@@ -171,7 +212,7 @@ def _colored(curves: Iterable[Curve]) -> list[tuple[Curve, str, tuple[float, ...
     return [*others, *((curve, *series(index)) for index, curve in enumerate(front))]
 
 
-def _legend(scene: Scene, curves: Sequence[Curve], *, y: float) -> float:
+def _legend(scene: Scene, curves: Sequence[Curve], *, y: float, more: Sequence[Entry] = ()) -> float:
     seen: dict[int, Entry] = {}
     for curve, role, dash in _colored({curve.point.number: curve for curve in curves}.values()):
         if curve.point.on_front and len(seen) < 24:
@@ -179,4 +220,4 @@ def _legend(scene: Scene, curves: Sequence[Curve], *, y: float) -> float:
     entries = list(seen.values())
     if any(not curve.point.on_front for curve in curves):
         entries.append(Entry("line", "grey", "not on the front"))
-    return draw_legend(scene, entries, left=28, right=970, y=y)
+    return draw_legend(scene, [*entries, *more], left=28, right=970, y=y)

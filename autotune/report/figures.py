@@ -97,7 +97,8 @@ class FigureText:
 def figure_text(points: Sequence[Point], settings: Mapping[str, Any], refused: Sequence[Refused] = ()) -> FigureText:
     """Words and scale for these points. ``settings`` may have name, model, metric and memory_cap (bytes)."""
     memories = [point.memory for point in points if point.memory]
-    unit = MemoryUnit.of(memories)
+    predicted = [one.predicted.allocated for one in refused if one.predicted]
+    unit = MemoryUnit.of(memories or predicted)
     metric = clean(next((point.metric_name for point in points), str(settings.get("metric") or "metric")))
     name, model = clean(settings.get("name") or "study"), settings.get("model")
     return FigureText(

@@ -25,7 +25,7 @@ from autotune.report.front_view import BOTTOM, HEIGHT, KEY, LEFT, TOP, WIDTH, Vi
 from autotune.report.key import draw_key
 from autotune.report.labels import Box, Name, put_names
 from autotune.report.legend import Entry, draw_legend
-from autotune.report.lettering import clean, fit, wrap
+from autotune.report.lettering import clean, fit, width, wrap
 from autotune.report.scene import Circle, Line, Mark, Scene, Shape, Words, box, glyph, hint_lines
 from autotune.report.select import Selection
 from autotune.units import format_bytes
@@ -51,14 +51,18 @@ def front_chart(
     scene = Scene(WIDTH, HEIGHT, text.title)
     selected = selection.point.number if selection else None
     _head(scene, text, selection)
-    for view in views_of(points, layered, settings, text, refused):
+    views = views_of(points, layered, settings, text, refused)
+    for view in views:
         _draw(scene, view, points, layered, text, settings, refused, selected)
     draw_key(scene, layered.front, text, selected, left=KEY, right=WIDTH - 26, top=TOP - 6, bottom=BOTTOM + 45)
-    draw_legend(scene, _entries(layered, settings, refused, selected), left=LEFT - 50, right=WIDTH - 26, y=628)
+    below = [point for point in layered.drawn if views[0].metrics.below(point.ranked_metric)]
+    entries = _entries(layered, settings, refused, selected)
+    entries += [Entry("arrow-down", "muted", f"{len(below)} far below, out of scale")] if below else []
+    draw_legend(scene, entries, left=LEFT - 50, right=WIDTH - 26, y=628)
     caption = (
         "Left: the metric over the peak of tensor bytes; the line is the front, the best that each amount of memory buys. "
         "Right: the same trials over the device peak, which is what the cap (the line) compares; refused configurations stand "
-        "on the lower edge at their predicted memory."
+        "on the lower edge at their predicted memory. A mark over an arrow downwards lies too far below for the axis."
     )
     return Chart(name="front", title="The accuracy-memory front", caption=caption, scene=scene)
 
@@ -97,9 +101,14 @@ def _draw(
     label = f"peak of tensor bytes ({view.unit.name})" if tensors else f"device peak ({view.unit.name})"
     label += ", log scale" if panel.x.log else ""
     taken: list[Box] = []
-    if cap is not None and not tensors:
+    shaded = cap is not None and not tensors
+    if cap is not None and shaded:  # under the grid, whose lines do not cross the cap's own line and words
+        scene.add(box(view.x(cap), panel.top, panel.right, panel.bottom, fill="over"))
+    name = text.y_label if tensors else ""
+    panel.frame(scene, x_label=label, y_label=name, y_ticks=view.metrics.ticks, y_numbers=tensors)
+    view.metrics.draw_floor(scene, panel)
+    if cap is not None and shaded:
         taken = _cap(scene, view, cap)
-    panel.frame(scene, x_label=label, y_label=text.y_label if tensors else "", y_numbers=tensors)
     scene.add(Words(x=panel.left, y=panel.top - 9, text=names, size=11, role="muted"))
     steps = _staircase(scene, view, layered) if tensors else []
     if not (layered.drawn or layered.without_metric or refused):
@@ -112,11 +121,12 @@ def _draw(
         count = view.bytes_of(point)
         if not count:
             continue
-        x, y = view.x(count), panel.y.at(point.ranked_metric)
+        x, y = view.x(count), view.y(point.ranked_metric)
         places.append((x, y))
         form, role, kind = mark_of(point)
         on_front = kind == "front"
         shapes = glyph(form, x, y, 6.5 if on_front else 4.8, role, rim="paper" if on_front else None)
+        shapes += view.metrics.arrow(x, point.ranked_metric, role)
         if on_front and tensors:
             places += _seeds(scene, view, point, x)
         ring = (Circle(x=x, y=y, radius=11.5, stroke="ink", width=1.8),) if point.number == selected else ()
@@ -131,21 +141,24 @@ def _cap(scene: Scene, view: View, cap: int) -> list[Box]:
     panel, x = view.panel, view.x(cap)
     words = f"cap {number(view.unit.of_bytes(cap))} {view.unit.name}"
     line = Line(points=((x, panel.top), (x, panel.bottom)), stroke="cap", width=2.0, dash=(7, 4))
-    near_end = x > panel.right - 80
+    long = width(words, 11.5, bold=True)
+    near_end = x > panel.right - long - 12
+    left = x - 6 - long if near_end else x + 6
     name = Words(
         x=x - 6 if near_end else x + 6, y=panel.top + 14, text=words, size=11.5, role="cap", bold=True,
         anchor="end" if near_end else "start",
     )  # fmt: skip
-    scene.add(box(x, panel.top, panel.right, panel.bottom, fill="over"))
+    behind = box(left - 2, panel.top + 1, left + long + 2, panel.top + 19, fill="paper" if near_end else "over")
+    scene.add(behind)
     said = hint_lines(f"memory cap {format_bytes(cap)}", "compared with each trial's device peak")
     scene.add(Mark(shapes=(line, name), kind="cap", hint=said, x=view.unit.of_bytes(cap)))
-    return [(x - 90, panel.top, x + 4, panel.top + 20) if near_end else (x - 4, panel.top, x + 90, panel.top + 20)]
+    return [(min(x - 4, left - 4), panel.top, max(x + 4, left + long + 4), panel.top + 20)]
 
 
 def _staircase(scene: Scene, view: View, layered: Layers) -> list[tuple[float, float]]:
     panel = view.panel
     corners = stepped(layered.front, panel.x.high * view.unit.size)
-    steps = [(view.x(memory), panel.y.at(metric)) for memory, metric in corners]
+    steps = [(view.x(memory), view.y(metric)) for memory, metric in corners]
     if steps:
         under = (*steps, (steps[-1][0], panel.bottom), (steps[0][0], panel.bottom))
         scene.add(Line(points=under, fill="wash"), Line(points=tuple(steps), stroke="accent", width=2.0))
@@ -157,15 +170,18 @@ def _seeds(scene: Scene, view: View, point: Point, x: float) -> list[tuple[float
     mean, spread = point.confirmed_mean, point.confirmed_spread
     if mean is None:
         return []
-    at, y = min(x + 11, view.panel.right), view.panel.y.at(mean)
+    at, y = min(x + 11, view.panel.right), view.y(mean)
     low, high = view.panel.y.at(mean - (spread or 0.0)), view.panel.y.at(mean + (spread or 0.0))
     shapes: list[Shape] = []
-    if spread is not None:
+    if spread is not None and not view.metrics.below(mean):  # out of scale, its ends are nowhere
         shapes.append(Line(points=((at, low), (at, high)), stroke="ink", width=1.6))
         shapes += [Line(points=((at - 4, end), (at + 4, end)), stroke="ink", width=1.6) for end in (low, high)]
     shapes += glyph("diamond", at, y, 3.8, "paper", rim="ink")
+    shapes += view.metrics.arrow(at, mean, "ink")
     value = view.unit.of_bytes(point.ranked_memory)
     scene.add(Mark(shapes=tuple(shapes), kind="seeds", hint=hint(point), number=point.number, x=value, y=mean))
+    if view.metrics.below(mean):
+        return [(at, y)]
     return [(at, y), *((at, high + 8 * step) for step in range(int((low - high) / 8) + 1))]
 
 
@@ -210,7 +226,7 @@ def _names(view: View, points: Sequence[Point], layered: Layers) -> list[Name]:
             label = fit(" ".join(point.label.split()[:2]), 130, 11)
             names.append(
                 Name(
-                    x=view.x(count), y=view.panel.y.at(point.ranked_metric), text=f"{short} {label}" if tensors else short,
+                    x=view.x(count), y=view.y(point.ranked_metric), text=f"{short} {label}" if tensors else short,
                     short=short, role="accent", size=11.5, bold=not tensors, far=tensors,
                 )
             )  # fmt: skip
@@ -218,9 +234,11 @@ def _names(view: View, points: Sequence[Point], layered: Layers) -> list[Name]:
         for point in [*layered.ended, *layered.dominated]:
             count = view.bytes_of(point)
             if count:
-                words = str(point.number)
-                place = view.x(count), view.panel.y.at(point.ranked_metric)
-                names.append(Name(x=place[0], y=place[1], text=words, short=words, role="muted", size=9.5, far=False))
+                short = str(point.number)
+                below = view.metrics.below(point.ranked_metric)
+                words = f"{short} at {number(point.ranked_metric)}" if below else short
+                place = view.x(count), view.y(point.ranked_metric)
+                names.append(Name(x=place[0], y=place[1], text=words, short=short, role="muted", size=9.5, far=False))
     return names
 
 

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.report.axes import Panel, Scale, scale, wide_range
+from autotune.report.axes import Panel, Scale, label_room, scale, wide_range
 from autotune.report.figures import FigureText, Layers, MemoryUnit, Refused, cap_of
 from autotune.report.front import Point
+from autotune.report.metric_axis import MetricAxis
+from autotune.report.reach import far_below_points
 
 WIDTH, HEIGHT = 1240.0, 680.0
 TOP, BOTTOM = 148.0, 545.0
 LEFT, KEY = 82.0, 905.0
+_NAME_AT = 28.0  # of the upright axis' name
 _BEYOND = 2.5  # refused ones further out than this many times the cap or the largest trial stand at the edge
 
 
@@ -23,6 +26,7 @@ class View:
     kind: str
     panel: Panel
     unit: MemoryUnit
+    metrics: MetricAxis
 
     def bytes_of(self, point: Point) -> int | None:
         """What a trial took, where it is known."""
@@ -38,6 +42,10 @@ class View:
         """The pixel of so many bytes."""
         return self.panel.x.at(self.unit.of_bytes(count))
 
+    def y(self, metric: float) -> float:
+        """The pixel of a metric."""
+        return self.metrics.at(metric)
+
 
 def views_of(
     points: Sequence[Point],
@@ -46,20 +54,25 @@ def views_of(
     text: FigureText,
     refused: Sequence[Refused],
 ) -> list[View]:
-    """The panel of tensor bytes and, where devices or a cap are known, the one of device peaks, of one height."""
+    """The panel of tensor bytes and, where devices or a cap are known, the one of device peaks, of one height.
+
+    A metric that is far below the front does not stretch the axis: see :func:`~autotune.report.reach.far_below`.
+    """
     heights = [point.ranked_metric for point in layered.drawn]
     for point in layered.front:
         heights += list(point.confirmed)
-    vertical = scale(heights, BOTTOM, TOP, room=0.13)
+    metrics = MetricAxis.of(heights, far_below_points(points), bottom=BOTTOM, top=TOP, room=0.13)
+    vertical = metrics.scale
+    left_end = max(LEFT, _NAME_AT + label_room(vertical))
     devices = [point.device for point in points if point.device]
     cap = cap_of(settings)
     split = bool(devices) or cap is not None
     tensors = [point.memory for point in points if point.memory]
     seen = [one.predicted for one in refused if one.predicted]
     left = _horizontal(
-        tensors, [one.allocated for one in seen], None, text.unit, (LEFT, 555.0 if split else KEY - 50), text.log_x
+        tensors, [one.allocated for one in seen], None, text.unit, (left_end, 555.0 if split else KEY - 50), text.log_x
     )
-    views = [View("tensors", Panel(x=left, y=vertical), text.unit)]
+    views = [View("tensors", Panel(x=left, y=vertical), text.unit, metrics)]
     if split:
         unit = MemoryUnit.of([*devices, cap])
         values = [*devices, *([cap] if cap else [])]
@@ -71,7 +84,7 @@ def views_of(
             (590.0, 868.0),
             bool(values) and max(values) > 4 * min(values),
         )
-        views.append(View("device", Panel(x=right, y=vertical), unit))
+        views.append(View("device", Panel(x=right, y=vertical), unit, metrics))
     return views
 
 

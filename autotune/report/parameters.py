@@ -9,12 +9,13 @@ from itertools import pairwise
 from typing import Any
 
 from autotune.outcome import TrialRecord
-from autotune.report.axes import number, wide_range
+from autotune.report.axes import numbers, wide_range
 from autotune.report.figures import Chart, nothing
 from autotune.report.front import Point
 from autotune.report.importance import LEAST_TRIALS, Importance, importance_of
 from autotune.report.lettering import clean, fit, width
 from autotune.report.palette import RANKS
+from autotune.report.reach import far_below_points
 from autotune.report.scene import Line, Mark, Scene, Shape, Words, box, hint_lines
 from autotune.units import format_bytes
 
@@ -67,15 +68,19 @@ def _key(value: object) -> str:
     return "absent" if value is _ABSENT else f"{type(value).__name__} {value!r}"
 
 
-def axis_of(name: str, values: Sequence[Any], *, absent: bool) -> Axis:
+def axis_of(name: str, values: Sequence[Any], *, absent: bool, limit: float = -math.inf) -> Axis:
     """An axis for what was tried of a parameter: by size where all are numbers, else a place for each value.
 
-    absent: some trials do not have the parameter; their place is below the axis' begin.
+    absent: some trials do not have the parameter; their place is below the axis' begin. limit: numbers under it are far off, and
+    all of them have the place at the begin.
     """
     floor = 0.12 if absent else 0.0
     if values and all(_is_number(value) for value in values):
-        low, high = float(min(values)), float(max(values))
-        log = wide_range(values)
+        kept = [value for value in values if value >= limit]
+        far = len(kept) < len(values)
+        low, high = float(min(kept)), float(max(kept))
+        log = wide_range(kept)
+        floor = 0.12 if far else floor
 
         def share(value: float) -> float:
             if low == high:
@@ -84,21 +89,26 @@ def axis_of(name: str, values: Sequence[Any], *, absent: bool) -> Axis:
                 return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
             return (value - low) / (high - low)
 
-        distinct = sorted(set(values))
+        def place(value: float) -> float:
+            return 0.0 if value < limit else floor + (1 - floor) * share(value)
+
+        distinct = sorted(set(kept))
         apart = all(share(above) - share(below) > 0.07 for below, above in pairwise(distinct))
         shown = (
             distinct
             if len(distinct) <= 6 and apart
             else [low, math.sqrt(low) * math.sqrt(high) if log else (low + high) / 2, high]
         )
-        ticks = [(floor + (1 - floor) * share(value), number(float(f"{value:.3g}"))) for value in shown]
-        return Axis(name, lambda value: floor + (1 - floor) * share(value), ticks, absent)
-    words = list(dict.fromkeys(clean(value) for value in values))
-    step = (1 - floor) / max(1, len(words) - 1)
-    places = {word: (floor + index * step if len(words) > 1 else (1 + floor) / 2) for index, word in enumerate(words)}
-    ticks = [(place, word) for word, place in places.items()]
-    kept = ticks if len(ticks) <= 14 else ticks[:: math.ceil(len(ticks) / 14)]
-    return Axis(name, lambda value: places[clean(value)], kept, absent)
+        words = numbers([float(f"{value:.3g}") for value in shown], log=True) if log else numbers(shown, within=0.002)
+        ticks = [(0.0, "far below")] if far else []
+        ticks += [(place(value), word) for value, word in zip(shown, words, strict=True)]
+        return Axis(name, place, ticks, absent)
+    named = list(dict.fromkeys(clean(value) for value in values))
+    step = (1 - floor) / max(1, len(named) - 1)
+    places = {word: (floor + index * step if len(named) > 1 else (1 + floor) / 2) for index, word in enumerate(named)}
+    ticks = [(height, word) for word, height in places.items()]
+    ticks = ticks if len(ticks) <= 14 else ticks[:: math.ceil(len(ticks) / 14)]
+    return Axis(name, lambda value: places[clean(value)], ticks, absent)
 
 
 def _is_number(value: object) -> bool:
@@ -185,7 +195,7 @@ def parallel_chart(
     caption = (
         "A line for each trial through its parameters to its memory and its metric: the stronger in colour and the thicker, the "
         "better the metric; those of the front are drawn last and full. A – below an axis: the trial does not have that parameter. "
-        "Parameters of one name of different methods share an axis."
+        "Parameters of one name of different methods share an axis; a metric that is far below the others stands at the axis' begin."
     )
     if not rows:
         return nothing(PARALLEL, title, caption, "No trial has a finite metric and a measured peak yet.")
@@ -201,7 +211,8 @@ def parallel_chart(
         for name in names
     ]
     axes.append(axis_of("tensors (MB)", [(by_number[r.number].memory or 0) / 1e6 for r in rows], absent=False))
-    axes.append(axis_of(f"validation {clean(metric)}", [by_number[r.number].ranked_metric for r in rows], absent=False))
+    metrics = [by_number[r.number].ranked_metric for r in rows]
+    axes.append(axis_of(f"validation {clean(metric)}", metrics, absent=False, limit=far_below_points(points)))
     scene = Scene(max(760.0, 150.0 * len(axes) + 60), 560, title)
     scene.add(Words(x=28, y=34, text=title, size=17, bold=True))
     step = (scene.width - 160) / (len(axes) - 1)

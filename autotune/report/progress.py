@@ -7,23 +7,12 @@ from collections.abc import Mapping, Sequence
 from autotune.report.axes import Panel, number, scale
 from autotune.report.figures import Chart, nothing
 from autotune.report.front import Point, hypervolume, pareto_front
-from autotune.report.lettering import clean, fit
+from autotune.report.lettering import clean, wrap
+from autotune.report.reach import reference_point, reference_words
 from autotune.report.scene import Line, Mark, Scene, Words, glyph, hint_lines
-from autotune.units import format_bytes, format_duration
+from autotune.units import format_duration
 
 NAME, TITLE = "hypervolume", "The front over time"
-
-
-def reference_point(points: Sequence[Point]) -> tuple[float, float] | None:
-    """(worst metric, most memory in bytes) among complete trials: what a front of one of them would just not cover.
-
-    The memory is a hundredth above the most that a complete trial took, so that the trial with the best metric counts
-    too where it is the largest. None where no trial is complete.
-    """
-    able = [point for point in points if point.may_stand_on_front]
-    if not able:
-        return None
-    return min(point.ranked_metric for point in able), max(point.ranked_memory for point in able) * 1.01
 
 
 def growth(
@@ -44,16 +33,16 @@ def growth(
 def hypervolume_chart(points: Sequence[Point], ended: Mapping[int, float]) -> Chart:
     """The hypervolume after each trial, as a share of what it is in the end.
 
-    ended: seconds from the study's begin to each trial's end; where one is not known, trials are counted instead.
+    ended: seconds from the study's begin to each trial's end, in which breaks do not count; where one is not known, trials are counted instead.
     """
-    reference = reference_point(points)
+    reference = reference_point([points])
     caption = "The area under the front after each trial, as a share of what it is in the end; a flat end says that more trials add little."
     if reference is None:
         return nothing(NAME, TITLE, caption, "No trial is complete with a finite metric and a measured peak.")
     rows = growth(points, reference, ended)
     final = rows[-1][1]
     if final <= 0:
-        why = "Every complete trial has the same metric: a front of one height covers no area above its worst metric."
+        why = "Every complete trial that is not far off has the same metric: a front of one height covers no area above it."
         return nothing(NAME, TITLE, caption, why)
     seconds = all(point.number in ended for point in points)
     unit, per = _time_unit(rows[-1][0]) if seconds else ("trials that ended", 1.0)
@@ -62,15 +51,14 @@ def hypervolume_chart(points: Sequence[Point], ended: Mapping[int, float]) -> Ch
     panel = Panel(
         x=scale([0.0, *(at for at, _, _ in values)], 82, 965, room=0.02), y=scale([0.0, 1.0], 400, 84, room=0.05)
     )
-    stated = (
-        f"Reference point: {clean(points[0].metric_name)} {number(reference[0])} (the worst of a complete trial) and "
-        f"{format_bytes(round(reference[1]))} of tensors (1 % above the most of one)."
-    )
+    stated = f"Reference point: {reference_words(clean(points[0].metric_name), reference)}."
     scene.add(Words(x=28, y=34, text=TITLE, size=17, bold=True))
-    scene.add(Words(x=28, y=58, text=fit(stated, 940, 12), size=12, role="muted"))
-    x_label = f"time since the study began ({unit})" if seconds else unit
+    for row, words in enumerate(wrap(stated, 940, 12, lines=2)):
+        scene.add(Words(x=28, y=54 + 17 * row, text=words, size=12, role="muted"))
+    x_label = f"time since the study began, without breaks ({unit})" if seconds else unit
+    x_ticks = None if seconds else [(tick, number(tick)) for tick in panel.x.ticks(10) if tick == int(tick)]
     shares = [(step / 4, f"{25 * step} %") for step in range(5)]
-    panel.frame(scene, x_label=x_label, y_label="share of the final hypervolume", y_ticks=shares)
+    panel.frame(scene, x_label=x_label, y_label="share of the final hypervolume", x_ticks=x_ticks, y_ticks=shares)
     corners = [panel.place(0.0, 0.0)]
     for at, share, _ in values:
         corners += [(panel.x.at(at), corners[-1][1]), panel.place(at, share)]

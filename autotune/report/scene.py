@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Anchor = Literal["start", "middle", "end"]
-Form = Literal["circle", "square", "diamond", "triangle-down", "triangle-right", "cross", "plus", "bar", "star"]
+Form = Literal[
+    "circle", "square", "diamond", "triangle-down", "triangle-right", "arrow-down", "cross", "plus", "bar", "star"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,7 @@ _STROKES: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
     "cross": (((-0.85, -0.85), (0.85, 0.85)), ((-0.85, 0.85), (0.85, -0.85))),
     "plus": (((-1.1, 0), (1.1, 0)), ((0, -1.1), (0, 1.1))),
     "bar": (((0, -1.3), (0, 1.3)),),
+    "arrow-down": (((0, -1.4), (0, 1.2)), ((-0.85, 0.2), (0, 1.3), (0.85, 0.2))),
     "star": tuple(
         ((-math.cos(angle), -math.sin(angle)), (math.cos(angle), math.sin(angle)))
         for angle in (math.pi / 6, math.pi / 2, 5 * math.pi / 6)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from autotune.report.axes import Scale, number, scale, wide_range
+from autotune.report.axes import Scale, scale, tick_words, wide_range
 from autotune.report.figures import MemoryUnit, layers, stepped
 from autotune.report.front import Point
 from autotune.report.lettering import clean
+from autotune.report.reach import far_below
 
 # bits of the eight dots of a braille sign, by column and row
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -77,8 +78,11 @@ def plot_front(fronts: Sequence[Sequence[Point]], *, columns: int, rows: int = 1
         return []
     unit = MemoryUnit.of([point.memory for point in drawn])
     memories = [unit.of_bytes(point.ranked_memory) for point in drawn]
-    heights = [point.ranked_metric for point in drawn]
-    margin = max((len(number(tick)) for tick in scale(heights, 0, 1, room=0.1).ticks(4)), default=1) + 2
+    members = [point.ranked_metric for one in layered for point in one.front]
+    limit = far_below(members, [point.ranked_metric for point in drawn])
+    far = [point for point in drawn if point.ranked_metric < limit]
+    heights = [point.ranked_metric for point in drawn if point.ranked_metric >= limit]
+    margin = max((len(words) for _, words in tick_words(scale(heights, 0, 1, room=0.1), 4)), default=1) + 2
     canvas = _Canvas(min(columns, 110) - margin, rows, braille=fine)
     log = wide_range([memory for memory in memories if memory > 0]) and min(memories) > 0
     x = scale(memories, 0, canvas.columns * canvas.across - 1, log=log, room=0.08)
@@ -87,7 +91,7 @@ def plot_front(fronts: Sequence[Sequence[Point]], *, columns: int, rows: int = 1
         corners = [(x.at(unit.of_bytes(m)), y.at(v)) for m, v in stepped(one.front, x.high * unit.size)]
         _draw_line(canvas, corners)
         for point in one.dominated:
-            canvas.sign(*_dot(point, unit, x, y), "·" if fine else ".", over=False)
+            canvas.sign(*_dot(point, unit, x, y), "v" if point in far else "·" if fine else ".", over=False)
     for index, one in enumerate(layered):
         letter = "" if len(layered) == 1 else chr(ord("a") + index % 26)
         for point in one.front:
@@ -102,19 +106,20 @@ def plot_front(fronts: Sequence[Sequence[Point]], *, columns: int, rows: int = 1
     lines.append(" " * (margin - 1) + corner + rule * canvas.columns)
     lines.append(" " * margin + _x_labels(x, canvas))
     words = f"validation {metric} over peak of tensor bytes ({unit.name}{', log scale' if log else ''})"
-    return [*lines, " " * margin + (words if fine else words.encode("ascii", "replace").decode())[: columns - margin]]
+    below = [f"on the lower edge: {len(far)} far below, out of scale"] if far else []
+    said = [words if fine else words.encode("ascii", "replace").decode(), *below]
+    return [*lines, *(" " * margin + line[: columns - margin] for line in said)]
 
 
 def _y_labels(y: Scale, canvas: _Canvas, margin: int) -> list[str]:
-    labels = {int(y.at(tick)) // canvas.along: number(tick) for tick in y.ticks(4)}
+    labels = {int(y.at(tick)) // canvas.along: words for tick, words in tick_words(y, 4)}
     return [f"{labels.get(row, ''):>{margin - 1}}" for row in range(canvas.rows)]
 
 
 def _x_labels(x: Scale, canvas: _Canvas) -> str:
     line = [" "] * canvas.columns
     free = 0
-    for tick in x.ticks(max(2, canvas.columns // 14)):
-        words = number(tick)
+    for tick, words in tick_words(x, max(2, canvas.columns // 14)):
         begin = min(max(0, int(x.at(tick)) // canvas.across - len(words) // 2), canvas.columns - len(words))
         if begin >= free:
             line[begin : begin + len(words)] = words

@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from autotune.errors import StudyError
-from autotune.outcome import EpochReport, TrialRecord
+from autotune.outcome import EpochReport, Status, TrialRecord
 from autotune.search.rows import (
     CANDIDATE,
     FORMAT,
@@ -23,6 +23,7 @@ from autotune.search.rows import (
     trial_record,
 )
 from autotune.search.storage import as_url, open_storage, place, sqlite_file, translated
+from autotune.search.working_time import seconds_until_ends
 
 RECORD_FORMAT = 1
 
@@ -94,14 +95,16 @@ class RecordReader:
             return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
     def seconds_until_end(self) -> dict[int, float]:
-        """Seconds from the start of the first trial to the end of each that has ended, by its number."""
-        trials = self.frozen_trials()
-        begins = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
-        return {
-            trial.number: (trial.datetime_complete - min(begins)).total_seconds()
-            for trial in trials
-            if trial.datetime_complete is not None and begins
+        """Seconds from the start of the first trial to the end of each that has ended, by its number, without the breaks in which
+        nothing ran."""
+        spans = {
+            trial.number: (trial.datetime_start, trial.datetime_complete)
+            for trial in self.frozen_trials()
+            if trial.datetime_start is not None and trial.datetime_complete is not None
         }
+        ended = [(record.number, record.outcome) for record in self.trials() if record.outcome is not None]
+        interrupted = {number for number, outcome in ended if outcome.status is Status.INTERRUPTED}
+        return seconds_until_ends(spans, interrupted=interrupted)
 
     def _frozen(self, number: int) -> FrozenTrial:
         for trial in self.frozen_trials():

@@ -9,6 +9,7 @@ and leaves part of the study in a second file.
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,9 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
     address = url
     if file is not None:
         if not create and not file.is_file():
-            raise StudyError(f"There is no study at {file}. Start one with `autotune run --study-dir {file.parent}`.")
+            raise StudyError(
+                f"There is no study at {file}. Start one with `autotune run --study-dir {shlex.quote(str(file.parent))}`."
+            )
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

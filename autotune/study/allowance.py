@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -72,5 +73,5 @@ def require_gpu(study_dir: Path) -> None:
     if gone:
         raise DeviceError(
             f"The GPU that this study runs on is gone: {gone} Nothing finished is lost: when it is back, go on with "
-            f"`autotune resume --study-dir {study_dir}`; `autotune doctor` says what is there now."
+            f"`autotune resume --study-dir {shlex.quote(str(study_dir))}`; `autotune doctor` says what is there now."
         )

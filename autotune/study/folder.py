@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from autotune.config import StudyConfig
 from autotune.errors import StudyError
+from autotune.report import Rule
 from autotune.space.files import find as find_space
 
 STUDIES = Path("studies")
@@ -87,15 +89,27 @@ class StudyFolder:
         return StudyConfig.load(self.settings_file)
 
     def read_selection(self) -> dict[str, Any] | None:
-        """The last selection, or None."""
+        """The last selection, or None.
+
+        Raises:
+            StudyError: the file is damaged.
+        """
         if not self.selection_file.exists():
             return None
-        read = json.loads(self.selection_file.read_text(encoding="utf-8"))
-        if not isinstance(read, dict):
+        try:
+            read = json.loads(self.selection_file.read_text(encoding="utf-8"))
+        except ValueError:  # cut off, or no UTF-8
+            read = None
+        if not (isinstance(read, dict) and _is_rule(read.get("rule", {}))):
             raise StudyError(
                 f"{self.selection_file} is no selection. Run `autotune select` again; it writes the file anew."
             )
         return read
+
+
+def _is_rule(kept: object) -> bool:
+    """Whether these are conditions of a selection."""
+    return isinstance(kept, dict) and set(kept) <= {condition.name for condition in fields(Rule)}
 
 
 def default_name(model: str, train: str | None) -> str:
@@ -123,7 +137,7 @@ def create_folder(config: StudyConfig) -> tuple[StudyFolder, bool]:
     folder = StudyFolder(Path(config.study_dir))
     if folder.settings_file.exists():
         raise StudyError(
-            f"{folder.path} already holds a study. Go on with it: `autotune resume --study-dir {folder.path}`; "
+            f"{folder.path} already holds a study. Go on with it: `autotune resume --study-dir {shlex.quote(str(folder.path))}`; "
             "or give a new --study-dir or --name."
         )
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
@@ -164,3 +178,14 @@ def find_folder(study_dir: str | Path | None) -> StudyFolder:
             "There is no study under ./studies. Give --study-dir, or start one: autotune run --memory-cap 8GB"
         )
     return max(found, key=lambda folder: (folder.settings_file.stat().st_mtime, folder.path.name))
+
+
+def study_dir_option(folder: StudyFolder) -> str:
+    """`` --study-dir 'my study'`` for a command that a person is to type; "" where it finds this study without it."""
+    try:
+        newest = find_folder(None)
+    except StudyError:
+        newest = None
+    if newest is not None and newest.path.resolve() == folder.path.resolve():
+        return ""
+    return f" --study-dir {shlex.quote(str(folder.path))}"

@@ -92,7 +92,7 @@ def confirm_study(
         if not any(trial.outcome is not None and trial.outcome.status.has_metric for trial in record.trials()):
             raise StudyError(
                 f"There is nothing to confirm: no trial of {folder.path} has completed. Go on with the search first: "
-                f"`autotune resume --study-dir {folder.path}`."
+                f"`autotune resume --study-dir {shlex.quote(str(folder.path))}`."
             )
     settings = folder.settings()
     config = settings.with_changes(study_dir=str(folder.path), confirm=seeds or settings.confirm or CONFIRM_SEEDS)

@@ -13,7 +13,7 @@ from autotune.report import Point, ReportPaths, Selection, front_table, points_f
 from autotune.search import StudyRecord
 from autotune.search.rows import identity
 from autotune.space import shape_key
-from autotune.study.folder import StudyFolder, find_folder
+from autotune.study.folder import StudyFolder, find_folder, study_dir_option
 from autotune.study.reading import metric_of, read_only
 from autotune.study.selecting import current_selection
 from autotune.study.showing import Front, send_waiting
@@ -111,7 +111,7 @@ def _closing(
             counts[record.outcome.status] = counts.get(record.outcome.status, 0) + 1
     words = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no trial ended"
     meters = sorted({record.outcome.peak.meter for record in records if record.outcome and record.outcome.peak})
-    where = f" --study-dir {folder.path}" if folder.path.parent != Path("studies") else ""
+    where = study_dir_option(folder)
     lines = [
         f"Trials: {words}; {refused} configuration{'' if refused == 1 else 's'} refused before their start. Cap {format_bytes(config.memory_cap)}"
         + (f", measured by {', '.join(meters)}." if meters else ".")

@@ -130,3 +130,20 @@ def test_lines_tell_how_far_a_long_step_is(capsys: pytest.CaptureFixture[str], m
     clock[0] = 100.0
     quiet.progress("images read", 1, 2)
     assert capsys.readouterr().out == ""
+
+
+def test_a_long_front_shows_its_best_and_says_how_many_more_there_are() -> None:
+    display = LiveDisplay()
+    display.console = Console(width=100, record=True, file=StringIO())
+    front = [trial(number, 0.5 + number / 100, 10**8 * (number + 1)) for number in range(11)]
+    display.search_begins(done=0, total=20, metric_name="accuracy", cap=10**9, deadline=None)
+    display.finished(front[-1], front)
+    display.console.print(display._render())
+    shown = display.console.export_text()
+    assert "0.6000" in shown, "the best"
+    assert "0.5300" in shown
+    assert "0.5200" not in shown
+    assert "and 3 more of lower metric" in shown
+    display.finished(front[-1], front[:8])
+    display.console.print(display._render())
+    assert "more of lower" not in display.console.export_text()

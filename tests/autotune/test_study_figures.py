@@ -19,7 +19,8 @@ from autotune.report.importance import LEAST_TRIALS, importance_of
 from autotune.report.parameters import axis_of, importance_chart, importances, joined, parallel_chart, varied
 from autotune.report.parts import bars, parts_chart
 from autotune.report.predicted import errors_in_words, pairs, predicted_chart
-from autotune.report.progress import growth, hypervolume_chart, reference_point
+from autotune.report.progress import growth, hypervolume_chart
+from autotune.report.reach import reference_point
 from autotune.report.scene import Line
 from tests.autotune._records import trial
 
@@ -87,15 +88,15 @@ def test_predicted_against_measured() -> None:
 
 
 def test_hypervolume_grows_with_each_trial_that_adds_to_the_front() -> None:
-    records = [trial(0, 0.5, 100), trial(1, 0.7, 300), trial(2, 0.4, 400), trial(3, 0.6, 50), trial(4, None, None)]
+    records = [trial(0, 0.65, 100), trial(1, 0.7, 300), trial(2, 0.4, 400), trial(3, 0.6, 50), trial(4, None, None)]
     points = points_from(records)
-    reference = reference_point(points)
-    assert reference == (0.4, pytest.approx(404))
+    reference = reference_point([points])
+    assert reference == (pytest.approx(0.59), pytest.approx(404))  # below the front's worst, not the worst of all
     rows = growth(points, reference, {})
     areas = [area for _, area, _ in rows]
     assert areas == sorted(areas)
     assert areas[-1] == hypervolume(points, reference)
-    assert areas[0] == pytest.approx(0.1 * 304)
+    assert areas[0] == pytest.approx(0.06 * 304)
     scene = hypervolume_chart(points, {}).scene
     assert [mark.number for mark in scene.marks("grew")] == [0, 1, 3]
     assert [mark.number for mark in scene.marks("same")] == [2, 4]
