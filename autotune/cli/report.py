@@ -70,7 +70,7 @@ def _report(study_dir: Path | None, *, as_json: bool) -> None:
     from autotune.cli.display import front_table
     from autotune.study import report_study
 
-    result = report_study(study_dir)
+    result = report_study(study_dir, on_note=_warn)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -90,10 +90,14 @@ def _compare(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
         return
     console = _console()
     for warning in comparison.warnings:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {warning}", markup=False)
+        _warn(warning)
     console.print(_table(comparison))
     _plot(console, [study.points for study in comparison.studies])
     console.print("\n".join([*comparison.sentences, f"Comparison: {paths.html}"]), markup=False)
+
+
+def _warn(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)
 
 
 def _console() -> Console:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from autotune.config import CONFIRM_SEEDS, StudyConfig
 from autotune.errors import StudyError
 from autotune.memory.device import DeviceInfo, available_device
+from autotune.redaction import redacted
 from autotune.report import front_table
 from autotune.runner import Ended, Machine
 from autotune.runner.shares import usable_cores
@@ -33,6 +35,7 @@ from autotune.study.source import TrialSettings
 from autotune.study.suits import require_model_suits
 from autotune.study.view import StudyResult, summarise
 from autotune.tracking import Tracker
+from autotune.tracking.location import locate
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer
 from autotune.units import format_bytes, parse_duration
@@ -125,35 +128,30 @@ def _drive(
     searches: bool = True,
 ) -> StudyResult:
     deadline = None if time_budget is None else time.monotonic() + time_budget
-    tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=listener.warning)
-    try:
-        listener.phase("prepare", f"{config.model} in {folder.path}")
-        backbone_config = load_config(config.model)
-        with torch.device("meta"):  # without weights
-            backbone = backbone_from_config(backbone_config)
-        require_model_suits(backbone, DataSpec.from_dict(config.data), max_length=config.max_length)
-        for note in backbone.notes:
-            listener.note(note)
-        space = SearchSpace.load(
-            folder.keep_space(config.space),
-            methods=config.methods,
-            depth=len(backbone.last_stack),
-            width=backbone.width,
-            precision=config.precision,
-        )
-        for note in space.notes:
-            listener.note(note)
-        # it imports while the data is prepared, and every trial of this machine is forked from it in the end
-        with ForkServer(
-            preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of(), lends=True
-        ) as server:
-            data = prepared_data(folder, config, backbone.max_tokens, listener.progress)
-            _describe(data, listener)
-            return _try(
-                folder, config, backbone_config, backbone, data, space, server, tracker, listener, deadline, searches
-            )
-    finally:
-        tracker.close()
+    locate(config.mlflow_uri, folder.path)  # refused before anything is done
+    listener.phase("prepare", f"{config.model} in {folder.path}")
+    backbone_config = load_config(config.model)
+    with torch.device("meta"):  # without weights
+        backbone = backbone_from_config(backbone_config)
+    require_model_suits(backbone, DataSpec.from_dict(config.data), max_length=config.max_length)
+    for note in backbone.notes:
+        listener.note(note)
+    space = SearchSpace.load(
+        folder.keep_space(config.space),
+        methods=config.methods,
+        depth=len(backbone.last_stack),
+        width=backbone.width,
+        precision=config.precision,
+    )
+    for note in space.notes:
+        listener.note(note)
+    # it imports while the data is prepared, and every trial of this machine is forked from it in the end
+    with ForkServer(
+        preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of(), lends=True
+    ) as server:
+        data = prepared_data(folder, config, backbone.max_tokens, listener.progress)
+        _describe(data, listener)
+        return _try(folder, config, backbone_config, backbone, data, space, server, listener, deadline, searches)
 
 
 def _try(
@@ -164,7 +162,6 @@ def _try(
     data: PreparedData,
     space: SearchSpace,
     server: ForkServer,
-    tracker: Tracker,
     listener: StudyListener,
     deadline: float | None,
     searches: bool,
@@ -181,6 +178,10 @@ def _try(
     driver = Ancestor.of()
     with (
         _record(folder, config) as record,
+        # the driver alone delivers: opened once the record's lock is held, closed before it is let go
+        closing(
+            Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=listener.warning)
+        ) as tracker,
         store_features(
             config if searches else _to_confirm(config, record, data),
             backbone,
@@ -273,7 +274,7 @@ def _to_confirm(config: StudyConfig, record: StudyRecord, data: PreparedData) ->
 def _record(folder: StudyFolder, config: StudyConfig) -> StudyRecord:
     if folder.record_file.exists():
         return StudyRecord.open(folder.record_file, write=True)
-    return StudyRecord.create(folder.record_file, config.name, settings=config.to_dict())
+    return StudyRecord.create(folder.record_file, config.name, settings=redacted(config.to_dict()))
 
 
 def _close(
