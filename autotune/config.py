@@ -14,6 +14,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from autotune.errors import ConfigError, UnitError
 from autotune.files import write_text
+from autotune.redaction import redact
 from autotune.units import format_bytes, parse_bytes, parse_duration
 
 
@@ -177,13 +178,16 @@ class StudyConfig(BaseModel):
         return cls.parse(plain, where=str(file))
 
     def save(self, path: str | Path) -> Path:
-        """Writes the settings as JSON, whole or not at all; returns the file. A folder takes ``study.json``."""
+        """Writes the settings as JSON, whole or not at all; returns the file. A folder takes ``study.json``.
+
+        Where ``mlflow_uri`` holds a password, which a resumed study needs, the owner alone may read the file.
+        """
         file = Path(path)
         if file.is_dir():
             file /= self.FILE_NAME
         file.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-        write_text(file, text)
+        write_text(file, text, private=self.mlflow_uri is not None and redact(self.mlflow_uri) != self.mlflow_uri)
         return file
 
     def to_dict(self) -> dict[str, Any]:

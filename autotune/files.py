@@ -20,9 +20,11 @@ def beside(target: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write UTF-8 text whole."""
+def write_text(target: Path, text: str, *, private: bool = False) -> None:
+    """Write UTF-8 text whole. private: into a file that its owner alone may read, from the first byte on."""
     with beside(target) as scratch:
+        if private:
+            scratch.touch(mode=0o600)
         scratch.write_text(text, encoding="utf-8")
 
 

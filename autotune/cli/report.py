@@ -71,7 +71,7 @@ def _report(study_dir: Path | None, *, as_json: bool) -> None:
     from autotune.cli.display import front_table
     from autotune.study import report_study
 
-    result = report_study(study_dir)
+    result = report_study(study_dir, on_note=_warn)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
         return
@@ -91,10 +91,14 @@ def _compare(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
         return
     shown = console()
     for warning in comparison.warnings:
-        console(stderr=True).print(f"warning: {warning}", markup=False)
+        _warn(warning)
     shown.print(_table(comparison))
     _plot(shown, [study.points for study in comparison.studies])
     shown.print("\n".join([*comparison.sentences, f"Comparison: {paths.html}"]), markup=False)
+
+
+def _warn(text: str) -> None:
+    console(stderr=True).print(f"warning: {text}", markup=False)
 
 
 def _plot(shown: Console, fronts: Sequence[Sequence[Point]]) -> None:

@@ -198,7 +198,10 @@ def run(
     ] = None,
     mlflow_uri: Annotated[
         str | None,
-        typer.Option("--mlflow-uri", help="Where MLflow records; default: a SQLite file in the study's folder."),
+        typer.Option(
+            "--mlflow-uri",
+            help="Where MLflow records; default: MLFLOW_TRACKING_URI, the better place for a password, else a SQLite file in the study's folder.",
+        ),
     ] = None,
     ray_address: Annotated[
         str | None, typer.Option("--ray-address", help="A running Ray cluster; default: Ray on this machine.")

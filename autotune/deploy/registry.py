@@ -15,6 +15,7 @@ import autotune
 from autotune.deploy.card import example_input
 from autotune.errors import ConfigError, StudyError
 from autotune.outcome import TrialRecord
+from autotune.redaction import redact
 
 _ALIAS = re.compile(r"[A-Za-z][\w-]*")
 _VERSION = re.compile(r"v\d+")
@@ -111,7 +112,7 @@ def register(
             for key, value in (("trial", record.number), ("method", record.candidate.method["name"])):
                 client.set_model_version_tag(name, str(version), key, str(value))
     except (MlflowException, OSError) as error:
-        first = (str(error).strip().splitlines() or ["no message"])[0]
+        first = redact((str(error).strip().splitlines() or ["no message"])[0])
         raise StudyError(
             f"The export in {directory} is whole, but MLflow could not register it as {name!r}: {first} "
             "Look at MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI, and give the command again."

@@ -12,10 +12,11 @@ from autotune.config import StudyConfig
 from autotune.deploy import Registered, example_input, export, register, require_names
 from autotune.errors import StudyError
 from autotune.outcome import Status, TrialRecord
+from autotune.redaction import redact
 from autotune.study.folder import StudyFolder, find_folder
 from autotune.study.reading import outcome_of, read_only
-from autotune.tracking import Tracker
-from autotune.tracking.location import DEFAULT_EXPERIMENT, quiet_environment, quiet_loggers, redact
+from autotune.study.showing import send_waiting
+from autotune.tracking.location import DEFAULT_EXPERIMENT, quiet_environment, quiet_loggers
 from autotune.units import format_bytes
 from sherl.data import PreparedData
 from sherl.graph import Form
@@ -156,12 +157,8 @@ def _registered(
     """Registers an export with the study's store, or where MLFLOW_REGISTRY_URI says; also says how it is served."""
     quiet_environment()
     quiet_loggers()
-    tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name)
-    try:
-        tracker.deliver_pending()  # the trial's run, where it is not there yet
-        location, study_id = tracker.location, tracker.study_id
-    finally:
-        tracker.close()
+    tracker = send_waiting(folder)  # the trial's run, where it is not there yet
+    location, study_id = tracker.location, tracker.study_id
     registry_uri = os.environ.get("MLFLOW_REGISTRY_URI", "").strip() or None
     made = register(
         directory,

@@ -10,6 +10,7 @@ import torch
 
 from autotune.config import StudyConfig
 from autotune.memory.device import DeviceInfo, available_device
+from autotune.redaction import redacted
 from autotune.report import front_table
 from autotune.runner import Ended, Machine
 from autotune.runner.shares import usable_cores
@@ -159,7 +160,7 @@ class Phases:
         file = self.folder.record_file
         if is_begun(file):
             return StudyRecord.open(file, write=True, lock=self.lock)
-        return StudyRecord.create(file, config.name, settings=config.to_dict(), lock=self.lock)
+        return StudyRecord.create(file, config.name, settings=redacted(config.to_dict()), lock=self.lock)
 
     def _train(
         self,

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.config import StudyConfig
 from autotune.errors import StudyError
+from autotune.redaction import redact
 from autotune.search.lock import StudyLock
 from autotune.study.folder import StudyFolder, find_folder
 from autotune.tracking import Tracker
-from autotune.tracking.location import Location, redact
+from autotune.tracking.location import Location, locate
+from autotune.tracking.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +49,14 @@ def send_waiting(
 ) -> Tracker:
     """Delivers what waits, unless the study's driver runs, which does it itself (two would write everything twice).
 
-    front: sent too where it differs from the one that was sent last; a person may have selected another member since.
+    front: sent too where it differs from the one that the store shows, as a person may have selected another member since,
+    and in place of one that waits. on_note: told in a line what could not be sent, to which store, and why.
     Returns the tracker, closed, which knows the store, the study and its run.
     """
     config = folder.settings()
     tracker = Tracker.open(config.mlflow_uri, study_dir=folder.path, study_name=config.name, on_note=on_note)
-    new = front if front and tracker.run_id and not tracker.shows_front(front.table, front.selected) else None
+    is_there = tracker.front_waits or tracker.run_id is not None
+    new = front if front and is_there and not tracker.shows_front(front.table, front.selected) else None
     if tracker.undelivered or new:
         # the lock is held by a driver, or the folder is for reading only: a tracker that was not used needs no closing
         with (
@@ -62,6 +67,16 @@ def send_waiting(
                 tracker.front(new.paths, new.table, new.selected, titles=new.titles)
             tracker.close()
     return tracker
+
+
+def store_words(folder: StudyFolder, config: StudyConfig) -> str:
+    """The store that a study's runs go to now, without a password, and where earlier ones are if that is another."""
+    location = locate(config.mlflow_uri, folder.path.expanduser().resolve())
+    shown = str(folder.path / "mlflow.db") if location.own else location.shown
+    state = State.read(folder.path / "tracking", location)
+    if state is None or location.key in state.runs or not state.runs:
+        return shown
+    return f"{shown} (no run of this study yet; it has runs in {' and '.join(state.elsewhere(location, folder.path.resolve() / 'mlflow.db'))})"
 
 
 def find_in_mlflow(study_dir: str | Path | None, *, on_note: Callable[[str], None]) -> StudyInMlflow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from autotune.space import shape_key
 from autotune.study.folder import StudyFolder, find_folder, study_dir_option
 from autotune.study.reading import metric_of, read_only
 from autotune.study.selecting import current_selection
-from autotune.study.showing import Front, send_waiting
+from autotune.study.showing import Front, send_waiting, store_words
 from autotune.units import format_bytes
 
 
@@ -127,7 +127,7 @@ def _closing(
     ]
     if selection is not None:
         lines.append(f"Selected: {selection.explanation}")
-    lines.append(f"Report: {paths.report_html}; MLflow: {config.mlflow_uri or folder.path / 'mlflow.db'}")
+    lines.append(f"Report: {paths.report_html}; MLflow: {store_words(folder, config)}")
     ended = {identity(record.candidate) for record in records if record.outcome and not _interrupted(record)}
     if any(_interrupted(record) and identity(record.candidate) not in ended for record in records):
         lines.append(f"Go on with what was interrupted: autotune resume{where}")
@@ -161,8 +161,8 @@ def _went_wrong(record: TrialRecord) -> bool:
     return record.outcome is not None and record.outcome.status not in ends
 
 
-def report_study(study_dir: str | Path | None = None) -> StudyResult:
-    """Writes figures and tables anew and gives the study's result.
+def report_study(study_dir: str | Path | None = None, *, on_note: Callable[[str], None] | None = None) -> StudyResult:
+    """Writes figures and tables anew and gives the study's result. on_note: told what MLflow does not take, and why.
 
     Raises:
         StudyError: there is no such study, or it has no record.
@@ -175,5 +175,6 @@ def report_study(study_dir: str | Path | None = None) -> StudyResult:
     send_waiting(
         folder,
         front=Front(paths=paths.all(), titles=paths.titles(), table=front_table(result.points), selected=selected),
+        on_note=on_note,
     )
     return result

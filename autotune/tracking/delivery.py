@@ -7,11 +7,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as db_utils
 
@@ -35,16 +37,43 @@ def was_rejected(error: Exception) -> bool:
     return 400 <= status < 500 and status not in (401, 403, 408, 429)
 
 
+@contextmanager
+def _asked_once() -> Iterator[None]:
+    """No second try by MLflow's HTTP client inside: each would make a run of its own where only the answer was late.
+
+    Whether there is one already is looked up at the next connection, before anything is made.
+    """
+    name = MLFLOW_HTTP_REQUEST_MAX_RETRIES.name
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 class Delivery:
     """A connection to one store for one study. Every method may raise whatever the store's client raises.
 
-    study_id tells this study's runs from all others; run_id: the study's run where it is known already.
+    study_id tells this study's runs from all others; study_dir: the folder that a front's files lie in; run_id: the study's
+    run where it is known already. The holder of the study's delivery lock alone may have one.
     """
 
     def __init__(
-        self, location: Location, *, study_id: str, study_name: str, run_id: str | None, note: Callable[[str], None]
+        self,
+        location: Location,
+        *,
+        study_id: str,
+        study_name: str,
+        study_dir: Path,
+        run_id: str | None,
+        note: Callable[[str], None],
     ) -> None:
         self.note = note
+        self._study_dir = study_dir
         require_reachable(location.uri)
         bring_along(location)
         # a wrong password or name would be tried 10 times, for nearly two minutes
@@ -54,19 +83,49 @@ class Delivery:
         self._outer = None if run else self._outer_run()
         self.study_id = (run.data.tags.get("study_id") if run else None) or study_id
         self.experiment_id = run.info.experiment_id if run else self._experiment(location)
-        run = run or next(self._runs("study"), None) or self._create_study(study_name)
+        found = sorted(self._runs("study"), key=lambda one: (one.info.start_time, one.info.run_id))
+        run = self._one_of([run, *found] if run else found) or self._create_study(study_name)
         self.run_id: str = run.info.run_id
-        self._trials = {int(trial.data.tags["trial_number"]): trial for trial in self._runs("trial")}
+        self._trials = self._trials_found()
 
-    def deliver(self, key: str, message: Mapping[str, Any]) -> None:
-        """Write one message of the outbox."""
-        handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    def deliver(self, key: str, message: Mapping[str, Any]) -> bool:
+        """Write one message of the outbox. Returns whether all of it was there to be written."""
+        handlers: dict[str, Callable[[Mapping[str, Any]], bool | None]] = {
             "study": self._study,
             "trial": self._trial,
             "front": self._front,
             "finished": self._finished,
         }
-        handlers[key.partition("-")[0]](message)
+        return handlers[key.partition("-")[0]](message) is not False
+
+    def _trials_found(self) -> dict[int, Run]:
+        """The trials' runs by number, each nested in the study's run, without what was made twice."""
+        found: dict[int, list[Run]] = {}
+        for run in self._runs("trial"):
+            found.setdefault(int(run.data.tags["trial_number"]), []).append(run)
+        trials = {}
+        for number, runs in found.items():
+            # the one that is whole, else the one that was there first
+            runs.sort(key=lambda run: ("digest" not in run.data.tags, run.info.start_time, run.info.run_id))
+            if (run := self._one_of(runs)) is not None:
+                trials[number] = run
+                if run.data.tags.get(_PARENT_TAG) != self.run_id:  # that was one of two
+                    self.client.set_tag(run.info.run_id, _PARENT_TAG, self.run_id)
+        return trials
+
+    def _one_of(self, runs: Sequence[Run]) -> Run | None:
+        """The first run. Others of the same thing are deleted: a server may have made one though its answer did not come."""
+        kept = {run.info.run_id for run in runs[:1]}
+        for surplus in sorted({run.info.run_id for run in runs} - kept):
+            try:
+                self.client.delete_run(surplus)
+            except MlflowException as error:
+                if not 400 <= error.get_http_status_code() < 500:
+                    raise
+                self.note(
+                    f"MLflow does not let this user delete the run {surplus}, a second one of the same ({error.error_code})."
+                )
+        return runs[0] if runs else None
 
     def _known_run(self, run_id: str) -> Run | None:
         run = self._active_run(run_id)
@@ -125,7 +184,8 @@ class Delivery:
         tags = {"kind": "study", "study_id": self.study_id, "mlflow.source.name": "autotune"}
         if self._outer is not None:
             tags[_PARENT_TAG] = self._outer.info.run_id
-        return self.client.create_run(self.experiment_id, tags=tags, run_name=study_name)
+        with _asked_once():
+            return self.client.create_run(self.experiment_id, tags=tags, run_name=study_name)
 
     def _study(self, message: Mapping[str, Any]) -> None:
         self.client.update_run(self.run_id, status="RUNNING")
@@ -148,7 +208,8 @@ class Delivery:
             start_ms = int(message["finished_ms"] - 1000 * entry.seconds)
             tags = {key: entry.tags[key] for key in ("kind", "study_id", "trial_number", "status", "label")}
             tags |= {_PARENT_TAG: self.run_id, "mlflow.source.name": "autotune", "on_front": "false"}
-            run = self.client.create_run(self.experiment_id, start_time=start_ms, tags=tags, run_name=entry.name)
+            with _asked_once():
+                run = self.client.create_run(self.experiment_id, start_time=start_ms, tags=tags, run_name=entry.name)
             self._trials[record.number] = run
         start_ms, run_id = run.info.start_time, run.info.run_id
         metrics = [Metric(row.name, row.value, start_ms + int(1000 * row.after_s), row.step) for row in entry.metrics]
@@ -161,10 +222,11 @@ class Delivery:
         self.client.set_tag(run_id, "digest", entry.tags["digest"])
         self._trials[record.number] = self.client.get_run(run_id)
 
-    def _front(self, message: Mapping[str, Any]) -> None:
+    def _front(self, message: Mapping[str, Any]) -> bool:
         table, selected = message["table"], message["selected"]
         present = []
-        for path in map(Path, message["paths"]):
+        for name in message["paths"]:
+            path = self._place_of(name)
             if path.is_file():
                 self.client.log_artifact(self.run_id, str(path))
                 present.append(path)
@@ -184,6 +246,13 @@ class Delivery:
             tags["selected"] = entries.short_tag(f"trial {point.get('number')}, {point.get('label')}")
         self._write(self.run_id, tags=tags, metrics=[Metric("front_size", len(table), int(1000 * time.time()), 0)])
         self._mark_members({int(row["number"]) for row in table if "number" in row})
+        return len(present) == len(message["paths"])
+
+    def _place_of(self, name: str) -> Path:
+        """Where a file of the report lies now. An earlier version kept its whole path, which a move makes untrue."""
+        path = self._study_dir / name
+        moved = self._study_dir.joinpath(*path.parts[-2:])  # report/front.png
+        return moved if not path.exists() and moved.is_file() else path
 
     def _figures(
         self, paths: Sequence[Path], titles: Mapping[str, str], addresses: page.Addresses

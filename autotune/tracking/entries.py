@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.outcome import Candidate, Confirmation, InferenceFigures, MemoryFigures, Outcome, Status, TrialRecord
-from autotune.tracking.location import redact
+from autotune.redaction import redact
 
 _NOT_IN_A_KEY = re.compile(r"[^\w./\- ]", re.ASCII)
 _LONGEST_KEY, _LONGEST_PARAM, _LONGEST_TAG = 250, 6000, 8000

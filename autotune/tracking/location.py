@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import socket
 import sqlite3
 import warnings
@@ -15,21 +14,24 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from autotune.errors import ConfigError
+from autotune.redaction import redact
 
 DEFAULT_EXPERIMENT = "memory-autotune"
-_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]+@")
+OWN = "own"
+"""The key of the store in a study's own folder."""
 _SQL_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
     """A tracking store. ``artifacts``: URI of the artifacts' folder where no server decides about it. ``own``: the file of a store
-    that is the study's alone."""
+    that is the study's alone. ``named``: a person named it for this study, so that it is the same whatever the environment says."""
 
     uri: str
     artifacts: str | None
     note: str | None = None
     own: Path | None = None
+    named: bool = False
 
     @property
     def shown(self) -> str:
@@ -38,8 +40,17 @@ class Location:
 
     @property
     def key(self) -> str:
-        """A name for this store that holds no password."""
-        return hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        """A name for this store that stays: the study's own goes where its folder goes, and a password may change."""
+        return OWN if self.own is not None else _digest(self.shown.rstrip("/"))
+
+    @property
+    def former_key(self) -> str:
+        """What earlier versions called this store: of its whole address."""
+        return _digest(self.uri)
+
+
+def _digest(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 def locate(uri: str | None, study_dir: Path) -> Location:
@@ -48,22 +59,22 @@ def locate(uri: str | None, study_dir: Path) -> Location:
     Raises:
         ConfigError: ``uri`` is a folder or a file: address, which MLflow no longer writes to, or an empty text.
     """
-    note = None
+    note, named = None, uri is not None
     if uri is not None:
         _refuse_file_store(uri)
     else:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
         if uri is not None and _is_file_store(uri):
             note = (
-                f"MLFLOW_TRACKING_URI={uri} names a folder, which MLflow no longer writes to; runs are written to the "
+                f"MLFLOW_TRACKING_URI={redact(uri)} names a folder, which MLflow no longer writes to; runs are written to the "
                 "study's own mlflow.db. Set a sqlite:///, postgresql:// or http:// address to have them elsewhere."
             )
             uri = None
-    own = None
-    if uri is None:
-        own = study_dir / "mlflow.db"
-        uri = f"sqlite:///{own}"
-    return Location(uri=_absolute(uri), artifacts=_artifacts(_absolute(uri), study_dir), note=note, own=own)
+    own = study_dir / "mlflow.db"
+    alone = uri is None or _sqlite_path(uri) == own.expanduser().resolve()  # also where a person names it in full
+    uri = _absolute(uri or f"sqlite:///{own}")
+    artifacts = _artifacts(uri, study_dir)
+    return Location(uri=uri, artifacts=artifacts, note=note, own=own if alone else None, named=named)
 
 
 def _is_file_store(uri: str) -> bool:
@@ -73,7 +84,7 @@ def _is_file_store(uri: str) -> bool:
 def _refuse_file_store(uri: str) -> None:
     if _is_file_store(uri):
         raise ConfigError(
-            f"{uri!r} is no address that MLflow can write runs to (it no longer writes to plain folders). Allowed are "
+            f"{redact(uri)!r} is no address that MLflow can write runs to (it no longer writes to plain folders). Allowed are "
             "sqlite:///PATH/mlflow.db, postgresql://USER:PASSWORD@HOST/NAME, or http://HOST:PORT of an MLflow server; "
             "without the option runs go to mlflow.db in the study's folder."
         )
@@ -101,11 +112,6 @@ def _artifacts(uri: str, study_dir: Path) -> str | None:
     if scheme in _SQL_PORTS:
         return (study_dir / "mlartifacts").as_uri()
     return None  # a server decides
-
-
-def redact(text: str) -> str:
-    """The text with the passwords of addresses in it blotted out."""
-    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def require_reachable(uri: str, timeout_s: float = 3.0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 from autotune.tracking.location import Location
 
@@ -36,6 +37,18 @@ def bring_along(location: Location) -> bool:
                     (f"{here}/", len(start) + 1, len(start), start),
                 )
     return bool(earlier)
+
+
+def holds_run(database: Path, run_id: str) -> bool:
+    """Whether a database of MLflow's has this run, and nobody has deleted it; no database that can be read has none."""
+    if not database.is_file():
+        return False
+    wanted = "SELECT 1 FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
+    try:
+        with closing(sqlite3.connect(database, timeout=3.0)) as opened:
+            return opened.execute(wanted, (run_id,)).fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def _was_a_studys(place: str) -> bool:

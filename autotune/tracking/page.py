@@ -19,6 +19,7 @@ from autotune.units import format_bytes
 
 LONGEST_NOTE = 5000
 """Characters of a description; older servers than ours take no more."""
+_KEPT_FOR_TEXT, _LEAST_EXPLANATION, _LONGEST_NAME = 1000, 300, 300
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADINGS = {
@@ -100,26 +101,41 @@ def description(
     figures: Sequence[Figure],
     addresses: Addresses,
 ) -> str:
-    """The page's markdown, :data:`LONGEST_NOTE` characters at most: rows that have no room are named by their number."""
+    """The page's markdown, :data:`LONGEST_NOTE` characters at most.
+
+    What has no room goes in this order: the end of the explanation, rows of the table (they are counted), whole figures.
+    """
     # MLflow folds all but the first two lines or so, and lets nobody click on what lies below
-    head = [" · ".join([_headline(selected, table), *_links(figures, addresses)])]
-    if selected and selected.get("explanation"):
-        head += ["", plain(selected["explanation"])]
-    first, others = figures[:1], figures[1:]
-    for figure in first:
-        head += ["", f"![{plain(figure.title)}]({figure.image})"]
-    tail = []
-    for figure in others:
-        tail += [
-            "",
-            "<br>",
-            "",
-            f"### [{plain(figure.title)}]({figure.larger})",
-            "",
-            f"![{plain(figure.title)}]({figure.image})",
-        ]
-    room = LONGEST_NOTE - len("\n".join([*head, *tail])) - 200
-    return "\n".join([*head, *_front(table, _number(selected), room), *tail])[:LONGEST_NOTE]
+    head = " · ".join([_headline(selected, table), *_links(figures, addresses)])
+    blocks = [_picture(figure, titled=index > 0) for index, figure in enumerate(figures)]
+    while blocks and len("\n".join([head, *blocks])) > LONGEST_NOTE - _KEPT_FOR_TEXT:
+        blocks.pop()
+    first, others = blocks[:1], blocks[1:]
+    room = LONGEST_NOTE - len("\n".join([head, *blocks])) - 2  # two more line breaks
+    explanation = plain((selected or {}).get("explanation") or "")
+    number = _number(selected)
+    rows = _front(table, number, room)
+    least = min(len(explanation), _LEAST_EXPLANATION)
+    explanation = _shortened(explanation, max(least, room - len("\n".join(rows)) - 2))
+    if explanation:
+        explanation = f"\n{explanation}"
+        rows = _front(table, number, room - len(explanation) - 1)
+        first = [explanation, *first]
+    return "\n".join([head, *first, *rows, *others])
+
+
+def _picture(figure: Figure, *, titled: bool) -> str:
+    image = f"\n![{plain(figure.title)}]({figure.image})"
+    return f"\n<br>\n\n### [{plain(figure.title)}]({figure.larger})\n{image}" if titled else image
+
+
+def _shortened(escaped: str, longest: int) -> str:
+    """The beginning of a text of :func:`plain`, up to the end of a word, else of a sign."""
+    if len(escaped) <= longest:
+        return escaped
+    kept = escaped[: max(0, longest - 1)]
+    words = kept.rpartition(" ")[0]
+    return f"{words} …" if words else re.sub(r"&[^;]*$", "", kept) + "…"
 
 
 def _headline(selected: Mapping[str, Any] | None, table: Sequence[Mapping[str, Any]]) -> str:
@@ -129,9 +145,11 @@ def _headline(selected: Mapping[str, Any] | None, table: Sequence[Mapping[str, A
     point = selected.get("point")
     if not isinstance(point, Mapping):
         return "**Selected**"
-    words = [f"**Selected: trial {plain(point.get('number'))}, {plain(point.get('label'))}**"]
+    label = _shortened(plain(point.get("label")), _LONGEST_NAME)
+    words = [f"**Selected: trial {plain(point.get('number'))}, {label}**"]
     if isinstance(point.get("metric"), (int, float)):
-        words.append(f"{plain(point.get('metric_name') or 'metric')} {point['metric']:.4f}")
+        name = _shortened(plain(point.get("metric_name") or "metric"), _LONGEST_NAME)
+        words.append(f"{name} {point['metric']:.4f}")
     if isinstance(point.get("device_bytes"), int):
         words.append(f"device {format_bytes(point['device_bytes']).partition(' (')[0]}")
     return " · ".join(words)
@@ -143,26 +161,28 @@ def _links(figures: Sequence[Figure], addresses: Addresses) -> list[str]:
 
 
 def _front(table: Sequence[Mapping[str, Any]], selected: int | None, room: int) -> list[str]:
-    """The front as a table, best metric first."""
+    """The front as a table, best metric first: lines of ``room`` characters at most, breaks between them included."""
     columns = _columns(table)
     if not columns:
         return []
-    lines = [
+    head = [
         "",
         "### Members of the front",
         "",
         _row([_heading(column) for column in columns]),
         "|" + " --- |" * len(columns),
     ]
-    rows = list(reversed(table))
-    for index, row in enumerate(rows):
+    rows = []
+    for row in reversed(table):
         chosen = selected is not None and row.get("number") == selected
         cells = [plain(_shown(column, row.get(column))) for column in columns]
-        line = _row([f"**{cell}**" if chosen and cell else cell for cell in cells])
-        if len("\n".join(lines)) + len(line) > room:
-            return [*lines, "", f"And {len(rows) - index} more: front.csv among the artifacts."]
-        lines.append(line)
-    return lines
+        rows.append(_row([f"**{cell}**" if chosen and cell else cell for cell in cells]))
+    for shown in range(len(rows), 0, -1):
+        more = ["", f"And {len(rows) - shown} more: front.csv among the artifacts."] if shown < len(rows) else []
+        lines = [*head, *rows[:shown], *more]
+        if len("\n".join(lines)) <= room:
+            return lines
+    return ["", f"And {len(rows)} more: front.csv among the artifacts."]
 
 
 def _columns(table: Sequence[Mapping[str, Any]]) -> list[str]:

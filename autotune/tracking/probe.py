@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from autotune.errors import ConfigError
 from autotune.probing import Facts, answer
-from autotune.tracking.location import locate, redact, require_reachable
+from autotune.redaction import redact
+from autotune.tracking.location import locate, require_reachable
 
 _HTTP_PORTS = {"http": 80, "https": 443}
 KNOCK_SECONDS = 3.0

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from autotune.files import write_text
 from autotune.outcome import TrialRecord
+from autotune.redaction import redact, redacted
 from autotune.tracking import entries
-from autotune.tracking.location import Location, locate, quiet_environment, quiet_loggers, quiet_warnings, redact
-from autotune.tracking.outbox import Outbox
+from autotune.tracking.location import Location, locate, quiet_environment, quiet_loggers, quiet_warnings
+from autotune.tracking.lock import Busy, DeliveryLock
+from autotune.tracking.outbox import OWN_STORE, Outbox
+from autotune.tracking.state import FILE_NAME, LOCK_NAME, State
 
 if TYPE_CHECKING:
     from autotune.tracking.delivery import Delivery
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0
+_LOCK_S = 10.0
+"""How long a round waits for another command's; then it is tried again as if the store had not answered."""
 
 
 class Tracker:
@@ -41,16 +45,26 @@ class Tracker:
         self._on_note = on_note
         self._folder = folder
         self._study_name = study_name
-        self._state = _read_state(folder)
-        self._study_id: str = self._state["study_id"]
-        self._run_id = run_id or self._state["runs"].get(location.key)
-        self._outbox = Outbox(folder / "pending")
+        self._state = State.open(folder, location)
+        self._study_id: str = self._state.study_id
+        self._run_id = run_id or self._state.runs.get(location.key)
+        # what an earlier version left without a store's name was for the one that the study wrote to
+        strange = not location.named and self._run_id is None and self.elsewhere
+        self._outbox = Outbox(
+            folder / "pending",
+            store=location.key,
+            shown=location.shown,
+            keyless=" and ".join(self.elsewhere) if strange else None,
+        )
+        self._lock = DeliveryLock(folder / LOCK_NAME, uuid4().hex)
+        self._trouble = ""  # why the last try did not deliver all
         self._rejected: set[str] = set()  # tokens of messages that the store refused; tried again when opened anew
         self._delivery: Delivery | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._asked, self._answered = 0, 0  # rounds of delivery that somebody waits for, and how many were made
         self._fresh = False
+        self._settling = False  # close() has been called, and tells itself what is left and why
         self._closing = False
 
     @classmethod
@@ -83,8 +97,14 @@ class Tracker:
         )
         if location.note:
             tracker._note(location.note)
-        for name in tracker._outbox.unreadable:
-            tracker._note(f"{tracker._outbox.folder / name} cannot be read and is not delivered to MLflow.")
+        for path in tracker._outbox.unreadable:
+            tracker._note(f"{path} cannot be read and is not delivered to MLflow.")
+        for store, count in tracker._outbox.elsewhere().items():
+            back = "is not set" if store == OWN_STORE else "names that store again"
+            tracker._note(
+                f"{_messages(count)} for MLflow at {store} {'wait' if count != 1 else 'waits'} to be sent, and runs now go to "
+                f"{tracker.uri}: `autotune report` sends them once MLFLOW_TRACKING_URI {back}."
+            )
         return tracker
 
     @property
@@ -105,8 +125,7 @@ class Tracker:
     @property
     def elsewhere(self) -> list[str]:
         """Other stores that the study's runs went to, passwords blotted out."""
-        stores = self._state.get("stores", {})
-        return sorted(shown for key, shown in stores.items() if key != self.location.key)
+        return self._state.elsewhere(self.location, self._folder.parent / "mlflow.db")
 
     @property
     def undelivered(self) -> int:
@@ -115,7 +134,7 @@ class Tracker:
 
     def study_started(self, settings: Mapping[str, Any]) -> None:
         """Open, or open again, the study's run; nested settings become flat parameters."""
-        self._send("study", {"settings": dict(settings)})
+        self._send("study", {"settings": redacted(dict(settings))})
 
     def trial_finished(self, record: TrialRecord) -> None:
         """Hand in a trial that has ended, or one whose record has changed since (test metrics, say)."""
@@ -136,20 +155,27 @@ class Tracker:
         trial's run as ``on_front``. selected: what was selected; its ``explanation`` is shown first.
         titles: of figures, by the names of their files without endings; the names themselves elsewhere.
         """
-        files = [str(Path(path).resolve()) for path in paths]
         message = {
-            "paths": files,
+            "paths": [self._within(path) for path in paths],
             "table": [dict(row) for row in table],
             "selected": dict(selected or {}) or None,
             "titles": dict(titles or {}),
         }
-        self._state["front"] = _front_digest(table, selected)
-        self._keep_state()
         self._send("front", message)
 
+    @property
+    def front_waits(self) -> bool:
+        """Whether a front was handed in that has not been delivered."""
+        return self._outbox.message("front") is not None
+
     def shows_front(self, table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> bool:
-        """Whether the front handed in last was this one, with this selection."""
-        return bool(self._state.get("front") == _front_digest(table, selected))
+        """Whether the store shows this front, with this selection and all its files, and no other waits."""
+        return not self.front_waits and self._state.fronts.get(self.location.key) == _front_digest(table, selected)
+
+    def _within(self, path: Path) -> str:
+        """Relative to the study's folder, which may be moved before the file is sent; else in full."""
+        whole, study_dir = Path(path).resolve(), self._folder.parent
+        return str(whole.relative_to(study_dir) if whole.is_relative_to(study_dir) else whole)
 
     def finished(self, status: str = "complete") -> None:
         """End the study's run: ``complete``, ``interrupted`` or ``failed``."""
@@ -169,6 +195,7 @@ class Tracker:
 
     def close(self, timeout_s: float = 30.0) -> int:
         """Deliver what can be delivered within the time, then let the thread go. Returns what is still undelivered."""
+        self._settling = True
         left = self.deliver_pending(timeout_s)
         with self._changed:
             self._closing = True
@@ -177,8 +204,9 @@ class Tracker:
             self._thread.join(timeout=1.0)
         if left:
             self._note(
-                f"{left} message{'s' if left != 1 else ''} for MLflow at {self.uri} could not be delivered; they are kept "
-                f"in {self._outbox.folder} and are sent by `autotune report` or `autotune resume`."
+                f"{_messages(left)} for MLflow at {self.uri} could not be delivered "
+                f"({self._trouble or f'it has not answered within {timeout_s:g} s'}); they are kept in "
+                f"{self._outbox.folder} and are sent by `autotune report` or `autotune resume`."
             )
         return left
 
@@ -239,79 +267,91 @@ class Tracker:
 
     def _round(self) -> bool:
         """One try at everything that waits; False when the store did not take it for now."""
+        if not len(self._outbox):
+            return True
         quiet_warnings()
         try:
-            self._deliver_all()
+            with self._lock.held(_LOCK_S) as others_delivered:
+                if others_delivered:  # what this connection knows of the store's runs is out of date
+                    self._delivery = None
+                self._deliver_all()
+        except Busy as error:
+            self._trouble = str(error)
+            return False
         except Exception as error:  # noqa: BLE001 - stores, drivers and artifact plug-ins raise anything; none may cost a trial
             self._delivery = None
-            self._note(
-                f"MLflow at {self.uri} does not take the study's runs for now ({_short(error)}). The study goes on; what "
-                f"was not delivered is kept in {self._outbox.folder} and sent later."
-            )
+            self._trouble = _short(error)
+            if not self._settling:
+                self._note(
+                    f"MLflow at {self.uri} does not take the study's runs for now ({self._trouble}). The study goes on; "
+                    f"what was not delivered is kept in {self._outbox.folder} and sent later."
+                )
             return False
         return True
 
     def _deliver_all(self) -> None:
+        """Everything that waits for this store. The delivery lock is held."""
         from autotune.tracking.delivery import Delivery, was_rejected
 
+        self._outbox.refresh()
+        self._catch_up()
         waiting = [item for item in self._outbox.waiting() if item[1] not in self._rejected]
         if not waiting:
             return
+        self._trouble = ""
         if self._delivery is None:
             self._delivery = Delivery(
                 self.location,
                 study_id=self._study_id,
                 study_name=self._study_name,
+                study_dir=self._folder.parent,
                 run_id=self._run_id,
                 note=self._note,
             )
-            self._remember(self._delivery.run_id)
+            self._run_id = self._delivery.run_id
+            self._keep(self._state.with_run(self.location, self._delivery.run_id))
         for key, token, message in waiting:
             try:
-                self._delivery.deliver(key, message)
+                whole = self._delivery.deliver(key, message)
             except Exception as error:
                 if not was_rejected(error):
                     raise
                 self._rejected.add(token)
+                self._trouble = f"it refused {key}: {_short(error)}"
                 self._note(f"MLflow at {self.uri} refused {key} of the study ({_short(error)}).")
             else:
                 self._outbox.delivered(key, token)
+                if key == "front" and whole:
+                    digest = _front_digest(message["table"], message["selected"])
+                    self._keep(self._state.with_front(self.location, digest))
 
-    def _remember(self, run_id: str) -> None:
-        self._run_id = run_id
-        self._state["runs"][self.location.key] = run_id
-        self._state.setdefault("stores", {})[self.location.key] = self.location.shown
-        self._keep_state()
+    def _catch_up(self) -> None:
+        """With what other commands have kept since."""
+        kept = State.read(self._folder, self.location)
+        if kept is None:
+            return
+        if kept.study_id != self._state.study_id:
+            self._study_id = kept.study_id
+        self._state = kept
+        self._run_id = self._run_id or kept.runs.get(self.location.key)
 
-    def _keep_state(self) -> None:
+    def _keep(self, state: State) -> None:
+        changed, self._state = state != self._state, state
+        if not changed and (self._folder / FILE_NAME).exists():
+            return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_text(self._folder / "state.json", json.dumps(self._state))
+            state.write(self._folder)
         except OSError as error:
-            self._note(f"{self._folder / 'state.json'} cannot be written ({error}).")
+            self._note(f"{self._folder / FILE_NAME} cannot be written ({error}).")
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'s' if count != 1 else ''}"
 
 
 def _front_digest(table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> str:
     plain = json.dumps([[dict(row) for row in table], dict(selected or {})], sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    """Which study this is and which run it has in each store; new where there is none or it cannot be read."""
-    state: dict[str, Any] = {}
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        state = {}
-    if isinstance(state, dict) and isinstance(state.get("study_id"), str) and isinstance(state.get("runs"), dict):
-        return state
-    state = {"study_id": uuid4().hex, "runs": {}}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "state.json", json.dumps(state))
-    except OSError:
-        return state  # said aloud as soon as there is something to remember
-    return state
 
 
 def _short(error: BaseException) -> str:

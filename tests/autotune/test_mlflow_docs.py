@@ -93,10 +93,10 @@ def test_a_server_that_comes_late_gets_everything_by_report(home: Path, tmp_path
     options = {"mlflow-uri": server.address}
     assert "does not take the study's runs for now" in run(study, home, **options)
     pending = home / "studies" / "shared" / "tracking" / "pending"
-    assert len(list(pending.glob("trial-*.json"))) == 2
+    assert len(list(pending.glob("*/trial-*.json"))) == 2
     with server:
         run(report, home)
-        assert list(pending.glob("*.json")) == []
+        assert list(pending.glob("*/*.json")) == []
         client = MlflowClient(server.address)
         (run_of_study,) = client.search_runs(["1"], "tags.kind = 'study'")
         nested = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run_of_study.info.run_id}'")

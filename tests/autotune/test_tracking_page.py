@@ -101,6 +101,53 @@ def test_it_never_grows_beyond_the_limit_and_never_breaks_its_table(names: list[
         assert len(rows) - bool(rows) + (int(missing[1]) if missing else 0) == len(names)
 
 
+@pytest.mark.parametrize("members", [3, 24, 40, 400])
+@pytest.mark.parametrize("words", [20, 3000])
+def test_what_has_no_room_is_cut_between_words_and_rows_and_never_inside_a_link(members: int, words: int) -> None:
+    stems = (
+        "front",
+        "memory_parts",
+        "predicted",
+        "hypervolume",
+        "importance",
+        "parallel",
+        "epochs",
+        "memory_over_time",
+    )
+    figures = [
+        Figure(
+            title=title_of(stem),
+            image=HERE.content(f"page/{stem}.svg", "abcdef01"),
+            larger=HERE.artifact(f"{stem}.html"),
+        )
+        for stem in stems
+    ]
+    table = [{"number": number, "accuracy": 0.5} for number in range(members)]
+    explanation = " ".join(f"seed{number}:" for number in range(words))
+    text = description(table, {"explanation": explanation}, figures, HERE)
+    assert len(text) <= LONGEST_NOTE
+    assert all(f"![{plain(figure.title)}]({figure.image})" in text for figure in figures)
+    assert all(f"]({figure.larger})" in text for figure in figures)
+    shown = html.unescape(text.splitlines()[2])
+    cut = shown.removesuffix(" …")
+    assert explanation.startswith(cut)
+    assert cut.split() == explanation.split()[: len(cut.split())], "cut between words"
+    assert (shown != explanation) == (words == 3000 or (members == 400 and len(plain(explanation)) > 300))
+    rows = [row for row in rows_of(text) if row[0] != "trial"]
+    missing = re.search(r"And (\d+) more: front.csv", text)
+    assert len(rows) + (int(missing[1]) if missing else 0) == members
+    assert rows or members == 400
+    assert missing is None or len(cut) <= 300, "rows go only where the explanation is cut as far as it may be"
+
+
+def test_where_even_pictures_have_no_room_whole_ones_are_left_out() -> None:
+    figures = [Figure(title=f"Figure {number}", image="x" * 700, larger="y" * 300) for number in range(8)]
+    text = description([{"number": 1, "accuracy": 0.5}], {"explanation": "Because. " * 900}, figures, HERE)
+    assert len(text) <= LONGEST_NOTE
+    assert 1 <= text.count(f"({'x' * 700})") == text.count("![") < 8
+    assert text.count(f"({'y' * 300})") == text.count("![")
+
+
 @given(text=st.text(max_size=200))
 def test_a_name_reads_as_it_was_given_and_holds_no_markup(text: str) -> None:
     escaped = plain(text)

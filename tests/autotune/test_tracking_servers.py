@@ -66,7 +66,7 @@ def run_a_study_through_an_outage(uri: str, study: Path, stop: Callable[[], None
     later.finished("complete")
     assert later.close(timeout_s=120) == 0, later.notes
     assert later.run_id == tracker.run_id
-    assert not list((study / "tracking" / "pending").glob("*.json"))
+    assert not list((study / "tracking" / "pending").glob("*/*.json"))
     return str(later.run_id)
 
 
