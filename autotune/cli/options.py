@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -22,17 +21,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def load_plugins(plugins: list[str] | None) -> None:
-    """Import what a person wants registered."""
-    from autotune.errors import ConfigError
+    """Import what a person wants registered.
 
-    for name in plugins or ():
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"--plugin {name!r} cannot be imported: {error}. Give the name of a module that Python finds here "
-                "(one in this folder is found with PYTHONPATH=. in front of the command)."
-            ) from error
+    Raises:
+        ConfigError: a module cannot be imported.
+    """
+    from autotune.study.plugins import import_plugins
+
+    import_plugins(plugins or ())
 
 
 def absolute(source: str | None) -> str | None:

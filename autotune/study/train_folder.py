@@ -30,7 +30,9 @@ def require_own(work: Path) -> None:
     if not work.exists() and not work.is_symlink():
         return
     if work.is_symlink() or not work.is_dir():
-        raise StudyError(f"{work}, where the training would lie, is a file or a link: move it away, or give another --out.")
+        raise StudyError(
+            f"{work}, where the training would lie, is a file or a link: move it away, or give another --out."
+        )
     held = sorted(path.name for path in work.iterdir())
     if held and LOCK not in held and _BEGUN not in held:
         raise StudyError(

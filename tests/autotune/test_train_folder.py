@@ -8,7 +8,8 @@ import pytest
 
 from autotune.errors import StudyError
 from autotune.study.train import train_configuration
-from autotune.study.train_settings import Changes, TrainSettings, settings_from_file
+from autotune.study.train_settings import Changes, TrainSettings
+from autotune.study.train_sources import settings_from_file
 
 
 class Deaf:
