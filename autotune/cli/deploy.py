@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from autotune.cli.options import Json, Plugins, StudyDir, load_plugins
+from autotune.cli.options import Json, Plugins, StudyDir, absolute, load_plugins
 
 EXPORT_HELP = """Write a trained configuration as a folder that `sherl.load` reads.
 
@@ -23,6 +23,9 @@ Examples:
   autotune export model --trial 3 --merge
 
   autotune export model --torch-export --onnx
+
+The selected one is what the rule of the last `autotune select` picks now, confirmations since then included; exit code 5 where
+no member meets the rule any more.
 
 --register puts it into MLflow's model registry (the study's store, or MLFLOW_REGISTRY_URI) as its next version.
 """
@@ -56,6 +59,13 @@ def export(
         bool,
         typer.Option("--torch-export", help="Also write model.pt2, torch's own graph, and compare it with the model."),
     ] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The backbone, where it lies elsewhere now; it is compared.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export also where something was added to it.")
+    ] = False,
+    plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """See :data:`EXPORT_HELP`."""
@@ -64,7 +74,16 @@ def export(
     asked: dict[Literal["onnx", "pt2"], bool] = {"onnx": onnx, "pt2": torch_export}
     graphs = [form for form, wanted in asked.items() if wanted]
     exported = export_from_study(
-        study_dir, directory, trial=trial, register_as=register, alias=alias, merge=merge, graphs=graphs
+        study_dir,
+        directory,
+        trial=trial,
+        register_as=register,
+        alias=alias,
+        merge=merge,
+        graphs=graphs,
+        backbone=absolute(model),
+        plugins=plugin or (),
+        overwrite=overwrite,
     )
     typer.echo(json.dumps(exported.to_dict(), indent=2, ensure_ascii=False) if as_json else exported.explanation)
 

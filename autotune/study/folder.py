@@ -82,10 +82,17 @@ class StudyFolder:
         return StudyConfig.load(self.settings_file)
 
     def read_selection(self) -> dict[str, Any] | None:
-        """The last selection, or None."""
+        """The last selection, or None.
+
+        Raises:
+            StudyError: the file cannot be read as one.
+        """
         if not self.selection_file.exists():
             return None
-        read = json.loads(self.selection_file.read_text(encoding="utf-8"))
+        try:
+            read = json.loads(self.selection_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            read = None
         if not isinstance(read, dict):
             raise StudyError(
                 f"{self.selection_file} is no selection. Run `autotune select` again; it writes the file anew."

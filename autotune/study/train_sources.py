@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import ConfigError, StudyError
+from autotune.report import points_from
 from autotune.space.yaml_file import Document
 from autotune.study.folder import StudyFolder, find_folder
-from autotune.study.reading import read_only
+from autotune.study.reading import metric_of, read_only
+from autotune.study.selecting import selected_now
 from autotune.study.train_settings import Changes, TrainSettings, settle
 
 _OF_STUDY = ("model", "data", "max_length", "memory_cap", "plugins")
@@ -25,15 +27,14 @@ def settings_from_study(study_dir: str | Path | None, trial: int | None, changes
 
     Raises:
         StudyError: there is no such study or trial, or nothing is selected.
+        SelectionError: no member of the front meets the rule of the selection any more.
         ConfigError: a change is not allowed.
     """
     folder = find_folder(study_dir)
-    if trial is None:
-        selection = folder.read_selection()
-        if selection is None:
-            raise StudyError("Nothing is selected yet: run `autotune select` first, or give --trial NUMBER.")
-        trial = int(selection["point"]["number"])
     with read_only(folder) as record:
+        if trial is None:
+            points = points_from(record.trials(), metric_name=metric_of(folder))
+            trial = selected_now(folder, points)[0].point.number
         chosen = record.trial(trial)
     config = folder.settings()
     plain = {key: config.to_dict()[key] for key in _OF_STUDY}
