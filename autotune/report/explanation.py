@@ -86,8 +86,8 @@ def _left_behind(chosen: Point, stand: Standing, prefer: Preference) -> list[str
 
 def _preferred(point: Point, prefer: Preference) -> str:
     """The figure that is preferred, in words; "" where that is the metric."""
-    if prefer == "memory":
-        return f"{format_bytes(point.ranked_memory)} of tensor bytes"
+    if prefer == "memory" and point.memory is not None:
+        return f"{format_bytes(point.memory)} of tensor bytes"
     if prefer == "latency" and point.inference is not None:
         return f"answers one row in {format_latency(point.inference.latency_seconds)}"
     return ""

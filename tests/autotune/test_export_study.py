@@ -127,6 +127,11 @@ def test_a_condition_that_makes_no_sense_is_a_wrong_setting(study: StudyFolder) 
     assert "the least metric must be a finite number" in done.stderr
 
 
+def test_a_folder_that_is_no_model_is_wrong_input(tmp_path: Path) -> None:
+    done = autotune("predict", tmp_path / "nowhere", "good film", code=2)
+    assert "is no checkpoint" in done.stderr
+
+
 # ---- elsewhere
 
 
