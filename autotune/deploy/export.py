@@ -51,7 +51,8 @@ def export(
 
     Args:
         record: the trial; its outcome must hold a metric or at least have ended.
-        study_settings: read are ``name``, ``metric``, ``memory_cap`` (bytes) and ``data`` (kept in export.json); any may be missing.
+        study_settings: read are ``name``, ``metric``, ``memory_cap`` (bytes), ``data`` and ``unit`` (the last three are kept in
+            export.json); any may be missing.
         checkpoint_dir: the checkpoint that :func:`sherl.checkpoint.save_checkpoint` wrote for it.
         target: a new or empty folder, or an earlier export, which is replaced.
         info: for the card: ``data`` (a summary of the prepared data), ``selection`` (why this trial was chosen).
@@ -272,7 +273,7 @@ def _write_marker(build: Path, record: TrialRecord, settings: Mapping[str, Any])
         "candidate": asdict(record.candidate),
         "outcome": outcome,
         "test_metrics": record.test_metrics,
-        "settings": {key: value for key, value in settings.items() if key in ("data", "memory_cap")},
+        "settings": {key: value for key, value in settings.items() if key in ("data", "unit", "memory_cap")},
         "files": sorted([*(path.name for path in build.iterdir()), MARKER_FILE]),
     }
     text = json.dumps(marker, indent=2, ensure_ascii=False, default=str)

@@ -200,7 +200,9 @@ def _loaded(build: Path) -> Predictor:
 
 def settings_of(config: StudyConfig, metric: str) -> dict[str, Any]:
     """What an export tells of its study: data by name where all of it has one that means the same on other machines."""
-    plain = {"name": config.name, "metric": metric, "memory_cap": config.memory_cap}
+    plain: dict[str, Any] = {"name": config.name, "metric": metric, "memory_cap": config.memory_cap}
+    if config.data.get("unit", "row") != "row":  # which no task says
+        plain["unit"] = config.data["unit"]
     given = [config.data.get(part) for part in ("train", "valid", "test")]
     paths = [Path(source.partition("@")[2] or source) for source in given if source is not None]
     named = not any(path.is_absolute() or path.exists() for path in paths)

@@ -115,6 +115,8 @@ def _of_export(plain: Mapping[str, Any], file: Path, changes: Changes) -> dict[s
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file.parent} is no whole export ({error!r}): export the trial again.") from error
     settings = plain.get("settings") or {}
+    if settings.get("unit") is not None:
+        learnt["unit"] = settings["unit"]
     named = settings.get("data")
     said = {
         key: value for key, value in (named or {}).items() if value is not None and (key, value) != ("task", "auto")
@@ -125,6 +127,10 @@ def _of_export(plain: Mapping[str, Any], file: Path, changes: Changes) -> dict[s
         learnt["task"],
     ):  # what was of the other task goes with it
         data = {key: value for key, value in data.items() if key not in _OF_TASK}
+    if task.get("pair") and "text" in changes.data and "pair" not in changes.data:
+        raise ConfigError(
+            "The export answers for pairs of texts, and --text alone was given: name the column of the second text with --pair."
+        )
     if named is None and "train" not in changes.data:  # its rows lay in files of a machine, which no export tells
         data = {}
     return {**found, "data": data or None, "memory_cap": settings.get("memory_cap")}

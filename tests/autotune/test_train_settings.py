@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from autotune.config import StudyConfig
 from autotune.errors import ConfigError
+from autotune.study.exporting import settings_of
 from autotune.study.train_settings import Changes, TrainSettings
 from autotune.study.train_sources import settings_from_file
 from sherl.data import DataSpec
@@ -88,6 +90,21 @@ def test_an_export_is_trained_again_for_its_task(tmp_path: Path) -> None:
         assert settings.config.data == {**asked, **expected}
         assert settings.config.metric == task.metric
         assert settings.config.max_length == (None if task.image_size else 24)
+
+
+def test_an_export_of_pairs_needs_both_columns_and_one_of_a_stream_stays_one(tmp_path: Path) -> None:
+    pairs = export_of(tmp_path / "pairs", TaskSpec(kind="classification", metric="accuracy", pair=True))
+    rows = {"train": "rows.csv", "text": "a"}
+    with pytest.raises(ConfigError, match="pairs of texts, and --text alone was given"):
+        settings_from_file(pairs, None, Changes(data=rows))
+    assert settings_from_file(pairs, None, Changes(data={**rows, "pair": "b"})).config.data["pair"] == "b"
+    stream = export_of(tmp_path / "stream", TaskSpec(kind="language-modelling", metric="neg_loss"))
+    marker = json.loads((stream / "export.json").read_text())
+    config = StudyConfig(memory_cap="1GB", model="m", data={"train": str(tmp_path / "book.txt"), "unit": "stream"})
+    marker["settings"] = settings_of(config, "neg_loss")
+    (stream / "export.json").write_text(json.dumps(marker))
+    settings = settings_from_file(stream, None, Changes(data={"train": "book.txt"}))
+    assert settings.config.data["unit"] == "stream"
 
 
 def test_what_is_asked_for_goes_before_the_export_s_task(tmp_path: Path) -> None:
