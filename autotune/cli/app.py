@@ -72,12 +72,12 @@ app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
 
 def exit_code(error: Exception) -> int:
     """The exit code that scripts can trust for an error of this project."""
-    from sherl.errors import DataError, SpecError, UnknownNameError, UnsupportedBackboneError
+    from sherl.errors import CheckpointError, DataError, SpecError, UnknownNameError, UnsupportedBackboneError
 
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return code
-    wrong = DataError | SpecError | UnknownNameError | UnsupportedBackboneError
+    wrong = CheckpointError | DataError | SpecError | UnknownNameError | UnsupportedBackboneError
     return 2 if isinstance(error, wrong) else ending.EXIT_FAILED
 
 

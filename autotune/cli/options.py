@@ -21,7 +21,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def load_plugins(plugins: list[str] | None) -> None:
-    """Import what a person wants registered."""
+    """Import what a person wants registered.
+
+    Raises:
+        ConfigError: a module cannot be imported.
+    """
     from autotune import plugins as modules
 
     modules.load_plugins(plugins or ())

@@ -44,6 +44,8 @@ def select(
 ) -> None:
     """Pick one configuration of the front; it is what `autotune export` then writes.
 
+    The rule is kept: where trials or confirmations that came later change what it picks, export writes that.
+
     Members that were confirmed on other seeds come first, ranked by their mean. Says what comes next, and what 1 GB of device
     memory more or less would bring. Reads the study, never a test score.
 
@@ -65,5 +67,6 @@ def select(
         min_metric=min_metric,
         max_latency=None if max_latency is None else parse_latency(max_latency),
         prefer=prefer,
+        warn=lambda why: typer.echo(f"autotune: {why}", err=True),
     )
     typer.echo(json.dumps(selection.to_dict(), indent=2) if as_json else selection.text)

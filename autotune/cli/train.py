@@ -56,7 +56,17 @@ def train(
     text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
     pair: Annotated[str | None, typer.Option("--pair", help="Column of the second text of a pair.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of what is to be predicted.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="As of `autotune run`.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="As of `autotune run`, like the next six.")] = None,
+    template: Annotated[str | None, typer.Option("--template", help="Text-to-text: the input.")] = None,
+    target_length: Annotated[
+        int | None, typer.Option("--target-length", help="Text-to-text: tokens that no target may exceed.")
+    ] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="Language modelling: row or stream.")] = None,
+    image: Annotated[str | None, typer.Option("--image", help="Column of image paths.")] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels of each side of images.")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="What to maximise; default: what the configuration was chosen by.")
+    ] = None,
     study_rows: Annotated[
         bool, typer.Option("--study-rows", help="Learn from the study's training rows alone, not from all.")
     ] = False,
@@ -72,14 +82,16 @@ def train(
     from autotune.cli.display import Display
     from autotune.errors import ConfigError
     from autotune.study.train import train_configuration
-    from autotune.study.train_settings import Changes, settings_from_file, settings_from_study
+    from autotune.study.train_settings import Changes
+    from autotune.study.train_sources import settings_from_file, settings_from_study
 
     if configuration is not None and from_study is not None:
         raise ConfigError("CONFIG and --from-study were both given: give one of them.")
     load_plugins(plugin)
     given = {
         "train": absolute(train_rows), "valid": absolute(valid), "test": absolute(test), "text": text, "pair": pair,
-        "label": label, "task": task,
+        "label": label, "task": task, "template": template, "target_length": target_length, "unit": unit, "image": image,
+        "image_size": image_size, "metric": metric,
     }  # fmt: skip
     changes = Changes(
         memory_cap=memory_cap,
@@ -97,7 +109,6 @@ def train(
             settings = settings_from_file(configuration, trial, changes)
         else:
             settings = settings_from_study(from_study, trial, changes)
-        load_plugins(list(settings.config.plugins))
         result = train_configuration(settings, out, display, restart=restart, overwrite=overwrite)
     except KeyboardInterrupt:
         interrupted = True

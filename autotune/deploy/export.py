@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from autotune import __version__
 from autotune.deploy.card import model_card
-from autotune.errors import StudyError
+from autotune.errors import ConfigError, StudyError
 from autotune.outcome import TrialRecord
 
 MARKER_FILE = "export.json"
@@ -44,20 +44,26 @@ def export(
     info: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     further: Callable[[Path], None] | None = None,
+    backbone: str | None = None,
+    tokenizer: Path | None = None,
 ) -> ExportedModel:
     """Write the model of a finished trial into ``target``, whole or not at all.
 
     Args:
         record: the trial; its outcome must hold a metric or at least have ended.
-        study_settings: read are ``name``, ``metric``, ``memory_cap`` (bytes) and ``data`` (kept in export.json); any may be missing.
+        study_settings: read are ``name``, ``metric``, ``memory_cap`` (bytes), ``data`` and ``unit`` (the last three are kept in
+            export.json); any may be missing.
         checkpoint_dir: the checkpoint that :func:`sherl.checkpoint.save_checkpoint` wrote for it.
         target: a new or empty folder, or an earlier export, which is replaced.
         info: for the card: ``data`` (a summary of the prepared data), ``selection`` (why this trial was chosen).
         overwrite: also replace an earlier export that holds files which the export did not write.
         further: writes more files into the folder, which :func:`sherl.load` reads already, before it is put in its place;
             what it raises leaves nothing behind.
+        backbone: where the backbone lies now (a folder or a hub id), if not where the checkpoint says; it is compared.
+        tokenizer: a folder of the tokenizer's files; None: they are taken from the backbone.
 
     Raises:
+        ConfigError: ``backbone`` is not the one that the checkpoint was trained on.
         StudyError: the trial has not ended, its checkpoint is missing or damaged, or ``target`` holds other things.
     """
     target = Path(target).expanduser().absolute()
@@ -65,6 +71,9 @@ def export(
     if record.outcome is None:
         raise StudyError(f"Trial {record.number} still runs: export it when it has ended.")
     manifest = _manifest(checkpoint, record.number)
+    if backbone is not None:
+        _require_backbone(checkpoint, backbone)
+        manifest["backbone"]["source"] = _portable(backbone)
     require_target(target, overwrite=overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +86,7 @@ def export(
         if manifest["task"].get("image_size"):
             _save_image_settings(manifest["task"], build)
         else:
-            _save_tokenizer(manifest["backbone"]["source"], build)
+            _save_tokenizer(manifest["backbone"]["source"], build, tokenizer)
         (build / "requirements.txt").write_text(_requirements(manifest), encoding="utf-8")
         card = model_card(
             record,
@@ -120,6 +129,19 @@ def _manifest(checkpoint: Path, number: int) -> dict[str, Any]:
     return manifest
 
 
+def _require_backbone(checkpoint: Path, backbone: str) -> None:
+    """Raises:
+    ConfigError: it cannot be loaded, or is another than the checkpoint's.
+    """
+    from sherl.checkpoint import load_checkpoint
+    from sherl.errors import CheckpointError
+
+    try:
+        load_checkpoint(checkpoint, backbone=backbone)
+    except CheckpointError as error:
+        raise ConfigError(f"--model {backbone!r} does not fit the trial: {error}") from error
+
+
 def _portable(source: str | None) -> str | None:
     from sherl.backbones import resolve_source
     from sherl.errors import SherlError
@@ -159,7 +181,7 @@ def require_target(target: Path, *, overwrite: bool = False) -> None:
     if foreign and not overwrite:
         raise StudyError(
             f"{target} is an earlier export that something was added to ({', '.join(foreign[:5])}), which replacing it "
-            "would delete: move that away, or give another folder."
+            "would delete: move that away, give another folder, or --overwrite."
         )
 
 
@@ -183,26 +205,25 @@ def _copy_checkpoint(checkpoint: Path, build: Path, manifest: Mapping[str, Any],
     (build / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def _save_tokenizer(source: str | None, build: Path) -> None:
+def _save_tokenizer(source: str | None, build: Path, kept: Path | None) -> None:
     """The tokenizer's files, so that the folder does not lean on where the backbone came from for them."""
     from sherl.backbones import load_tokenizer
+    from sherl.data.tokenizer_files import save_tokenizer
     from sherl.errors import SherlError
 
+    if kept is not None:
+        shutil.copytree(kept, build, dirs_exist_ok=True)
+        return
     if source is None:
         return
     try:
         tokenizer = load_tokenizer(source)
     except (SherlError, OSError) as error:
         raise StudyError(
-            f"The tokenizer of the backbone {source!r} cannot be loaded for the export: {error}"
+            f"The tokenizer of the backbone {source!r} cannot be loaded for the export: {error} Where the backbone lies "
+            "elsewhere now, say so with --model."
         ) from error
-    tokenizer.save_pretrained(build)
-    config = build / "tokenizer_config.json"
-    if config.is_file():
-        plain = json.loads(config.read_text(encoding="utf-8"))
-        for key in ("name_or_path", "_name_or_path"):  # where it lay on this machine
-            plain.pop(key, None)
-        config.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_tokenizer(tokenizer, build)
 
 
 def _save_image_settings(task: Mapping[str, Any], build: Path) -> None:
@@ -252,7 +273,7 @@ def _write_marker(build: Path, record: TrialRecord, settings: Mapping[str, Any])
         "candidate": asdict(record.candidate),
         "outcome": outcome,
         "test_metrics": record.test_metrics,
-        "settings": {key: value for key, value in settings.items() if key in ("data", "memory_cap")},
+        "settings": {key: value for key, value in settings.items() if key in ("data", "unit", "memory_cap")},
         "files": sorted([*(path.name for path in build.iterdir()), MARKER_FILE]),
     }
     text = json.dumps(marker, indent=2, ensure_ascii=False, default=str)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import yaml
@@ -25,7 +27,9 @@ _FIRST_LINES = {
     r"Mozilla Public License": "mpl-2.0",
 }
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", flags=re.DOTALL)
+_CARD = "README.md"
 _HUB_SECONDS = 5.0
+_MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def licence_of(source: str | None) -> Licence:
 
 
 def _of_folder(folder: Path, source: str, shown: str) -> Licence:
-    named = _of_card(folder / "README.md")
+    named = _of_card(folder / _CARD)
     if named is not None:
         return Licence(named, f"by {shown}")
     for name in _FILES:
@@ -80,9 +84,16 @@ def _of_folder(folder: Path, source: str, shown: str) -> Licence:
 def _of_card(card: Path) -> str | None:
     """The licence that a card's front matter names; None without one."""
     try:
-        matter = _FRONT_MATTER.match(card.read_text(encoding="utf-8"))
+        return _of_words(card.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _of_words(card: str) -> str | None:
+    matter = _FRONT_MATTER.match(card)
+    try:
         plain = yaml.safe_load(matter[1]) if matter else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except yaml.YAMLError:
         return None
     if not isinstance(plain, dict):
         return None
@@ -102,12 +113,25 @@ def _of_text(file: Path) -> str | None:
 
 
 def _of_hub(name: str) -> Licence:
-    from huggingface_hub import hf_hub_download
+    """By the card in the local cache, else by the hub's own: asked once, since a card waits for nobody."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import HFValidationError
 
     unknown = Licence(UNKNOWN, f"look at https://huggingface.co/{name}")
-    try:  # what is cached already is taken where the hub does not answer
-        named = _of_card(Path(hf_hub_download(name, "README.md", etag_timeout=_HUB_SECONDS)))
-    except (OSError, HFValidationError):  # the hub's own errors are OSErrors
+    try:
+        cached = try_to_load_from_cache(name, _CARD)
+        url = hf_hub_url(name, _CARD)
+    except HFValidationError:
         return unknown
+    if isinstance(cached, str):
+        named = _of_card(Path(cached))
+    elif HF_HUB_OFFLINE:
+        return unknown
+    else:
+        try:
+            with urllib.request.urlopen(url, timeout=_HUB_SECONDS) as answer:
+                named = _of_words(answer.read(_MOST_BYTES).decode("utf-8", errors="replace"))
+        except (OSError, HTTPException):
+            return unknown
     return Licence(named, f"by its card at https://huggingface.co/{name}") if named else unknown

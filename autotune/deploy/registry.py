@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,17 +139,27 @@ def _require_answers(directory: Path, config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _stores(tracking_uri: str, registry_uri: str | None) -> Iterator[None]:
-    """MLflow's functions write to these stores inside."""
+    """MLflow's functions write to these stores inside; behind it they find theirs as before, one that nobody set as well."""
     import mlflow
 
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    variables = {name: os.environ.get(name) for name in names}
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(registry_uri or tracking_uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(None)  # setting one also writes its variable, unsetting that of the registry leaves it
+        mlflow.set_registry_uri(None)
+        for name, value in variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        if mlflow.get_tracking_uri() != before[0]:  # it was set, and its variable was changed since
+            mlflow.set_tracking_uri(before[0])
+        if mlflow.get_registry_uri() != before[1]:
+            mlflow.set_registry_uri(before[1])
 
 
 def _run_of(client: Any, record: TrialRecord, study_id: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from autotune.errors import SelectionError
+from autotune.errors import ConfigError
 from autotune.report.front import Point
 from autotune.report.ranking import worth
 from autotune.units import format_bytes, format_latency
@@ -70,7 +70,7 @@ class Rule:
     straight line between the two ends of what is left.
 
     Raises:
-        SelectionError: a condition makes no sense; all problems are named.
+        ConfigError: a condition makes no sense; all problems are named.
     """
 
     memory_cap: int | None = None
@@ -93,7 +93,7 @@ class Rule:
         if self.prefer not in get_args(Preference):
             problems.append(f"prefer must be one of {', '.join(get_args(Preference))}, {self.prefer!r} was given")
         if problems:
-            raise SelectionError("Selection: " + "; ".join(problems) + ".")
+            raise ConfigError(problems, where="selection")
 
     @property
     def conditions(self) -> list[Condition]:

@@ -76,8 +76,8 @@ def select(
 
     Raises:
         SelectionError: nothing completed, or no member of the front meets the conditions; the message says what was
-            asked and which member comes nearest. Also where a condition makes no sense, or asks for figures that were
-            measured for no member.
+            asked and which member comes nearest. Also where a condition asks for figures that were measured for no member.
+        ConfigError: a condition makes no sense.
     """
     rule = Rule(
         memory_cap=memory_cap,

@@ -92,13 +92,13 @@ class StudyFolder:
         """The last selection, or None.
 
         Raises:
-            StudyError: the file is damaged.
+            StudyError: the file cannot be read, or is damaged.
         """
         if not self.selection_file.exists():
             return None
         try:
             read = json.loads(self.selection_file.read_text(encoding="utf-8"))
-        except ValueError:  # cut off, or no UTF-8
+        except (OSError, ValueError):  # cut off, or no UTF-8
             read = None
         if not (isinstance(read, dict) and _is_rule(read.get("rule", {}))):
             raise StudyError(

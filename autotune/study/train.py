@@ -25,7 +25,15 @@ from autotune.study.prediction import predictor_for
 from autotune.study.preparing import prepared_data
 from autotune.study.scoring import run_alone
 from autotune.study.suits import require_model_suits
-from autotune.study.train_folder import LOCK, as_begun, clear, has_begun, keep_beginning, work_folder
+from autotune.study.train_folder import (
+    LOCK,
+    as_begun,
+    clear,
+    has_begun,
+    keep_beginning,
+    require_own,
+    work_folder,
+)
 from autotune.study.train_result import TrainListener, TrainResult
 from autotune.study.train_settings import TrainSettings
 from autotune.trial.ancestry import Ancestor
@@ -64,7 +72,8 @@ def train_configuration(
         restart: throw away what was begun. overwrite: replace an earlier export in ``out``.
 
     Raises:
-        StudyError: ``out`` holds something, another driver trains into it, or what was begun there is another run.
+        StudyError: ``out`` or ``<out>.training`` holds something else, another driver trains into it, or what was begun there
+            is another run.
         NothingFitsError: no memory plan fits the cap, or the run went over it all the same.
         ConfigError, DataError, SpecError: settings or data have problems.
         AutotuneError: the training failed; the message says how.
@@ -72,6 +81,7 @@ def train_configuration(
     out = out.expanduser().absolute()
     work = StudyFolder(work_folder(out))
     require_target(out, overwrite=overwrite)
+    require_own(work.path)
     begun = work.path.exists()
     if out.exists() and any(out.iterdir()) and not begun and not overwrite:
         raise StudyError(

@@ -21,6 +21,26 @@ def work_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.training")
 
 
+def require_own(work: Path) -> None:
+    """Look at where a training is to lie before anything is written or deleted there.
+
+    Raises:
+        StudyError: it holds things, and nothing that tells of a training.
+    """
+    if not work.exists() and not work.is_symlink():
+        return
+    if work.is_symlink() or not work.is_dir():
+        raise StudyError(
+            f"{work}, where the training would lie, is a file or a link: move it away, or give another --out."
+        )
+    held = sorted(path.name for path in work.iterdir())
+    if held and LOCK not in held and _BEGUN not in held:
+        raise StudyError(
+            f"{work}, where the training would lie, holds other things ({', '.join(held[:5])}), which it would delete: move "
+            "them away, or give another --out."
+        )
+
+
 def has_begun(work: Path) -> bool:
     """Whether a plan was chosen here already."""
     return (work / _BEGUN).exists()

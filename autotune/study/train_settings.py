@@ -1,27 +1,27 @@
-"""What ``autotune train`` trains: read from a study, from an export, or from a file that a person wrote."""
+"""What ``autotune train`` trains, and how what was given is judged: all problems at once."""
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from autotune.config import StudyConfig
-from autotune.errors import ConfigError, StudyError
+from autotune.errors import ConfigError
 from autotune.outcome import Candidate
-from autotune.space.yaml_file import Document
-from autotune.study.folder import StudyFolder, find_folder
-from autotune.study.reading import read_only
+from autotune.plugins import load_plugins
 from sherl.data import DataSpec
 from sherl.errors import SherlError
 from sherl.methods import method_from_dict
 from sherl.spec import TrainingConfig
 
-_OF_STUDY = ("model", "data", "max_length", "memory_cap", "metric", "plugins")
-_KEYS = ("method", "training", "seed", *_OF_STUDY)
+_EXAMPLES = {
+    "training": "{learning_rate: 1e-3, batch_size: 16, epochs: 4}",
+    "data": "{train: rows.csv, text: review, label: stars}",
+}
+_MOST = 2**31 - 1
+"""The highest seed, as of a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What the command line sets instead; None and {} leave it as it is. whole: all training rows, not the study's."""
+    """What the command line sets instead; None and {} leave it as it is. data: settings of :class:`sherl.data.DataSpec`.
+    whole: all training rows, not the study's."""
 
     memory_cap: str | None = None
     epochs: int | None = None
@@ -66,142 +67,120 @@ class Changes:
     threads: int | None = None
 
 
-def settings_from_study(study_dir: str | Path | None, trial: int | None, changes: Changes) -> TrainSettings:
-    """A trial of a study: the one asked for, else the selected one.
+def settle(plain: Mapping[str, Any], changes: Changes, *, number: int, where: str, came_from: str) -> TrainSettings:
+    """Settings with the changes in them, all judged at once. Their plugins are imported first.
+
+    plain: ``method``, ``training``, ``model``, ``data``, ``memory_cap``, ``max_length``, ``metric``, ``seed``, ``plugins``.
 
     Raises:
-        StudyError: there is no such study or trial, or nothing is selected.
-        ConfigError: a change is not allowed.
+        ConfigError: settings are missing, of the wrong kind, not allowed, or say two things of one; all are named.
     """
-    folder = find_folder(study_dir)
-    if trial is None:
-        selection = folder.read_selection()
-        if selection is None:
-            raise StudyError("Nothing is selected yet: run `autotune select` first, or give --trial NUMBER.")
-        trial = int(selection["point"]["number"])
-    with read_only(folder) as record:
-        chosen = record.trial(trial)
-    config = folder.settings()
-    plain = {key: config.to_dict()[key] for key in _OF_STUDY}
-    found = {"method": chosen.candidate.method, "training": chosen.candidate.training, "seed": chosen.seed, **plain}
-    return _settled(found, changes, number=trial, where=str(folder.path), came_from=f"trial {trial} of {config.name}")
-
-
-def settings_from_file(path: Path, trial: int | None, changes: Changes) -> TrainSettings:
-    """A file of settings, an export (its folder or export.json), or a study's front.json.
-
-    A file of settings is YAML or JSON with ``method`` (its name, or a mapping with ``name``), ``training`` (learning_rate,
-    batch_size, epochs, ...), ``model``, ``data`` (train, text, label, ...), ``memory_cap``, ``max_length``, ``metric``, ``seed``.
-
-    Raises:
-        ConfigError: the file cannot be read, or settings are missing, unknown or not allowed; all are named.
-        StudyError: a front.json lies in no study.
-    """
-    path = path.expanduser()
-    if path.is_dir() and StudyFolder(path).settings_file.is_file():
-        return settings_from_study(path, trial, changes)
-    file = path / "export.json" if path.is_dir() else path
-    if not file.is_file():
-        raise ConfigError(
-            f"{path} is no file of settings{' and no export' if path.is_dir() else ''}: give a YAML or JSON file, the folder of "
-            "an export, or a study with --from-study."
-        )
-    plain = _read(file)
-    if "front" in plain:
-        if not StudyFolder(file.parent.parent).settings_file.is_file():
-            raise StudyError(
-                f"{file} is a front whose study is not beside it: give the study with --from-study DIR and --trial NUMBER."
-            )
-        return settings_from_study(file.parent.parent, trial, changes)
-    if trial is not None:
-        raise ConfigError(f"--trial names a trial of a study, and {file} is none: leave it out, or give --from-study.")
-    if plain.get("format") == "autotune-export":
-        number, came_from = int(plain["trial"]), f"the export in {file.parent.name}"
-        return _settled(_of_export(plain, file), changes, number=number, where=str(file), came_from=came_from)
-    unknown = [
-        f"{key}: unknown{_near(key)} Known are: {', '.join(_KEYS)}." for key in plain if key not in _KEYS
-    ]  # fmt: skip
-    if unknown:
-        raise ConfigError(unknown, where=str(file))
-    return _settled(plain, changes, number=0, where=str(file), came_from=file.name)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        if file.suffix == ".json":
-            plain = json.loads(file.read_text(encoding="utf-8"))
-        else:
-            document = Document(file)
-            if document.problems:
-                raise ConfigError(document.problems, where=str(file))
-            plain = document.values
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{file} cannot be read as settings: {error}.") from error
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{file} must hold a mapping of settings, it holds a {type(plain).__name__}.")
-    return plain
-
-
-def _of_export(plain: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Method and training of an export, with model and length from the checkpoint's own file beside it."""
-    try:
-        checkpoint = json.loads((file.parent / "sherl.json").read_text(encoding="utf-8"))
-        task = checkpoint["task"]
-        found = {
-            "method": plain["candidate"]["method"],
-            "training": plain["candidate"]["training"],
-            "seed": plain["seed"],
-            "model": checkpoint["backbone"]["source"],
-            "max_length": None if task.get("image_size") else checkpoint["max_length"],
-            "metric": task["metric"],
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file.parent} is no whole export ({error!r}): export the trial again.") from error
-    settings = plain.get("settings") or {}
-    return {**found, **{key: settings[key] for key in ("data", "memory_cap") if settings.get(key) is not None}}
-
-
-def _settled(plain: Mapping[str, Any], changes: Changes, *, number: int, where: str, came_from: str) -> TrainSettings:
-    """Settings with the changes in them, all judged at once."""
-    problems = []
-    training = dict(plain.get("training") or {}) if isinstance(plain.get("training") or {}, Mapping) else {}
-    seed = changes.seed if changes.seed is not None else plain.get("seed", 0)
-    if changes.epochs is not None:
-        training["epochs"] = changes.epochs
-    method: dict[str, Any] = {}
-    try:
-        method = method_from_dict(plain.get("method")).to_dict()
-    except SherlError as error:
-        problems.append(f"method: {error}")
-    try:
-        TrainingConfig.from_dict({**training, "seed": seed})
-    except (SherlError, TypeError) as error:
-        problems.append(f"training: {error}")
-    if plain.get("data") is None and not changes.data:
-        problems.append(
-            "data: missing; say it with --train FILE (and --text, --label), or take a study with --from-study."
-        )
-    data = {**dict(plain.get("data") or {}), **changes.data}
-    data |= {"whole_train": True} if changes.whole else {}
+    problems: list[str] = []
+    method = _method(plain, problems)
+    training = _mapping(plain, "training", problems)
+    data = _mapping(plain, "data", problems)
+    seed = _seed(plain, training or {}, changes, problems)
+    if training is not None:
+        training = _training(training, changes, problems)
+    if data is not None:
+        metric = _metric(plain, data, changes, problems)
+        data = _data(plain, {**data, "metric": metric}, changes, problems)
+        plain = {**plain, "metric": metric}
     cap = changes.memory_cap or plain.get("memory_cap")
     if cap is None:
         problems.append("memory_cap: missing; give --memory-cap, e.g. 8GB.")
-    try:
-        DataSpec.from_dict(data)
-    except (SherlError, TypeError) as error:
-        problems.append(f"data: {error}")
     rest = {key: plain[key] for key in ("max_length", "metric", "plugins") if plain.get(key) is not None}
-    settings = {"model": changes.model or plain.get("model"), "data": data, "threads": changes.threads, **rest}
+    settings = {"model": changes.model or plain.get("model"), "data": data or {}, "threads": changes.threads, **rest}
     try:
         config = StudyConfig.parse({**settings, "memory_cap": cap or 1}, where=where)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems], where=where) from error
     if problems:
         raise ConfigError(problems, where=where)
-    candidate = Candidate(method=method, training=training, params={})
-    return TrainSettings(config=config, candidate=candidate, seed=int(seed), number=number, came_from=came_from)
+    candidate = Candidate(method=method, training=training or {}, params={})
+    return TrainSettings(config=config, candidate=candidate, seed=seed, number=number, came_from=came_from)
+
+
+def _method(plain: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """With all its settings; the plugins may register it."""
+    plugins = plain.get("plugins")
+    try:
+        if isinstance(plugins, (list, tuple)) and all(isinstance(name, str) for name in plugins):
+            load_plugins(plugins)
+        return method_from_dict(plain.get("method")).to_dict()
+    except ConfigError as error:
+        problems += error.problems
+    except SherlError as error:
+        problems.append(f"method: {error}")
+    return {}
+
+
+def _mapping(plain: Mapping[str, Any], key: str, problems: list[str]) -> dict[str, Any] | None:
+    """A setting that holds others; None where it is something else."""
+    value = plain.get(key)
+    if value is None or isinstance(value, Mapping):
+        return dict(value or {})
+    problems.append(f"{key}: it must hold a mapping of settings, {value!r} was given; e.g. {key}: {_EXAMPLES[key]}.")
+    return None
+
+
+def _seed(plain: Mapping[str, Any], training: Mapping[str, Any], changes: Changes, problems: list[str]) -> int:
+    """The seed of the command line, of the settings or of those of the training; 0 where none of them says one."""
+    named = {"--seed": changes.seed, "seed": plain.get("seed"), "training.seed": training.get("seed")}
+    given = {name: value for name, value in named.items() if value is not None}
+    wrong = [
+        f"{name}: it must be a whole number from 0 to {_MOST}, {value!r} was given."
+        for name, value in given.items()
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST
+    ]
+    if wrong:
+        problems += wrong
+        return 0
+    if changes.seed is None and len(set(given.values())) > 1:
+        problems.append(f"seed: {given['seed']} was given, and as training.seed {given['training.seed']}: give one.")
+    return next(iter(given.values()), 0)
+
+
+def _training(training: Mapping[str, Any], changes: Changes, problems: list[str]) -> dict[str, Any]:
+    """Without the seed, which stands beside it."""
+    settled = {key: value for key, value in training.items() if key != "seed"}
+    if changes.epochs is not None:
+        settled["epochs"] = changes.epochs
+    wrong = [
+        f"training.{key}: it must be a number, {value!r} was given."
+        for key, value in settled.items()
+        if key != "precision" and not (value is None or isinstance(value, (int, float)))
+    ]
+    problems += wrong
+    try:
+        if not wrong:
+            TrainingConfig.from_dict(settled)
+    except (SherlError, TypeError) as error:
+        problems.append(f"training: {error}")
+    return settled
+
+
+def _metric(plain: Mapping[str, Any], data: Mapping[str, Any], changes: Changes, problems: list[str]) -> Any:
+    """What is maximised: by the command line, by the settings or by those of the data; None is the task's own."""
+    asked = changes.data.get("metric")
+    named, inner = plain.get("metric"), data.get("metric")
+    if asked is None and None not in (named, inner) and named != inner:
+        problems.append(f"metric: {named!r} was given, and as data.metric {inner!r}: give one.")
+    return next((name for name in (asked, named, inner) if name is not None), None)
+
+
+def _data(plain: Mapping[str, Any], data: dict[str, Any], changes: Changes, problems: list[str]) -> dict[str, Any]:
+    """With the changes in it."""
+    if plain.get("data") is None and "train" not in changes.data:
+        problems.append(
+            "data: missing; say it with --train FILE (and --text, --label), or take a study with --from-study."
+        )
+    settled = {**data, **changes.data, **({"whole_train": True} if changes.whole else {})}
+    try:
+        DataSpec.from_dict(settled)
+    except (SherlError, TypeError) as error:
+        problems.append(f"data: {error}")
+    return {key: value for key, value in settled.items() if key != "metric" or value is not None}
 
 
 def with_plan(settings: TrainSettings, plan: Mapping[str, Any]) -> TrainSettings:
@@ -217,8 +196,3 @@ def differences(kept: Mapping[str, Any], now: TrainSettings) -> list[str]:
         for key in wanted
         if kept.get(key) != wanted[key]
     ]
-
-
-def _near(key: object) -> str:
-    near = difflib.get_close_matches(str(key), _KEYS, n=1)
-    return f"; did you mean {near[0]}?" if near else "."

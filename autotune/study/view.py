@@ -15,7 +15,7 @@ from autotune.search.rows import identity
 from autotune.space import shape_key
 from autotune.study.folder import StudyFolder, find_folder, study_dir_option
 from autotune.study.reading import metric_of, read_only
-from autotune.study.selecting import current_selection
+from autotune.study.selecting import current_selection, unmet_rule
 from autotune.study.showing import Front, send_waiting, store_words
 from autotune.units import format_bytes
 
@@ -127,6 +127,8 @@ def _closing(
     ]
     if selection is not None:
         lines.append(f"Selected: {selection.explanation}")
+    elif (unmet := unmet_rule(folder, points)) is not None:
+        lines.append(f"Selected: nothing. {unmet}")
     lines.append(f"Report: {paths.report_html}; MLflow: {store_words(folder, config)}")
     ended = {identity(record.candidate) for record in records if record.outcome and not _interrupted(record)}
     if any(_interrupted(record) and identity(record.candidate) not in ended for record in records):

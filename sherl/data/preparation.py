@@ -21,6 +21,7 @@ from sherl.data.settings import DataSpec
 from sherl.data.sources import Sources, read_settled
 from sherl.data.summary import summary_of
 from sherl.data.tagged import tag_rows
+from sherl.data.tokenizer_files import TOKENIZER, save_tokenizer
 from sherl.data.writing import check_key, existing, key_of, write_meta, write_whole
 
 
@@ -107,6 +108,7 @@ def prepare_with(
     def write(folder: Path) -> None:
         for part, examples in rows.reading.parts.items():
             save_part(folder, part, rows.encoded[part], examples.texts, rows.labels[part], types=types)
+        save_tokenizer(tokenizer, folder / TOKENIZER)
         write_meta(folder, meta)
 
     write_whole(directory, write)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from sherl.data.encoded import EncodedPart
 from sherl.data.image_part import ImagePart
+from sherl.data.tokenizer_files import TOKENIZER
 from sherl.errors import DataError, SpecError
 from sherl.forms import TensorForm, widest
 from sherl.spec import TaskSpec
@@ -73,6 +74,12 @@ class PreparedData:
         """Tokens at which rows were cut; None where nothing bounds them."""
         value = self._meta["max_length"]
         return None if value is None else int(value)
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """The files of the tokenizer that made the ids; None for images, and where an earlier version kept none."""
+        folder = self.directory / TOKENIZER
+        return folder if folder.is_dir() else None
 
     @property
     def has_token_types(self) -> bool:

@@ -15,6 +15,7 @@ from sherl.data.parting import PARTS
 from sherl.data.prepared import FORMAT_VERSION, META, PreparedData
 from sherl.data.settings import DataSpec
 from sherl.data.sources import Sources
+from sherl.data.tokenizer_files import TOKENIZER
 from sherl.errors import DataError
 
 ENDINGS = (".safetensors", ".texts.jsonl", ".npy")
@@ -33,7 +34,7 @@ def key_of(spec: DataSpec, sources: Sources, **further: Any) -> dict[str, Any]:
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """``meta.json``, with the size of every other file that lies in the folder."""
-    files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in _files_of(folder)}
     whole = {"format_version": FORMAT_VERSION, "parts": list(PARTS), **meta, "files": files}
     (folder / META).write_text(json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -54,7 +55,7 @@ def existing(directory: Path) -> PreparedData | None:
 
 
 def _ours(name: str) -> bool:
-    return name == META or name in {f"{part}{end}" for part in PARTS for end in ENDINGS}
+    return name in (META, TOKENIZER) or name in {f"{part}{end}" for part in PARTS for end in ENDINGS}
 
 
 def check_key(existing: PreparedData, key: dict[str, Any]) -> None:
@@ -86,13 +87,17 @@ def write_whole(directory: Path, write: Callable[[Path], None]) -> None:
             ready = temporary / "ready"
             ready.mkdir()
             write(ready)
-            for file in ready.iterdir():
+            for file in _files_of(ready):
                 _flush(file)
             install_folder(ready, directory, intact=_finished)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise DataError(f"The prepared data cannot be written to {directory}: {error}.") from error
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _flush(file: Path) -> None:

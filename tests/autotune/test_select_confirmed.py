@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.errors import SelectionError
+from autotune.errors import ConfigError, SelectionError
 from autotune.outcome import Confirmation, InferenceFigures, MemoryFigures, Outcome, Status
 from autotune.report import pareto_front, points_from, select
 from autotune.report.front import Point
@@ -148,6 +148,54 @@ def test_what_answering_takes_can_be_asked_for() -> None:
         select([quick, slow], inference_memory_cap=GB - 1)
 
 
+def test_the_reason_claims_no_more_than_the_order_compared() -> None:
+    """Unconfirmed, failing and beaten members may be ahead in what is preferred; they were not compared."""
+    quick, slow = replace(STEADY, inference=answering(0.03, GB)), replace(BEST, inference=answering(0.05, GB))
+    small = replace(point(8, 0.5, GB), inference=answering(0.01, GB))
+    shaky = replace(confirmed(4, 0.4, GB // 2, (0.5,), tried=3), inference=answering(0.02, GB))
+    front = [small, quick, slow, shaky]
+
+    least = select(front, prefer="memory").explanation
+    assert "Trial 1, " in least
+    assert "has the least peak of tensor bytes of 2 confirmed members of the front. " in least
+    assert "Trial 8 (1.00 GB (0.93 GiB) of tensor bytes, unconfirmed) comes after those that are confirmed" in least
+    assert "Trial 4 (500.00 MB (476.84 MiB) of tensor bytes) comes last: less than half" in least
+
+    soonest = select(front, prefer="latency").explanation
+    assert "answers one row soonest of 2 confirmed members of the front. " in soonest
+    assert "Trial 8 (answers one row in 10.0 ms, unconfirmed) comes after those that are confirmed" in soonest
+    assert "Trial 4 (answers one row in 20.0 ms) comes last" in soonest
+
+    highest = select([*front, point(9, 0.99, 9 * GB)], max_latency=1.0).explanation
+    assert "has the highest mean validation accuracy of 2 confirmed members of the front that answer one row" in highest
+    assert "within 1.00 s (1 of 5 do not). " in highest
+    assert "Trial 8" not in highest, "it is ahead in nothing that is preferred"
+    assert "is the only confirmed one of 3 members of the front. " in select([small, quick, shaky]).explanation
+    assert "of 2 unconfirmed members of the front. " in select([small, point(9, 0.99, 9 * GB), shaky]).explanation
+    assert "of 2 members of the front. " in select([small, point(9, 0.99, 9 * GB)]).explanation
+
+
+def test_a_beaten_member_is_named_by_what_is_preferred_and_not_counted() -> None:
+    quick = replace(LUCKY, inference=answering(0.01, GB))
+    others = [replace(STEADY, inference=answering(0.03, GB)), replace(BEST, inference=answering(0.05, GB))]
+    chosen = select([*others, quick], prefer="latency")
+    assert chosen.point.number == 1
+    assert (
+        "answers one row soonest of 2 confirmed members of the front that are still recommended. " in chosen.explanation
+    )
+    assert "Trial 2 (answers one row in 10.0 ms) is no longer recommended: accuracy 0.76" in chosen.explanation
+    alone = select([others[0], quick], max_latency=1.0, prefer="latency").explanation
+    assert "is the only confirmed one that is still recommended of 2 members of the front that answer" in alone
+
+
+def test_a_member_that_alone_was_measured_is_not_said_to_be_the_soonest() -> None:
+    measured = replace(STEADY, inference=answering(0.03, GB))
+    explanation = select([measured, BEST], prefer="latency").explanation
+    assert "is the only member of the front of which it is known what answering takes" in explanation
+    assert "soonest" not in explanation
+    assert "do not" not in explanation
+
+
 @pytest.mark.parametrize("rule", [{"max_latency": 1.0}, {"inference_memory_cap": GB}, {"prefer": "latency"}])
 def test_figures_that_nobody_measured_are_asked_for_in_vain_and_the_way_is_said(rule: dict) -> None:  # type: ignore[type-arg]  # keywords of select
     with pytest.raises(SelectionError, match="`autotune confirm` measures them"):
@@ -180,8 +228,10 @@ def test_what_a_gigabyte_more_or_less_would_bring() -> None:
 
 
 def test_conditions_that_make_no_sense_are_named() -> None:
-    with pytest.raises(SelectionError, match=r"inference memory cap must be above 0.*longest latency must be above 0"):
+    with pytest.raises(ConfigError) as caught:
         select([STEADY], inference_memory_cap=0, max_latency=-1.0)
+    assert "inference memory cap must be above 0" in str(caught.value)
+    assert "longest latency must be above 0" in str(caught.value)
 
 
 def test_a_record_that_is_unconfirmed_is_shown_so() -> None:

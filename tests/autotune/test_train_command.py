@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 import sherl
 from autotune.errors import ConfigError, StudyError
 from autotune.study.folder import StudyFolder
-from autotune.study.train_settings import Changes, differences, settings_from_file, settings_from_study
+from autotune.study.train_settings import Changes, differences
+from autotune.study.train_sources import settings_from_file, settings_from_study
 from sherl.data import DataSpec, PreparedData, prepare
 from tests.autotune.finished_study import finished_study
 from tests.autotune.small_study import autotune, command, environment, make_inputs

@@ -178,7 +178,7 @@ def test_regression_keeps_targets_and_their_statistics(tmp_path: Path) -> None:
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def test_equal_calls_write_equal_bytes_and_the_second_reuses_the_first(source: Path, tmp_path: Path) -> None:
