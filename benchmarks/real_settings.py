@@ -84,17 +84,28 @@ _VARIANTS = (
         _ADDED,
     ),
     RealMethod(
+        "sherl-multi-late-lora",
+        {
+            "name": "sherl",
+            "start_layer": -2,
+            "insertion": "multi",
+            "late_route": {"name": "lora", "rank": 8},
+        },
+        _ADDED,
+    ),
+    RealMethod(
         "sherl-r2-released", {"name": "sherl", "start_layer": -1, "reduction_factor": 2, "gate": "released"}, _ADDED
     ),
     RealMethod("unipt-added", {"name": "unipt", "output": "added"}, _ADDED),
     RealMethod("ladder-added", {"name": "ladder", "output": "added"}, _ADDED),
+    RealMethod("ladder-random", {"name": "ladder", "initialisation": "random"}, _ADDED),
     RealMethod("ladder-r4", {"name": "ladder", "reduction_factor": 4}, _ADDED),
     RealMethod("ladder-r2", {"name": "ladder", "reduction_factor": 2}, _ADDED),
     RealMethod("unipt-r4", {"name": "unipt", "reduction_factor": 4}, _ADDED),
     RealMethod("unipt-r8", {"name": "unipt", "reduction_factor": 8}, _ADDED),
 )
 VARIANTS = tuple(replace(one, features=True) for one in _VARIANTS)
-"""Six of SHERL and six of its rivals: the same extra tuning for both. They run with ``--variants`` only."""
+"""Seven of SHERL and seven of its rivals: the same extra tuning for both. They run with ``--variants`` only."""
 
 FIFTY = (
     RealBackbone("mpnet", "mpnet", "movie reviews", batch_size=8),

@@ -191,7 +191,7 @@ def test_the_comparison_is_fair_and_can_be_made() -> None:
         assert method_from_dict(dict(method.method)).name == method.method["name"]
     sides = [method.name.startswith("sherl") for method in settings.VARIANTS]
     assert sides.count(True) == sides.count(False), "rivals get the same extra tuning"
-    assert len({method.name for method in (*settings.METHODS, *settings.VARIANTS)}) == 19
+    assert len({method.name for method in (*settings.METHODS, *settings.VARIANTS)}) == 21
 
 
 def test_every_figure_can_be_made_and_equal_settings_run_once() -> None:
