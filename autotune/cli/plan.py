@@ -13,6 +13,8 @@ from autotune.cli.options import Json, Plugins, load_plugins
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rich.console import Console
+
     from autotune.study.planning import Plan
     from autotune.study.pricing import Price
 
@@ -121,17 +123,15 @@ def _watched(prices: Iterable[Price], made: Plan, errors: Any) -> Iterator[Price
     )
 
 
-def _print(made: Plan, prices: list[Price], *, everything: bool, shown: Any) -> None:
+def _print(made: Plan, prices: list[Price], *, everything: bool, shown: Console) -> None:
     from rich.table import Table
 
     from autotune.units import format_bytes
 
     fitting = [price for price in prices if price.fits(made.cap)]
-    shown = sorted(
-        prices if everything else fitting, key=lambda price: price.figures.device if price.figures else 2**63
-    )
+    rows = sorted(prices if everything else fitting, key=lambda price: price.figures.device if price.figures else 2**63)
     shown.print(made.headline, markup=False)
-    if shown:
+    if rows:
         table = Table(title=None)
         for column, justify in (
             ("configuration", "left"),
@@ -142,7 +142,7 @@ def _print(made: Plan, prices: list[Price], *, everything: bool, shown: Any) -> 
             ("largest batch", "right"),
         ):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]  # one of rich's words
-        for price in shown:
+        for price in rows:
             table.add_row(*_row(price, made.cap))
         shown.print(table)
     unfit = [price for price in prices if price.figures and not price.fits(made.cap)]

@@ -82,6 +82,7 @@ def train(
     from autotune.cli.display import Display
     from autotune.errors import ConfigError
     from autotune.study.train import train_configuration
+    from autotune.study.train_folder import work_folder
     from autotune.study.train_settings import Changes
     from autotune.study.train_sources import settings_from_file, settings_from_study
 
@@ -116,9 +117,12 @@ def train(
         interrupted = result.interrupted
     if interrupted:
         words = [word for word in sys.argv[1:] if word not in ("--restart", "--overwrite")]
+        kept = work_folder(out.expanduser().absolute()).exists()
         typer.echo(
             "autotune: interrupted. What was learnt up to the last whole epoch is kept; the same command goes on:\n"
-            f"  autotune {shlex.join(words)}",
+            f"  autotune {shlex.join(words)}"
+            if kept
+            else "autotune: interrupted before the training began: nothing is kept of it.",
             err=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import sherl
+from autotune.cli.app import app
 from autotune.errors import ConfigError, StudyError
 from autotune.study.folder import StudyFolder
 from autotune.study.train_settings import Changes, differences
@@ -124,6 +126,20 @@ def test_ctrl_c_ends_it_in_order_and_says_how_to_go_on(study: StudyFolder, tmp_p
     assert "the same command goes on:\n  autotune train" in errors
     assert "Traceback" not in errors
     assert (tmp_path / "model.training" / "trial" / "training.state").exists()
+
+
+def test_ctrl_c_before_the_training_keeps_nothing_and_says_so(
+    study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autotune.study.train.prepared_data", interrupted)
+    words = [word for pair in options(study, tmp_path / "model").items() for word in pair]
+    done = CliRunner().invoke(app, ["train", *words])
+    assert done.exit_code == 130
+    assert "interrupted before the training began: nothing is kept of it" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
