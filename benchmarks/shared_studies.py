@@ -132,6 +132,10 @@ class _Told:
     def phase(self, name: str, text: str) -> None:
         print(f"{name}: {text}", flush=True)
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        if done == total:
+            print(f"{done} {what}", flush=True)
+
     def note(self, text: str) -> None:
         print(f"note: {text}", flush=True)
 

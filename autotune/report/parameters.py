@@ -76,7 +76,7 @@ def axis_of(name: str, values: Sequence[Any], *, absent: bool, limit: float = -m
     """
     floor = 0.12 if absent else 0.0
     if values and all(_is_number(value) for value in values):
-        kept = [value for value in values if value >= limit]
+        kept = [value for value in values if value >= limit] or list(values)  # where all are far off, none is
         far = len(kept) < len(values)
         low, high = float(min(kept)), float(max(kept))
         log = wide_range(kept)
@@ -90,7 +90,7 @@ def axis_of(name: str, values: Sequence[Any], *, absent: bool, limit: float = -m
             return (value - low) / (high - low)
 
         def place(value: float) -> float:
-            return 0.0 if value < limit else floor + (1 - floor) * share(value)
+            return 0.0 if far and value < limit else floor + (1 - floor) * share(value)
 
         distinct = sorted(set(kept))
         apart = all(share(above) - share(below) > 0.07 for below, above in pairwise(distinct))

@@ -68,7 +68,7 @@ def test_a_selected_model_classifies_image_files_as_in_its_trial(finished: tuple
     study, _ = finished
     chosen = select_from_study(study, prefer="memory")
     said = export_from_study(study, tmp_path / "model").explanation
-    assert f'autotune predict {tmp_path / "model"} "photo.jpg"' in said
+    assert f"autotune predict {tmp_path / 'model'} photo.jpg" in said
     card = (tmp_path / "model" / "README.md").read_text()
     assert "An image classification model" in card
     assert "train: photos" in card

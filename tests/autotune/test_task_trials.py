@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from autotune.config import StudyConfig
+from autotune.features.errand import Errand, Wanted
 from autotune.features.shared import PARTS, SharedFeatures
-from autotune.features.worker import Errand, Wanted, fill
+from autotune.features.worker import fill
 from autotune.memory.device import cpu_device
 from autotune.memory.predict import Predictor
 from autotune.memory.process import ProcessMeter

@@ -12,8 +12,10 @@ import pytest
 
 from autotune.report import front_table, points_from, select
 from autotune.search import StudyRecord
+from autotune.search.lock import StudyLock
 from autotune.study import report_study
 from autotune.study.folder import StudyFolder
+from autotune.study.phases import Phases
 from autotune.study.showing import Front, send_waiting, store_words
 from autotune.tracking import Tracker, entries
 from autotune.tracking.location import locate
@@ -260,10 +262,8 @@ def test_a_password_in_the_settings_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_a_password_is_not_kept_in_the_record(tmp_path: Path) -> None:
-    from autotune.study.run import _record
-
     study = StudyFolder(make_folder(tmp_path, uri="postgresql://bob:geheim@127.0.0.1:9/runs"))
-    with _record(study, study.settings()):
-        pass
+    phases = Phases(study, study.settings(), None, None, StudyLock(study.lock_file), None)  # type: ignore[arg-type]
+    phases._record(study.settings()).close()
     held: list[Any] = [file.name for file in tmp_path.rglob("*") if file.is_file() and b"geheim" in file.read_bytes()]
     assert held == ["study.json"]

@@ -83,7 +83,7 @@ def test_the_front_opens_larger_and_interactive(browse: Browse, shown: Shown, tm
     browser = browse()
     page = browser.open(shown.page)
     with browser.context.expect_page() as opened:
-        page.get_by_role("link", name="The front, larger").click()
+        page.get_by_role("link", name="The accuracy-memory front, larger").click()
     larger = opened.value
     marks = larger.frame_locator("iframe").locator(".mark[data-trial]")
     marks.first.wait_for()
