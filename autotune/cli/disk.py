@@ -34,11 +34,9 @@ def refusal_words(error: OSError) -> str | None:
     if remedy is None or not (error.filename or error.errno in _NAMELESS):
         return None
     why = os.strerror(error.errno or 0)
-    if not error.filename:
+    if not error.filename or not isinstance(error.filename, (str, bytes)):  # an open file's number tells nothing
         return f"A file could not be written: {why}. {remedy}."
-    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
-    if path is None:  # an open file's number tells nothing
-        return f"A file could not be written: {why}. {remedy}."
+    path = Path(os.fsdecode(error.filename))
     if _SCRATCH.match(path.name):
         path = path.parent
     done = "read" if error.errno == errno.ENOENT else "written"

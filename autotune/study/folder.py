@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ class StudyFolder:
     def lock_file(self) -> Path:
         """Held by the study's one driver."""
         return self.path / "study.db.lock"
+
+    @property
+    def option(self) -> str:
+        """``--study-dir 'my study'``, for a command that a person is to type."""
+        return f"--study-dir {shlex.quote(str(self.path))}"
 
     @property
     def storage_url(self) -> str:
@@ -98,18 +103,14 @@ class StudyFolder:
             return None
         try:
             read = json.loads(self.selection_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # cut off, or no UTF-8
-            read = None
-        if not (isinstance(read, dict) and _is_rule(read.get("rule", {}))):
+            if not isinstance(read, dict):
+                raise TypeError(f"it holds a {type(read).__name__}")
+            Rule(**read.get("rule", {}))
+        except (OSError, ValueError, TypeError) as error:  # cut off, no UTF-8, or no conditions that make sense
             raise StudyError(
-                f"{self.selection_file} is no selection. Run `autotune select` again; it writes the file anew."
-            )
+                f"{self.selection_file} is no selection ({error}). Run `autotune select` again; it writes the file anew."
+            ) from error
         return read
-
-
-def _is_rule(kept: object) -> bool:
-    """Whether these are conditions of a selection."""
-    return isinstance(kept, dict) and set(kept) <= {condition.name for condition in fields(Rule)}
 
 
 def default_name(model: str, train: str | None) -> str:
@@ -137,7 +138,7 @@ def create_folder(config: StudyConfig) -> tuple[StudyFolder, bool]:
     folder = StudyFolder(Path(config.study_dir))
     if folder.settings_file.exists():
         raise StudyError(
-            f"{folder.path} already holds a study. Go on with it: `autotune resume --study-dir {shlex.quote(str(folder.path))}`; "
+            f"{folder.path} already holds a study. Go on with it: `autotune resume {folder.option}`; "
             "or give a new --study-dir or --name."
         )
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
@@ -181,11 +182,11 @@ def find_folder(study_dir: str | Path | None) -> StudyFolder:
 
 
 def study_dir_option(folder: StudyFolder) -> str:
-    """`` --study-dir 'my study'`` for a command that a person is to type; "" where it finds this study without it."""
+    """:attr:`StudyFolder.option` behind a blank; "" where a command finds this study without it."""
     try:
         newest = find_folder(None)
     except StudyError:
         newest = None
     if newest is not None and newest.path.resolve() == folder.path.resolve():
         return ""
-    return f" --study-dir {shlex.quote(str(folder.path))}"
+    return f" {folder.option}"

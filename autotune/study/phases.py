@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-
 from autotune.config import StudyConfig
 from autotune.memory.device import DeviceInfo, available_device
 from autotune.redaction import redacted
@@ -25,19 +23,18 @@ from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder
 from autotune.study.listener import StudyListener
 from autotune.study.prediction import learn_context, predictor_for
-from autotune.study.preparing import describe_data, prepared_data
+from autotune.study.preparing import backbone_without_weights, describe_data, prepared_data
 from autotune.study.reading import has_trials
 from autotune.study.scoring import score_front
 from autotune.study.searching import search
 from autotune.study.source import TrialSettings
-from autotune.study.suits import require_model_suits
 from autotune.study.view import StudyResult, summarise
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer
 from autotune.units import format_bytes
-from sherl.backbones import Backbone, backbone_from_config, load_config
-from sherl.data import DataSpec, PreparedData
+from sherl.backbones import Backbone
+from sherl.data import PreparedData
 from sherl.tasks import task_for
 
 SURVEY_SECONDS = 8.0
@@ -62,10 +59,7 @@ class Phases:
         """Prepare, plan, search, confirm, measure, test, report."""
         config, listener = self.config, self.listener
         listener.phase("prepare", f"{config.model} in {self.folder.path}")
-        backbone_config = load_config(config.model)
-        with torch.device("meta"):  # without weights
-            backbone = backbone_from_config(backbone_config)
-        require_model_suits(backbone, DataSpec.from_dict(config.data), max_length=config.max_length)
+        backbone_config, backbone = backbone_without_weights(config)
         for note in backbone.notes:
             listener.note(note)
         space = SearchSpace.load(
@@ -82,7 +76,7 @@ class Phases:
             preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of(), lends=True
         ) as server:
             data = prepared_data(self.folder, config, backbone.max_tokens, listener.progress)
-            describe_data(data, listener)
+            describe_data(data, listener, f"{data.summary.get('name') or data.summary.get('source')}: ")
             return self._with_data(backbone_config, backbone, data, space, server)
 
     def _with_data(

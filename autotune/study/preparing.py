@@ -1,16 +1,28 @@
-"""A study's prepared data: tokenised once, read by every trial."""
+"""What a study and a single training begin with: the backbone without weights, and data that is tokenised once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
 
 from autotune.config import StudyConfig
 from autotune.study.folder import StudyFolder
-from autotune.study.listener import StudyListener
+from autotune.study.suits import require_model_suits
+from sherl.backbones import Backbone, backbone_from_config, load_config
 from sherl.data import DataSpec, PreparedData, prepare
 
 LONGEST = 128
 """Tokens at which texts are cut unless a person says otherwise; images have no such limit."""
+
+
+class Tells(Protocol):
+    """What hears of prepared data."""
+
+    def phase(self, name: str, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 def prepared_data(
@@ -33,13 +45,27 @@ def prepared_data(
     )
 
 
-def describe_data(data: PreparedData, listener: StudyListener) -> None:
-    """Tells rows, task and metric, and what was noticed of the rows."""
-    summary = data.summary
-    rows = ", ".join(f"{len(data.part(name))} {name}" for name in ("train", "valid", "test"))
-    listener.phase(
-        "prepare",
-        f"{summary.get('name') or summary.get('source')}: {data.task.kind}, rows: {rows}; metric {data.task.metric}",
-    )
-    for note in summary.get("notes", ()):
+def describe_data(data: PreparedData, listener: Tells, name: str = "") -> None:
+    """Tells rows, task and metric behind the name, and what was noticed of the rows."""
+    rows = ", ".join(f"{number} {part}" for part, number in rows_of(data).items())
+    listener.phase("prepare", f"{name}{data.task.kind}, rows: {rows}; metric {data.task.metric}")
+    for note in data.summary.get("notes", ()):
         listener.note(str(note))
+
+
+def rows_of(data: PreparedData) -> dict[str, int]:
+    """How many rows each part has."""
+    return {part: len(data.part(part)) for part in ("train", "valid", "test")}
+
+
+def backbone_without_weights(config: StudyConfig) -> tuple[Any, Backbone]:
+    """The backbone's configuration, and the backbone on torch's meta device.
+
+    Raises:
+        SpecError: it does not suit the data's task, or takes no rows of the length that was asked for.
+    """
+    backbone_config = load_config(config.model)
+    with torch.device("meta"):
+        backbone = backbone_from_config(backbone_config)
+    require_model_suits(backbone, DataSpec.from_dict(config.data), max_length=config.max_length)
+    return backbone_config, backbone

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from autotune.errors import StudyError
 from autotune.outcome import Outcome, TrialRecord
 from autotune.search import StudyRecord, is_begun
@@ -32,10 +30,9 @@ def metric_of(folder: StudyFolder) -> str:
 def read_only(folder: StudyFolder) -> StudyRecord:
     """The record for reading."""
     if not is_begun(folder.record_file):
-        quoted = shlex.quote(str(folder.path))
         raise StudyError(
             f"{folder.path} has no record yet: its run ended before the search. Start it with `autotune resume "
-            f"--study-dir {quoted}`."
+            f"{folder.option}`."
         )
     return StudyRecord.open(folder.record_file)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def confirm_study(
         if not any(trial.outcome is not None and trial.outcome.status.has_metric for trial in record.trials()):
             raise StudyError(
                 f"There is nothing to confirm: no trial of {folder.path} has completed. Go on with the search first: "
-                f"`autotune resume --study-dir {shlex.quote(str(folder.path))}`."
+                f"`autotune resume {folder.option}`."
             )
     settings = folder.settings()
     config = settings.with_changes(study_dir=str(folder.path), confirm=seeds or settings.confirm or CONFIRM_SEEDS)
@@ -124,7 +123,7 @@ def _drive(
             if phases.tracked:
                 tracker.finished("interrupted")
             raise InterruptedStudyError(
-                f"interrupted. Nothing finished is lost: `autotune resume --study-dir {shlex.quote(str(folder.path))}` goes on."
+                f"interrupted. Nothing finished is lost: `autotune resume {folder.option}` goes on."
             ) from error
         except Exception:
             if phases.tracked:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import ConfigError, SelectionError, StudyError
+from autotune.errors import SelectionError, StudyError
 from autotune.files import write_text
-from autotune.report import Point, Preference, Rule, Selection, points_from, select
+from autotune.report import Point, Preference, Selection, points_from, select
 from autotune.study.folder import StudyFolder, find_folder
 from autotune.study.reading import metric_of, read_only
 
@@ -20,15 +20,7 @@ def kept_rule(folder: StudyFolder) -> dict[str, Any]:
     Raises:
         StudyError: the file of the selection is damaged.
     """
-    rule = (folder.read_selection() or {}).get("rule", {})
-    try:
-        Rule(**rule)
-    except (TypeError, ConfigError) as error:
-        raise StudyError(
-            f"{folder.selection_file} holds no rule of `autotune select` ({error}). Run `autotune select` again; it writes the "
-            "file anew."
-        ) from error
-    return dict(rule)
+    return dict((folder.read_selection() or {}).get("rule", {}))
 
 
 def current_selection(folder: StudyFolder, points: Sequence[Point], *, save: bool) -> Selection | None:
@@ -58,8 +50,12 @@ def unmet_rule(folder: StudyFolder, points: Sequence[Point]) -> str | None:
     try:
         select(points, **kept_rule(folder))
     except SelectionError as error:
-        return f"No member of the front meets the rule of the last `autotune select` any more. {error}"
+        return _unmet(error)
     return None
+
+
+def _unmet(error: SelectionError) -> str:
+    return f"No member of the front meets the rule of the last `autotune select` any more. {error}"
 
 
 def selected_now(folder: StudyFolder, points: Sequence[Point]) -> tuple[Selection, int]:
@@ -80,9 +76,10 @@ def selected_now(folder: StudyFolder, points: Sequence[Point]) -> tuple[Selectio
             f"{folder.selection_file} is damaged: it names no trial. Run `autotune select` again, which writes it anew, or give "
             "--trial NUMBER."
         ) from error
-    if (unmet := unmet_rule(folder, points)) is not None:
-        raise SelectionError(f"{unmet} Or give --trial NUMBER (trial {before} was selected before).")
-    return select(points, **kept_rule(folder)), before
+    try:
+        return select(points, **kept_rule(folder)), before
+    except SelectionError as error:
+        raise SelectionError(f"{_unmet(error)} Or give --trial NUMBER (trial {before} was selected before).") from error
 
 
 def select_from_study(

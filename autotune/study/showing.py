@@ -61,7 +61,7 @@ def send_waiting(
         # the lock is held by a driver, or the folder is for reading only: a tracker that was not used needs no closing
         with (
             contextlib.suppress(StudyError),
-            StudyLock(folder.record_file.with_name(f"{folder.record_file.name}.lock")),
+            StudyLock(folder.lock_file),
         ):
             if new:
                 tracker.front(new.paths, new.table, new.selected, titles=new.titles)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from autotune.deploy import export, require_target
 from autotune.errors import AutotuneError, NothingFitsError, StudyError
 from autotune.memory.device import DeviceInfo, available_device
@@ -22,9 +20,8 @@ from autotune.study.exporting import predict_command, settings_of
 from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder
 from autotune.study.prediction import predictor_for
-from autotune.study.preparing import prepared_data
+from autotune.study.preparing import backbone_without_weights, describe_data, prepared_data, rows_of
 from autotune.study.scoring import run_alone
-from autotune.study.suits import require_model_suits
 from autotune.study.train_folder import (
     LOCK,
     as_begun,
@@ -42,8 +39,7 @@ from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Epoch, Finished, Rehearsed, TrialRequest
 from autotune.units import format_bytes, format_duration
-from sherl.backbones import backbone_from_config, load_config
-from sherl.data import DataSpec, PreparedData
+from sherl.data import PreparedData
 from sherl.tasks import task_for
 
 _POLL_SECONDS = 0.25
@@ -115,22 +111,12 @@ class _Training:
         """Prepare, plan, train, test, export."""
         config, listener = self._config, self._listener
         listener.phase("prepare", f"{config.model}, {self._settings.candidate.label}")
-        backbone_config = load_config(config.model)
-        with torch.device("meta"):  # without weights
-            backbone = backbone_from_config(backbone_config)
-        spec = DataSpec.from_dict(config.data)
-        require_model_suits(backbone, spec, max_length=config.max_length)
+        backbone_config, backbone = backbone_without_weights(config)
         with ForkServer(
             preload=(*PRELOAD, *config.plugins), backbone=config.model, driver=Ancestor.of()
         ) as server:  # it imports while the data is prepared
             data = prepared_data(self._work, config, backbone.max_tokens, listener.progress)
-            rows = {name: len(data.part(name)) for name in ("train", "valid", "test")}
-            listener.phase(
-                "prepare",
-                f"{data.task.kind}, rows: {', '.join(f'{n} {name}' for name, n in rows.items())}; metric {data.task.metric}",
-            )
-            for note in data.summary.get("notes", ()):
-                listener.note(str(note))
+            describe_data(data, listener)
             candidate, fits, device = self._fitting(backbone_config, data, server)
             request = self._request(candidate, fits, data, device)
             outcome = self._train(request, server, data.task.metric)
@@ -138,7 +124,11 @@ class _Training:
                 number=self._settings.number, candidate=candidate, seed=self._settings.seed, outcome=outcome
             )
             result = TrainResult(
-                directory=self._out, record=record, metric_name=data.task.metric, rows=rows, plan=candidate.plan
+                directory=self._out,
+                record=record,
+                metric_name=data.task.metric,
+                rows=rows_of(data),
+                plan=candidate.plan,
             )
             if outcome.status is Status.INTERRUPTED:
                 return replace(result, interrupted=True)

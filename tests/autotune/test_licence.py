@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ import pytest
 
 from autotune.deploy.licence import Licence, licence_of
 from sherl.backbones import DEFAULT_BACKBONE
+from tests.autotune.mlflow_server import answering
 from tests.autotune.small_study import make_model
 
 
@@ -72,17 +72,14 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A hub on this machine, and a cache that is empty; what the hub was asked for."""
-    server = HTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(Hub, "asked", asked := list[str]())
-    yield asked
-    server.shutdown()
-    server.server_close()
+    with answering(Hub) as address:
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setattr(Hub, "asked", asked := list[str]())
+        yield asked
 
 
 def test_the_hub_is_asked_once_and_in_silence(hub: list[str], capfd: pytest.CaptureFixture[str]) -> None:

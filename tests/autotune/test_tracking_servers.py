@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ import pytest
 from autotune.report import front_table, points_from
 from autotune.tracking import Tracker
 from tests.autotune._records import trial
-from tests.autotune.mlflow_server import MlflowServer, Postgres
+from tests.autotune.mlflow_server import MlflowServer, Postgres, answering
 
 pytestmark = pytest.mark.slow
 
@@ -117,13 +116,8 @@ class Deaf(BaseHTTPRequestHandler):
 @pytest.fixture
 def deaf() -> Iterator[str]:
     Deaf.asked.clear()
-    server = HTTPServer(("127.0.0.1", 0), Deaf)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(Deaf) as address:
+        yield address
 
 
 @pytest.mark.parametrize(
