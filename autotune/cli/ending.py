@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,9 +24,7 @@ def drive(work: Callable[[Display], StudyResult], *, quiet: bool, as_json: bool)
     Raises:
         typer.Exit: the study was interrupted, or has no trial that completed.
     """
-    from autotune.cli.display import display_for
-
-    with display_for(quiet=quiet or as_json) as display:
+    with _display(quiet=quiet or as_json) as display:
         result = work(display)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
@@ -35,6 +34,14 @@ def drive(work: Callable[[Display], StudyResult], *, quiet: bool, as_json: bool)
         raise typer.Exit(EXIT_INTERRUPTED)
     if not result.front:
         _without_front(result)
+
+
+def _display(*, quiet: bool) -> Display:
+    """The live display in a terminal, plain lines elsewhere or when all is to be quiet."""
+    from autotune.cli.display import Display
+    from autotune.cli.live_display import LiveDisplay
+
+    return LiveDisplay() if sys.stdout.isatty() and not quiet else Display(quiet=quiet)
 
 
 def _without_front(result: StudyResult) -> NoReturn:

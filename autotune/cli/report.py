@@ -68,7 +68,7 @@ def report(
 
 
 def _report(study_dir: Path | None, *, as_json: bool) -> None:
-    from autotune.cli.display import front_table
+    from autotune.cli.front_table import front_table
     from autotune.study import report_study
 
     result = report_study(study_dir, on_note=_warn)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from io import StringIO
+from typing import NoReturn
 
 import pytest
 from rich.console import Console
 
-from autotune.cli.display import Display, LiveDisplay, front_table
+from autotune.cli.display import Display
+from autotune.cli.ending import drive
+from autotune.cli.front_table import front_table
+from autotune.cli.live_display import LiveDisplay
 from autotune.outcome import (
     Confirmation,
     EpochReport,
@@ -147,3 +152,23 @@ def test_a_long_front_shows_its_best_and_says_how_many_more_there_are() -> None:
     display.finished(front[-1], front[:8])
     display.console.print(display._render())
     assert "more of lower" not in display.console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "as_json", "live"),
+    [(True, False, False, True), (True, True, False, False), (True, False, True, False), (False, False, False, False)],
+    ids=["terminal", "quiet", "json", "pipe"],
+)
+def test_a_study_is_shown_live_in_a_terminal_alone(
+    terminal: bool, quiet: bool, as_json: bool, live: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    seen: list[Display] = []
+
+    def work(display: Display) -> NoReturn:
+        seen.append(display)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(work, quiet=quiet, as_json=as_json)
+    assert [(isinstance(one, LiveDisplay), one.quiet) for one in seen] == [(live, quiet or as_json)]
