@@ -1,4 +1,4 @@
-"""Reading a study's record; :class:`autotune.search.record.StudyRecord` adds the writing."""
+"""Reading a study's record; :class:`autotune.search.writing.RecordWriter` adds the writing."""
 
 from __future__ import annotations
 
