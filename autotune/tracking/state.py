@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -76,9 +78,17 @@ class State:
             stores={**self.stores, location.key: location.shown},
         )
 
-    def with_front(self, location: Location, digest: str) -> Self:
-        """The front that this store shows."""
-        return replace(self, fronts={**self.fronts, location.key: digest})
+    def with_front(
+        self, location: Location, table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None
+    ) -> Self:
+        """The front that this store shows, with what is selected of it."""
+        return replace(self, fronts={**self.fronts, location.key: _digest(table, selected)})
+
+    def shows_front(
+        self, location: Location, table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None
+    ) -> bool:
+        """Whether this store shows this front and this selection."""
+        return self.fronts.get(location.key) == _digest(table, selected)
 
     def elsewhere(self, location: Location, own: Path) -> list[str]:
         """Other stores that the study's runs went to, passwords blotted out. own: where the study's own lies now."""
@@ -108,3 +118,8 @@ class State:
 
 def _texts(value: Any) -> dict[str, str]:
     return {key: one for key, one in value.items() if isinstance(one, str)} if isinstance(value, dict) else {}
+
+
+def _digest(table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> str:
+    plain = json.dumps([[dict(row) for row in table], dict(selected or {})], sort_keys=True, default=str)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]

@@ -1,30 +1,20 @@
-"""The tracker that a study talks to: it takes messages at once and delivers them to MLflow from a thread of its own."""
+"""The tracker that a study talks to: it takes messages at once, and a thread delivers them to MLflow."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import Any
 
 from autotune.outcome import TrialRecord
-from autotune.redaction import redact, redacted
+from autotune.redaction import redacted
 from autotune.tracking import entries
-from autotune.tracking.location import Location, locate, quiet_environment, quiet_loggers, quiet_warnings
-from autotune.tracking.lock import Busy, DeliveryLock
+from autotune.tracking.location import Location, locate, quiet_environment, quiet_loggers
 from autotune.tracking.outbox import OWN_STORE, Outbox
-from autotune.tracking.state import FILE_NAME, LOCK_NAME, State
-
-if TYPE_CHECKING:
-    from autotune.tracking.delivery import Delivery
-
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0
-_LOCK_S = 10.0
-"""How long a round waits for another command's; then it is tried again as if the store had not answered."""
+from autotune.tracking.relay import Relay
+from autotune.tracking.state import State
+from autotune.tracking.thread import DeliveryThread
 
 
 class Tracker:
@@ -44,28 +34,27 @@ class Tracker:
         self.notes: list[str] = []
         self._on_note = on_note
         self._folder = folder
-        self._study_name = study_name
-        self._state = State.open(folder, location)
-        self._study_id: str = self._state.study_id
-        self._run_id = run_id or self._state.runs.get(location.key)
+        state = State.open(folder, location)
+        run_id = run_id or state.runs.get(location.key)
+        elsewhere = self._elsewhere(state)
         # what an earlier version left without a store's name was for the one that the study wrote to
-        strange = not location.named and self._run_id is None and self.elsewhere
+        strange = not location.named and run_id is None and elsewhere
         self._outbox = Outbox(
             folder / "pending",
             store=location.key,
             shown=location.shown,
-            keyless=" and ".join(self.elsewhere) if strange else None,
+            keyless=" and ".join(elsewhere) if strange else None,
         )
-        self._lock = DeliveryLock(folder / LOCK_NAME, uuid4().hex)
-        self._trouble = ""  # why the last try did not deliver all
-        self._rejected: set[str] = set()  # tokens of messages that the store refused; tried again when opened anew
-        self._delivery: Delivery | None = None
-        self._thread: threading.Thread | None = None
-        self._changed = threading.Condition()
-        self._asked, self._answered = 0, 0  # rounds of delivery that somebody waits for, and how many were made
-        self._fresh = False
-        self._settling = False  # close() has been called, and tells itself what is left and why
-        self._closing = False
+        self._relay = Relay(
+            location,
+            self._outbox,
+            folder=folder,
+            study_name=study_name,
+            state=state,
+            run_id=run_id,
+            note=self._note,
+        )
+        self._thread = DeliveryThread(self._relay.deliver)
 
     @classmethod
     def open(
@@ -115,17 +104,20 @@ class Tracker:
     @property
     def run_id(self) -> str | None:
         """The study's run in MLflow; None until the store has made it."""
-        return self._run_id
+        return self._relay.run_id
 
     @property
     def study_id(self) -> str:
         """What tells this study's runs from all others, in every store."""
-        return self._study_id
+        return self._relay.state.study_id
 
     @property
     def elsewhere(self) -> list[str]:
         """Other stores that the study's runs went to, passwords blotted out."""
-        return self._state.elsewhere(self.location, self._folder.parent / "mlflow.db")
+        return self._elsewhere(self._relay.state)
+
+    def _elsewhere(self, state: State) -> list[str]:
+        return state.elsewhere(self.location, self._folder.parent / "mlflow.db")
 
     @property
     def undelivered(self) -> int:
@@ -170,7 +162,7 @@ class Tracker:
 
     def shows_front(self, table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> bool:
         """Whether the store shows this front, with this selection and all its files, and no other waits."""
-        return not self.front_waits and self._state.fronts.get(self.location.key) == _front_digest(table, selected)
+        return not self.front_waits and self._relay.state.shows_front(self.location, table, selected)
 
     def _within(self, path: Path) -> str:
         """Relative to the study's folder, which may be moved before the file is sent; else in full."""
@@ -186,26 +178,18 @@ class Tracker:
         if not len(self._outbox):
             return 0
         self._start()
-        with self._changed:
-            self._asked += 1
-            wanted = self._asked
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._answered >= wanted, timeout=timeout_s)
+        self._thread.wait_for_round(timeout_s)
         return len(self._outbox)
 
     def close(self, timeout_s: float = 30.0) -> int:
         """Deliver what can be delivered within the time, then let the thread go. Returns what is still undelivered."""
-        self._settling = True
+        self._relay.settling = True
         left = self.deliver_pending(timeout_s)
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout=1.0)
+        self._thread.close()
         if left:
             self._note(
                 f"{_messages(left)} for MLflow at {self.uri} could not be delivered "
-                f"({self._trouble or f'it has not answered within {timeout_s:g} s'}); they are kept in "
+                f"({self._relay.trouble or f'it has not answered within {timeout_s:g} s'}); they are kept in "
                 f"{self._outbox.folder} and are sent by `autotune report` or `autotune resume`."
             )
         return left
@@ -216,9 +200,7 @@ class Tracker:
         except OSError as error:
             self._note(f"Messages for MLflow cannot be kept in {self._outbox.folder} ({error}).")
         self._start()
-        with self._changed:
-            self._fresh = True
-            self._changed.notify_all()
+        self._thread.wake()
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -227,7 +209,7 @@ class Tracker:
 
     def _start(self) -> None:
         """Import mlflow here, in the caller's thread (two threads importing at once may meet half a module)."""
-        if self._thread is not None or self._closing:
+        if not self._thread.may_start:
             return
         quiet_environment()
         try:
@@ -236,124 +218,8 @@ class Tracker:
             self._note(f"MLflow cannot be imported ({error}); the study goes on without it.")
             return
         quiet_loggers()
-        self._thread = threading.Thread(target=self._deliver_for_ever, name="mlflow-tracker", daemon=True)
         self._thread.start()
-
-    def _deliver_for_ever(self) -> None:
-        pause, next_try = _FIRST_PAUSE_S, 0.0
-        while True:
-            with self._changed:
-                if not self._due(next_try):
-                    # without a try to wait for, only a notification wakes the thread
-                    self._changed.wait(max(0.05, next_try - time.monotonic()) if next_try else None)
-                if self._closing and self._asked == self._answered:
-                    return
-                if not self._due(next_try):
-                    continue
-                self._fresh = False
-                asked = self._asked
-            went_well = self._round()
-            pause = _FIRST_PAUSE_S if went_well else min(2 * pause, _LONGEST_PAUSE_S)
-            next_try = 0.0 if went_well else time.monotonic() + pause
-            with self._changed:
-                self._answered = asked
-                self._changed.notify_all()
-
-    def _due(self, next_try: float) -> bool:
-        if self._closing or self._asked > self._answered:
-            return True
-        waiting = self._fresh or next_try > 0
-        return waiting and time.monotonic() >= next_try
-
-    def _round(self) -> bool:
-        """One try at everything that waits; False when the store did not take it for now."""
-        if not len(self._outbox):
-            return True
-        quiet_warnings()
-        try:
-            with self._lock.held(_LOCK_S) as others_delivered:
-                if others_delivered:  # what this connection knows of the store's runs is out of date
-                    self._delivery = None
-                self._deliver_all()
-        except Busy as error:
-            self._trouble = str(error)
-            return False
-        except Exception as error:  # noqa: BLE001 - stores, drivers and artifact plug-ins raise anything; none may cost a trial
-            self._delivery = None
-            self._trouble = _short(error)
-            if not self._settling:
-                self._note(
-                    f"MLflow at {self.uri} does not take the study's runs for now ({self._trouble}). The study goes on; "
-                    f"what was not delivered is kept in {self._outbox.folder} and sent later."
-                )
-            return False
-        return True
-
-    def _deliver_all(self) -> None:
-        """Everything that waits for this store. The delivery lock is held."""
-        from autotune.tracking.delivery import Delivery, was_rejected
-
-        self._outbox.refresh()
-        self._catch_up()
-        waiting = [item for item in self._outbox.waiting() if item[1] not in self._rejected]
-        if not waiting:
-            return
-        self._trouble = ""
-        if self._delivery is None:
-            self._delivery = Delivery(
-                self.location,
-                study_id=self._study_id,
-                study_name=self._study_name,
-                study_dir=self._folder.parent,
-                run_id=self._run_id,
-                note=self._note,
-            )
-            self._run_id = self._delivery.run_id
-            self._keep(self._state.with_run(self.location, self._delivery.run_id))
-        for key, token, message in waiting:
-            try:
-                whole = self._delivery.deliver(key, message)
-            except Exception as error:
-                if not was_rejected(error):
-                    raise
-                self._rejected.add(token)
-                self._trouble = f"it refused {key}: {_short(error)}"
-                self._note(f"MLflow at {self.uri} refused {key} of the study ({_short(error)}).")
-            else:
-                self._outbox.delivered(key, token)
-                if key == "front" and whole:
-                    digest = _front_digest(message["table"], message["selected"])
-                    self._keep(self._state.with_front(self.location, digest))
-
-    def _catch_up(self) -> None:
-        """With what other commands have kept since."""
-        kept = State.read(self._folder, self.location)
-        if kept is None:
-            return
-        if kept.study_id != self._state.study_id:
-            self._study_id = kept.study_id
-        self._state = kept
-        self._run_id = self._run_id or kept.runs.get(self.location.key)
-
-    def _keep(self, state: State) -> None:
-        changed, self._state = state != self._state, state
-        if not changed and (self._folder / FILE_NAME).exists():
-            return
-        try:
-            state.write(self._folder)
-        except OSError as error:
-            self._note(f"{self._folder / FILE_NAME} cannot be written ({error}).")
 
 
 def _messages(count: int) -> str:
     return f"{count} message{'s' if count != 1 else ''}"
-
-
-def _front_digest(table: Sequence[Mapping[str, Any]], selected: Mapping[str, Any] | None) -> str:
-    plain = json.dumps([[dict(row) for row in table], dict(selected or {})], sort_keys=True, default=str)
-    return hashlib.sha256(plain.encode()).hexdigest()[:16]
-
-
-def _short(error: BaseException) -> str:
-    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return redact(f"{type(error).__name__}: {first_line[:300]}" if first_line else type(error).__name__)
