@@ -80,7 +80,7 @@ def autotune(
 ) -> subprocess.CompletedProcess[str]:
     """Runs one command to its end and requires its exit code, or one of several."""
     words = command(*arguments, options=options)[3:]
-    done = run_warm(words, cwd=cwd, environment=environment(), timeout=240)
+    done = run_warm(words, cwd=cwd, environment=environment(), timeout=400)
     assert done.returncode in (code if isinstance(code, tuple) else (code,)), (
         f"exit code {done.returncode}, wanted {code}\n{done.stdout}\n{done.stderr}"
     )

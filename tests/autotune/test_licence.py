@@ -113,5 +113,5 @@ def test_a_hub_that_is_out_of_reach_or_switched_off_is_unknown_at_once(
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", nobody)
     began = time.monotonic()
     assert licence_of("org/model").name == "unknown"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
     assert capfd.readouterr() == ("", "")

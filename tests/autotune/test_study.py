@@ -265,7 +265,7 @@ def test_a_killed_driver_leaves_no_process_and_its_study_goes_on(tmp_path: Path)
         assert any("autotune.trial.server" in " ".join(process.cmdline()) for process in family)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-        _, alive = psutil.wait_procs(family, timeout=5)
+        _, alive = psutil.wait_procs(family, timeout=15)  # five where nothing else runs
         assert not alive, [process.cmdline() for process in alive]
     running = [number for number, status in statuses(study).items() if status is None]
     assert running
@@ -303,7 +303,7 @@ def test_a_time_budget_ends_the_study_with_what_there_is(tmp_path: Path) -> None
         words = ["run"] if first else ["resume", "--study-dir", str(study)]
         done = autotune(*words, *asked, options=options if first else None, code=1)
         assert "no trial has completed" in done.stderr
-        assert time.monotonic() - begin < budget + 50
+        assert time.monotonic() - begin < budget + 100
         if study.exists() and (study / "study.db").exists() and statuses(study):
             break
     assert set(statuses(study).values()) == {Status.INTERRUPTED}

@@ -196,7 +196,7 @@ def test_a_dead_server_costs_no_time_and_loses_nothing(opened: Opener, tmp_path:
     assert time.monotonic() - began < 5
     assert tracker.deliver_pending(timeout_s=10) == 10
     assert tracker.close(timeout_s=10) == 10
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 40
     assert sum("does not take" in note for note in said) == 1
     assert said == tracker.notes
     assert len(list((tmp_path / "tracking" / "pending").glob("*/*.json"))) == 10

@@ -55,7 +55,7 @@ def run_a_study_through_an_outage(uri: str, study: Path, stop: Callable[[], None
     began = time.monotonic()
     for record in records[2:]:
         tracker.trial_finished(record)
-    assert time.monotonic() - began < 2.0, "a trial waited for a server that is gone"
+    assert time.monotonic() - began < 10.0, "a trial waited for a server that is gone"
     assert tracker.deliver_pending(timeout_s=60) == 2
     assert tracker.close(timeout_s=5) == 2
     assert any("does not take" in note for note in notes)

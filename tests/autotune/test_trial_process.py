@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+import autotune.trial.process as process_module
 from autotune.errors import DeviceError
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.ancestry import Ancestor
@@ -56,7 +57,7 @@ def start(server: ForkServer, tmp_path: Path) -> Start:
     return begin
 
 
-def gone(pid: int, seconds: float) -> bool:
+def gone(pid: int, seconds: float = 10.0) -> bool:
     """Whether a process is gone (or a zombie that only waits to be read) within this time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -87,7 +88,7 @@ def test_each_trial_is_a_fresh_process_that_shares_nothing(start: Start) -> None
     outcomes = [outcome_of(start(number)) for number in range(3)]
     assert [outcome.details["notes"] for outcome in outcomes] == [[0], [1], [2]]
     assert len({outcome.details["pid"] for outcome in outcomes}) == 3
-    assert all(gone(outcome.details["pid"], 0.5) for outcome in outcomes)
+    assert all(gone(outcome.details["pid"]) for outcome in outcomes)
 
 
 def test_no_zombies_are_left(start: Start, server: ForkServer) -> None:
@@ -133,18 +134,19 @@ def test_a_breach_ends_the_trial_and_no_other(start: Start) -> None:
     assert outcome_of(bystander).status is Status.COMPLETE
 
 
-def test_stop_ends_it_at_once_and_keeps_what_is_known(start: Start) -> None:
+def test_stop_ends_it_at_once_and_keeps_what_is_known(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "GRACE_SECONDS", 60.0)
     process = start(do="hang")
     while not isinstance(process.poll(), Epoch):
         pass
     began = time.monotonic()
     outcome = process.stop("not promising")
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 20.0
     assert (outcome.status, outcome.reason) == (Status.STOPPED, "not promising")
     assert len(outcome.epochs) == 1
     assert outcome.peak is not None
     assert max(held for _, held in outcome.memory_over_time) == outcome.peak.device
-    assert gone(process.pid, 0.5)
+    assert gone(process.pid)
     assert process.stop("again") == outcome
 
 
@@ -154,7 +156,7 @@ def test_stop_does_not_depend_on_the_trials_consent(start: Start) -> None:
         pass
     began = time.monotonic()
     assert process.stop("time is up", Status.INTERRUPTED).status is Status.INTERRUPTED
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 20.0
 
 
 def test_stop_after_the_end_changes_nothing(start: Start) -> None:
@@ -169,7 +171,7 @@ def test_poll_returns_in_time_when_nothing_comes(start: Start) -> None:
     assert isinstance(process.poll(10), Rehearsed)
     began = time.monotonic()
     assert process.poll(0.2) is None
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 10.0
     process.stop("enough")
 
 
@@ -177,7 +179,7 @@ def test_what_a_trial_has_started_ends_with_it(start: Start, tmp_path: Path) -> 
     outcome = outcome_of(start(5, do="helper", epochs=1))
     assert outcome.status is Status.COMPLETE
     helper = int((tmp_path / "5" / "trial.log").read_text().split()[1])
-    assert gone(helper, 1.0)
+    assert gone(helper)
 
 
 def test_a_bad_end_keeps_no_checkpoint(start: Start, tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_killed_fork_server_costs_its_trial_and_no_more(start: Start) -> None:
         assert outcome.status is Status.INTERRUPTED
         assert "code -9" in outcome.reason
         assert len(outcome.epochs) == 1
-        assert gone(process.pid, 1.0)
+        assert gone(process.pid)
         with pytest.raises(DeviceError, match="has died"):
             start(5, on=other)
 
@@ -263,7 +265,7 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
         parent.kill()
     assert len(pids) == 2
     for pid in pids:
-        assert gone(pid, 2.0), psutil.Process(pid)
+        assert gone(pid), psutil.Process(pid)
 
 
 def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
         driver.kill()
         try:
             for pid in pids:
-                assert gone(pid, 2.0), psutil.Process(pid)
+                assert gone(pid), psutil.Process(pid)
             assert parent.poll() is None  # it was not the parent that ended them
         finally:
             parent.kill()
@@ -294,7 +296,7 @@ def test_a_fork_server_that_still_imports_ends_with_its_parent(tmp_path: Path) -
     time.sleep(1.0)
     with parent:
         parent.kill()
-    assert gone(server_pid, 2.0)
+    assert gone(server_pid)
 
 
 def test_an_ancestor_is_known_by_more_than_its_id() -> None:
@@ -311,7 +313,7 @@ def test_a_zombie_is_a_dead_ancestor() -> None:
         ancestor = Ancestor.of(child.pid)
         assert ancestor.is_alive()
         child.kill()
-        assert gone(child.pid, 2.0)
+        assert gone(child.pid)
         assert not ancestor.is_alive()
 
 
@@ -362,13 +364,15 @@ def test_a_kill_from_outside_is_judged_by_what_the_system_did(
 
 
 @pytest.mark.slow
-def test_a_further_trial_costs_less_than_a_second_with_everything_imported(start: Start) -> None:
+def test_a_further_trial_costs_a_fraction_of_the_imports(start: Start) -> None:
+    began = time.monotonic()
     with ForkServer() as full:
         full.wait_ready()
+        imports = time.monotonic() - began
         assert psutil.Process(full.pid).num_threads() == 1  # a process with threads must not be forked
         seconds = []
         for number in range(4):
             began = time.monotonic()
             assert outcome_of(start(number, on=full)).status is Status.COMPLETE
             seconds.append(time.monotonic() - began)
-        assert min(seconds) < 1.0, seconds
+        assert min(seconds) < imports / 4, (seconds, imports)
