@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from autotune.tracking import entries
 from tests.autotune._records import trial
 from tests.autotune.mlflow_server import MlflowServer
 from tests.autotune.mlflow_store import runs_of
-from tests.autotune.small_study import ROOT, command, environment, make_inputs
+from tests.autotune.small_study import ROOT, environment, make_inputs
 from tests.autotune.ui_process import running_ui
+from tests.autotune.warm import run_warm
 
 PAGE = (ROOT / "docs" / "mlflow.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
@@ -40,15 +40,8 @@ def run(line: str, home: Path, **options: str) -> str:
         words += ["--train", "rows.csv", "--text", "review", "--label", "stars"]
     for name, value in options.items():
         words[words.index(f"--{name}") + 1] = value
-    done = subprocess.run(
-        command(*words),
-        cwd=home,
-        env={name: value for name, value in environment().items() if not name.startswith("MLFLOW_")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    clean = {name: value for name, value in environment().items() if not name.startswith("MLFLOW_")}
+    done = run_warm(words, cwd=home, environment=clean, timeout=400)
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 

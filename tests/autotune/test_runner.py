@@ -238,7 +238,7 @@ def test_a_dead_ray_is_started_again(tmp_path: Path) -> None:
             raylet.kill()
 
     source.on_epoch = at_third
-    assert go(source) is Ended.DONE
+    assert go(source, Machine(device="cpu", threads=1, budget=BUDGET, max_concurrent=1)) is Ended.DONE
     assert source.statuses() == [Status.INTERRUPTED, Status.COMPLETE]
 
 

@@ -79,9 +79,7 @@ class _Server:
         return code
 
     def _end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()  # it ends when it reads the end of its input
-        self._process.wait()
+        self._process.communicate()  # it ends when it reads the end of its input
 
 
 @lru_cache(maxsize=1)
