@@ -167,7 +167,7 @@ def test_a_low_cap_refuses_part_of_the_space_and_the_rest_runs(tmp_path: Path) -
 
 def test_ctrl_c_has_its_exit_code_and_resume_keeps_a_new_total_from_anywhere(tmp_path: Path) -> None:
     study = tmp_path / "study"
-    inputs = make_inputs(tmp_path)
+    inputs = make_inputs(tmp_path, space=SPACE.replace("epochs: 2", "epochs: 6"))  # long enough to be interrupted
     here = {name: str(Path(value).relative_to(tmp_path)) for name, value in inputs.items() if value.startswith("/")}
     options = {**inputs, **here, "--memory-cap": "2GB", "--trials": "1", "--study-dir": "study"}
     autotune("run", options=options, cwd=tmp_path)
