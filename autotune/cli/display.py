@@ -34,6 +34,8 @@ _STATUS_STYLE = {
 }
 _ROWS_SHOWN = 8
 _BAR_COLUMNS = 30
+_NARROW = 80
+"""Columns below which a bar gets a third of its length, so that the words behind it stay on their line."""
 _LINE_EVERY = 10.0
 """Seconds between lines that tell how far something is, where no bar can be shown."""
 
@@ -51,6 +53,11 @@ def outcome_words(outcome: Outcome | None, metric_name: str) -> str:
     if outcome.reason:
         words.append(outcome.reason)
     return ", ".join(words)
+
+
+def _time_left(deadline: float) -> str:
+    left = deadline - time.monotonic()
+    return f"{format_duration(left)} left" if left > 0 else "the time budget is used up"
 
 
 class Display:
@@ -105,7 +112,7 @@ class Display:
     def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
         """The search begins; ``done`` of the total ended earlier; ``deadline`` is in the clock of ``time.monotonic``."""
         self._metric_name, self._total, self._finished = metric_name, total, done
-        until = "" if deadline is None else f", {format_duration(deadline - time.monotonic())} left"
+        until = "" if deadline is None else f", {_time_left(deadline)}"
         already = f" ({done} of them ended earlier)" if done else ""
         self._line(f"search: {total} trials{already}, each under {format_bytes(cap)}, maximising {metric_name}{until}")
 
@@ -133,7 +140,7 @@ class Display:
     def confirmation_begins(self, *, done: int, total: int, metric_name: str, deadline: float | None) -> None:
         """Members of the front are trained on other seeds; ``done`` of the total trainings ended earlier."""
         self._metric_name, self._total, self._finished = metric_name, total, done
-        until = "no time budget" if deadline is None else f"{format_duration(deadline - time.monotonic())} left"
+        until = "no time budget" if deadline is None else _time_left(deadline)
         self._line(f"confirm: {done} of {total} trainings ended earlier, {until}")
 
     def confirmation_started(self, member: TrialRecord, seed: int) -> None:
@@ -227,10 +234,11 @@ def _best(front: list[TrialRecord]) -> list[TrialRecord]:
     return [record for record in front if record.number in best]
 
 
-def _bar(done: int, total: int, words: str) -> Table:
-    """A bar and, behind it, what it counts."""
+def _bar(done: int, total: int, words: str, columns: int) -> Table:
+    """A bar and, behind it, what it counts, for a terminal of so many columns."""
+    width = _BAR_COLUMNS if columns >= _NARROW else _BAR_COLUMNS // 3
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(ProgressBar(total=total, completed=done, width=_BAR_COLUMNS), Text(words, style="bold"))
+    grid.add_row(ProgressBar(total=total, completed=done, width=width), Text(words, style="bold"))
     return grid
 
 
@@ -266,6 +274,7 @@ class LiveDisplay(Display):
     def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
         super().search_begins(done=done, total=total, metric_name=metric_name, cap=cap, deadline=deadline)
         self._cap, self._deadline = cap, deadline
+        self._step = None  # a survey that its time ended stays short of its total
 
     def started(self, number: int, candidate: Candidate, predicted: MemoryFigures) -> None:
         self._running[f"trial {number}"] = (candidate, f"predicted device {format_bytes(predicted.device)}")
@@ -300,13 +309,13 @@ class LiveDisplay(Display):
         parts: list[Table | Text] = []
         if self._step is not None:
             what, done, total = self._step
-            parts.append(_bar(done, total, f"{done:,}/{total:,} {what}"))
+            parts.append(_bar(done, total, f"{done:,}/{total:,} {what}", self.console.width))
         if self._total:
-            left = "no time budget" if self._deadline is None else self._time_left(self._deadline)
+            left = "no time budget" if self._deadline is None else _time_left(self._deadline)
             cap = "" if self._cap is None else f"cap {format_bytes(self._cap)} · "
             so_far = format_duration(time.monotonic() - self._begin)
             words = f"{self._finished}/{self._total} {self._what} ended · {cap}{left} · {so_far} so far"
-            parts.append(_bar(self._finished, self._total, words))
+            parts.append(_bar(self._finished, self._total, words, self.console.width))
             for name, (candidate, state) in sorted(self._running.items()):
                 parts.append(Text(f"  ▶ {name} {candidate.label}: {state}", style="cyan"))
             if self._front:
@@ -317,11 +326,6 @@ class LiveDisplay(Display):
         elif self._step is None:
             parts.append(Text(f"{format_duration(time.monotonic() - self._begin)} …", style="dim"))
         return Group(*parts)
-
-    @staticmethod
-    def _time_left(deadline: float) -> str:
-        left = deadline - time.monotonic()
-        return f"{format_duration(left)} left" if left > 0 else "time is up"
 
 
 def display_for(*, quiet: bool = False) -> Display:

@@ -118,9 +118,10 @@ def _width() -> int | None:
 def _watched(prices: Iterable[Price], made: Plan, errors: Any) -> Iterator[Price]:
     from rich.progress import track
 
-    yield from track(
-        prices, f"pricing {len(made.candidates)} configurations", len(made.candidates), console=errors, transient=True
-    )
+    told = f"pricing {len(made.candidates)} configurations"
+    if not errors.is_terminal:  # no bar is shown there, and many take minutes
+        errors.print(f"note: {told}; --method prices fewer", markup=False, soft_wrap=True)
+    yield from track(prices, told, len(made.candidates), console=errors, transient=True)
 
 
 def _print(made: Plan, prices: list[Price], *, everything: bool, shown: Console) -> None:

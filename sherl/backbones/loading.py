@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import initialization
@@ -308,14 +309,17 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and reports of unused weights: what matters is raised."""
-    verbosity = transformers_logging.get_verbosity()
+    """Without transformers' progress bars and reports of unused weights, and the hub's two lines for each try: what matters is
+    raised."""
+    verbosity, of_hub = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity(hub_logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(of_hub)
         if bars:
             transformers_logging.enable_progress_bar()
