@@ -56,7 +56,10 @@ def test_every_word_of_a_name_is_explained() -> None:
     explained = {re.sub(r"\d+", "1", word) for word in re.findall(r"`([^`]+)`", table.split("|---|---|")[1])}
     names = {"shallow", *METHODS.names()}
     planned = Candidate(
-        method={"name": "full"}, training={}, params={}, plan={"activation_checkpointing": True, "accumulation": 4}
+        method={"name": "full"},
+        training={},
+        params={},
+        plan={"activation_checkpointing": True, "accumulation": 4, "eval_batch_size": 8},
     )
     labels = {planned.label, "single@-2 lora(8)"}
     for space in find_names():
