@@ -191,6 +191,8 @@ class Candidate:
             words.append("+ckpt")
         if "accumulation" in self.plan:
             words.append(f"+accumulation({self.plan['accumulation']})")
+        if "eval_batch_size" in self.plan:
+            words.append(f"+eval_batch_size({self.plan['eval_batch_size']})")
         return " ".join(word for word in words if word)
 
 

@@ -22,23 +22,34 @@ _BYTE_UNITS: dict[str, int] = {
 }
 _DURATION_UNITS: dict[str, float] = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LATENCY_UNITS: dict[str, float] = {"": 1.0, "s": 1.0, "ms": 1e-3}
+_LEAST_WITHOUT_UNIT = 10**5
+"""A text with a smaller plain number is a size whose unit was forgotten: nothing that is bounded here fits in so few bytes."""
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def parse_bytes(text: str | int) -> int:
-    """Bytes from ``8GB`` (8e9), ``8GiB`` (8 * 2**30), ``512MiB`` or a plain number of bytes.
+    """Bytes from ``8GB`` (8e9), ``8GiB`` (8 * 2**30), ``512MiB`` or a plain number of bytes, as a text from 100,000 on.
 
     Raises:
-        UnitError: the text is no size, its unit is unknown, or it is not above zero.
+        UnitError: the text is no size, its unit is unknown or was forgotten (``8``), or it is not above zero.
     """
     allowed = "allowed are a number of bytes or a number with B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024)"
     match = _QUANTITY.fullmatch(str(text))
     if match is None or match.group(2).lower() not in _BYTE_UNITS:
-        raise UnitError(f"{text!r} is not a memory size: {allowed}. For example 8GB or 7.5GiB.")
+        meant = _gigabytes(str(text))
+        raise UnitError(f"{text!r} is not a memory size: {allowed}. {meant or 'For example 8GB or 7.5GiB.'}")
     size = float(match.group(1)) * _BYTE_UNITS[match.group(2).lower()]
     if not 0.5 < size < math.inf:
         raise UnitError(f"A memory size must be above zero and finite, {text!r} was given: {allowed}.")
+    if isinstance(text, str) and not match.group(2) and size < _LEAST_WITHOUT_UNIT:
+        raise UnitError(f"{text!r} has no unit and would be {format_bytes(round(size))}: {allowed}. {_gigabytes(text)}")
     return round(size)
+
+
+def _gigabytes(text: str) -> str:
+    """What ``8``, ``8G`` or ``8Gi`` was meant for, as advice; "" for anything else."""
+    bare = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:g|gi)?\s*", text, re.IGNORECASE)
+    return f"Probably {bare.group(1)}GB or {bare.group(1)}GiB is meant." if bare else ""
 
 
 def format_bytes(count: int) -> str:

@@ -134,8 +134,9 @@ def read_manifest(directory: str | Path) -> Manifest:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
+        lacks = f"has no {MANIFEST_FILE}" if Path(directory).is_dir() else "is no folder"
         raise CheckpointError(
-            f"{directory} is no checkpoint: it has no {MANIFEST_FILE}. Give a folder that save_checkpoint or "
+            f"{directory} is no checkpoint: it {lacks}. Give a folder that save_checkpoint or "
             "'autotune export' has written."
         ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -19,6 +19,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sherl.backbones.loading import quietly
 from sherl.errors import SherlError
 from sherl.evaluation import evaluating
 from sherl.graph import sample_batches
@@ -206,10 +207,11 @@ def _saved(
     Raises:
         MergeError: it does not give what the model gave.
     """
-    made.save_pretrained(build)
-    if predictor.tokenizer is not None:
-        predictor.tokenizer.save_pretrained(build)
-    again = getattr(transformers, kind).from_pretrained(build).eval()
+    with quietly():
+        made.save_pretrained(build)
+        if predictor.tokenizer is not None:
+            predictor.tokenizer.save_pretrained(build)
+        again = getattr(transformers, kind).from_pretrained(build).eval()
     difference = _difference(before, [_answer(again, batch) for batch in batches], batches)
     if not difference <= allowed:
         raise MergeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from typing import Annotated
 
@@ -39,7 +41,13 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _copyable(help_text: str) -> str:
+    """A help text whose examples are not wrapped: each stays one line, as it is typed."""
+    return re.sub(r"\n\n(?= *autotune )", "\n\n\b\n", inspect.cleandoc(help_text))
 
 
 def _version(asked: bool) -> None:
@@ -57,17 +65,17 @@ def _common(
     """Options of every command."""
 
 
-app.command("run", help=run.RUN_HELP)(run.run)
-app.command("resume", help=resume.RESUME_HELP)(resume.resume)
-app.command("confirm", help=confirm.CONFIRM_HELP)(confirm.confirm)
-app.command("plan", help=plan.PLAN_HELP)(plan.plan)
-app.command("report", help=report.REPORT_HELP)(report.report)
-app.command("select")(select.select)
-app.command("ui", help=ui.UI_HELP)(ui.ui)
-app.command("export", help=deploy.EXPORT_HELP)(deploy.export)
-app.command("train", help=train.TRAIN_HELP)(train.train)
-app.command("predict")(deploy.predict)
-app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
+app.command("run", help=_copyable(run.RUN_HELP))(run.run)
+app.command("resume", help=_copyable(resume.RESUME_HELP))(resume.resume)
+app.command("confirm", help=_copyable(confirm.CONFIRM_HELP))(confirm.confirm)
+app.command("plan", help=_copyable(plan.PLAN_HELP))(plan.plan)
+app.command("report", help=_copyable(report.REPORT_HELP))(report.report)
+app.command("select", help=_copyable(select.select.__doc__ or ""))(select.select)
+app.command("ui", help=_copyable(ui.UI_HELP))(ui.ui)
+app.command("export", help=_copyable(deploy.EXPORT_HELP))(deploy.export)
+app.command("train", help=_copyable(train.TRAIN_HELP))(train.train)
+app.command("predict", help=_copyable(deploy.predict.__doc__ or ""))(deploy.predict)
+app.command("doctor", help=_copyable(doctor.DOCTOR_HELP))(doctor.doctor)
 
 
 def exit_code(error: Exception) -> int:

@@ -33,6 +33,12 @@ def outcome_words(outcome: Outcome | None, metric_name: str) -> str:
     return ", ".join(words)
 
 
+def time_left(deadline: float) -> str:
+    """Of a time budget that ends then, in the clock of ``time.monotonic``."""
+    left = deadline - time.monotonic()
+    return f"{format_duration(left)} left" if left > 0 else "the time budget is used up"
+
+
 class Display:
     """Listens to a study. This base prints plain lines; nothing is lost where the output is no terminal."""
 
@@ -85,7 +91,7 @@ class Display:
     def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
         """The search begins; ``done`` of the total ended earlier; ``deadline`` is in the clock of ``time.monotonic``."""
         self._metric_name, self._total, self._finished = metric_name, total, done
-        until = "" if deadline is None else f", {format_duration(deadline - time.monotonic())} left"
+        until = "" if deadline is None else f", {time_left(deadline)}"
         already = f" ({done} of them ended earlier)" if done else ""
         self._line(f"search: {total} trials{already}, each under {format_bytes(cap)}, maximising {metric_name}{until}")
 
@@ -113,7 +119,7 @@ class Display:
     def confirmation_begins(self, *, done: int, total: int, metric_name: str, deadline: float | None) -> None:
         """Members of the front are trained on other seeds; ``done`` of the total trainings ended earlier."""
         self._metric_name, self._total, self._finished = metric_name, total, done
-        until = "no time budget" if deadline is None else f"{format_duration(deadline - time.monotonic())} left"
+        until = "no time budget" if deadline is None else time_left(deadline)
         self._line(f"confirm: {done} of {total} trainings ended earlier, {until}")
 
     def confirmation_started(self, member: TrialRecord, seed: int) -> None:

@@ -13,13 +13,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autotune.cli.display import Display
+from autotune.cli.display import Display, time_left
 from autotune.cli.front_table import front_table
 from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, TrialRecord
 from autotune.units import format_bytes, format_duration
 
 _ROWS_SHOWN = 8
 _BAR_COLUMNS = 30
+_NARROW = 80
+"""Columns below which a bar gets a third of its length, so that the words behind it stay on their line."""
 
 
 class LiveDisplay(Display):
@@ -54,6 +56,7 @@ class LiveDisplay(Display):
     def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
         super().search_begins(done=done, total=total, metric_name=metric_name, cap=cap, deadline=deadline)
         self._cap, self._deadline = cap, deadline
+        self._step = None  # a survey that its time ended stays short of its total
 
     def started(self, number: int, candidate: Candidate, predicted: MemoryFigures) -> None:
         self._running[f"trial {number}"] = (candidate, f"predicted device {format_bytes(predicted.device)}")
@@ -88,13 +91,13 @@ class LiveDisplay(Display):
         parts: list[Table | Text] = []
         if self._step is not None:
             what, done, total = self._step
-            parts.append(_bar(done, total, f"{done:,}/{total:,} {what}"))
+            parts.append(_bar(done, total, f"{done:,}/{total:,} {what}", self.console.width))
         if self._total:
-            left = "no time budget" if self._deadline is None else self._time_left(self._deadline)
+            left = "no time budget" if self._deadline is None else time_left(self._deadline)
             cap = "" if self._cap is None else f"cap {format_bytes(self._cap)} · "
             so_far = format_duration(time.monotonic() - self._begin)
             words = f"{self._finished}/{self._total} {self._what} ended · {cap}{left} · {so_far} so far"
-            parts.append(_bar(self._finished, self._total, words))
+            parts.append(_bar(self._finished, self._total, words, self.console.width))
             for name, (candidate, state) in sorted(self._running.items()):
                 parts.append(Text(f"  ▶ {name} {candidate.label}: {state}", style="cyan"))
             if self._front:
@@ -105,11 +108,6 @@ class LiveDisplay(Display):
         elif self._step is None:
             parts.append(Text(f"{format_duration(time.monotonic() - self._begin)} …", style="dim"))
         return Group(*parts)
-
-    @staticmethod
-    def _time_left(deadline: float) -> str:
-        left = deadline - time.monotonic()
-        return f"{format_duration(left)} left" if left > 0 else "time is up"
 
 
 def _best(front: list[TrialRecord]) -> list[TrialRecord]:
@@ -123,8 +121,9 @@ def _best(front: list[TrialRecord]) -> list[TrialRecord]:
     return [record for record in front if record.number in best]
 
 
-def _bar(done: int, total: int, words: str) -> Table:
-    """A bar and, behind it, what it counts."""
+def _bar(done: int, total: int, words: str, columns: int) -> Table:
+    """A bar and, behind it, what it counts, for a terminal of so many columns."""
+    width = _BAR_COLUMNS if columns >= _NARROW else _BAR_COLUMNS // 3
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(ProgressBar(total=total, completed=done, width=_BAR_COLUMNS), Text(words, style="bold"))
+    grid.add_row(ProgressBar(total=total, completed=done, width=width), Text(words, style="bold"))
     return grid

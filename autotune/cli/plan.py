@@ -34,6 +34,10 @@ Examples:
 """
 
 
+_QUICKLY_PRICED = 20
+"""Configurations that are priced within a minute or so."""
+
+
 def plan(
     model: Annotated[
         str, typer.Option("--model", help="A folder, a config.json or a hub id; only the configuration is read.")
@@ -118,9 +122,13 @@ def _width() -> int | None:
 def _watched(prices: Iterable[Price], made: Plan, errors: Any) -> Iterator[Price]:
     from rich.progress import track
 
-    yield from track(
-        prices, f"pricing {len(made.candidates)} configurations", len(made.candidates), console=errors, transient=True
-    )
+    told = f"pricing {len(made.candidates)} configurations"
+    if not errors.is_terminal:  # no bar can be shown there, and many take minutes
+        if len(made.candidates) > _QUICKLY_PRICED:
+            errors.print(f"note: {told}; --method prices fewer", markup=False, soft_wrap=True)
+        yield from prices
+        return
+    yield from track(prices, told, len(made.candidates), console=errors, transient=True)
 
 
 def _print(made: Plan, prices: list[Price], *, everything: bool, shown: Console) -> None:

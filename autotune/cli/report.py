@@ -113,7 +113,7 @@ def _table(comparison: Comparison) -> Table:
     table = Table(title=f"Fronts compared ({comparison.metric_name} on validation)", title_justify="left")
     for column in ("", "study", "model"):
         table.add_column(column, overflow="fold")
-    for column in ("trials", "on the front", "best", "least tensors MB", "hypervolume"):
+    for column in ("trials", "on the front", "best", "least tensors MB", "hyper-\nvolume"):
         table.add_column(column, justify="right")
     largest = max(comparison.hypervolumes.values(), default=0.0)
     for index, study in enumerate(comparison.studies):

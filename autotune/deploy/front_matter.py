@@ -59,7 +59,11 @@ def _results(
         if part == "validation" and confirmed is not None:
             kind, count = str(task["metric"]), len(confirmed.values)
             shown.append(
-                {"type": kind, "value": round(confirmed.mean, 6), "name": f"{kind}, mean of {count} other seeds"}
+                {
+                    "type": kind,
+                    "value": round(confirmed.mean, 6),
+                    "name": f"{kind}, mean of {count} other seed{'' if count == 1 else 's'}",
+                }
             )
         if shown:
             dataset = {"type": called, "name": called, "split": part}

@@ -189,9 +189,14 @@ class Folder:
         """Remove what a dead writer left: values without a manifest, unfinished manifests. Where there are no locks they stay:
         nothing there tells a dead writer from one in another container or on another machine."""
         kept = {path.stem for path in self._named(MANIFEST)}
-        for path in [*self._named(SCRATCH), *(one for one in self._named(VALUES) if one.stem not in kept)]:
-            if not writer_lives(path.name) and self.remove_unused(path):
-                self.note(f"{path} was left half-written by a process that is gone; it was removed.")
+        found = [*self._named(SCRATCH), *(one for one in self._named(VALUES) if one.stem not in kept)]
+        removed = [path for path in found if not writer_lives(path.name) and self.remove_unused(path)]
+        if len(removed) == 1:
+            self.note(f"{removed[0]} was left half-written by a process that is gone; it was removed.")
+        elif removed:
+            self.note(
+                f"{len(removed)} files of {self.path} were left half-written by a process that is gone; they were removed."
+            )
 
     def remove_unused(self, path: Path) -> bool:
         """Remove a regular file of the store that nobody holds; whether it was."""

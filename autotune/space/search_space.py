@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from autotune.errors import ConfigError
 from autotune.outcome import Candidate
-from autotune.space.files import find
+from autotune.space.files import find, names
 from autotune.space.parameters import (
     Choice,
     Fixed,
@@ -103,6 +103,7 @@ class SearchSpace:
         width: int,
         precision: str | None = None,
         check: MethodCheck = check_with_sherl,
+        called: str | None = None,
     ) -> Self:
         """The search space of a file, for a backbone of this depth (blocks) and width.
 
@@ -111,6 +112,7 @@ class SearchSpace:
             methods: the ones to keep; None keeps all.
             precision: taken in place of whatever the file says.
             check: reads one method; a test may put its own here.
+            called: what messages name instead of the file, such as what a copy was taken from.
 
         Raises:
             ConfigError: the file is missing or has problems; all are named, with key and line.
@@ -127,10 +129,10 @@ class SearchSpace:
         for name in unknown:
             known = tuple(spaces)
             document.problems.append(
-                f"method {name!r} was asked for and is not in this space.{nearest(name, known)} It has: {', '.join(known)}"
+                f"method {name!r} was asked for and is not in this space.{nearest(name, known)} It has: {', '.join(known)}{_elsewhere(name)}"
             )
         if document.problems:
-            raise ConfigError(document.problems, where=str(file))
+            raise ConfigError(document.problems, where=called or str(file))
         if precision is not None:
             training = {**training, "precision": Fixed(precision)}
             spaces = {
@@ -276,6 +278,13 @@ class SearchSpace:
     def size(self) -> int:
         """How many configurations differ in memory."""
         return len(self._shapes)
+
+
+def _elsewhere(method: str) -> str:
+    """The packaged spaces that hold a method, as advice; "" where none does."""
+    having = [name for name in names() if method in (Document(find(name)).values.get("methods") or {})]
+    options = " or ".join(f"--space {name}" for name in having)
+    return f". {method!r} is had with {options}" if having else ""
 
 
 def _how_many(key: str, parameter: Parameter) -> int:

@@ -212,7 +212,18 @@ def _wanted(
         precision: tuple(Wanted(places=places, passes=float(count)) for places, count in counted.items())
         for precision, counted in passes.items()
     }
-    return wanted, [f"without stored hidden states: {reason}" for reason in dict.fromkeys(without.values())]
+    return wanted, [f"without stored hidden states: {reason}" for reason in _reasons(without)]
+
+
+def _reasons(by_method: dict[str, str]) -> list[str]:
+    """Each reason once, with all methods that it holds for."""
+    alike: dict[str, list[str]] = {}
+    for name, reason in by_method.items():
+        alike.setdefault(reason.removeprefix(f"method {name} "), []).append(name)
+    return [
+        by_method[names[0]] if len(names) == 1 else f"methods {', '.join(names)}, each of which {reason}"
+        for reason, names in alike.items()
+    ]
 
 
 def _most_seconds(

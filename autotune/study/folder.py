@@ -161,6 +161,10 @@ def remove_folder(folder: StudyFolder, *, made: bool) -> None:
             item.unlink()
 
 
+_NAMED = 3
+"""Studies that a message names at most."""
+
+
 def find_folder(study_dir: str | Path | None) -> StudyFolder:
     """The folder asked for, or the newest study under ``./studies``.
 
@@ -171,14 +175,32 @@ def find_folder(study_dir: str | Path | None) -> StudyFolder:
         folder = StudyFolder(Path(study_dir))
         if not folder.settings_file.exists():
             what = "is no study's folder (it has no study.json)" if folder.path.exists() else "does not exist"
-            raise StudyError(f"{folder.path} {what}. Give the --study-dir of a study that `autotune run` made.")
+            raise StudyError(
+                f"{folder.path} {what}. Give the --study-dir of a study that `autotune run` made{_those_in(folder.path)}."
+            )
         return folder
-    found = [StudyFolder(file.parent) for file in STUDIES.glob(f"*/{StudyConfig.FILE_NAME}")]
+    found = _studies_in(STUDIES)
     if not found:
+        here = Path()
+        if StudyFolder(here).settings_file.exists():
+            raise StudyError(f"There is no study under ./studies of {Path.cwd()}, which is one itself: --study-dir .")
         raise StudyError(
-            "There is no study under ./studies. Give --study-dir, or start one: autotune run --memory-cap 8GB"
+            f"There is no study under ./studies of {Path.cwd()}. Give --study-dir{_those_in(here)}, or start one: autotune run "
+            "--memory-cap 8GB"
         )
-    return max(found, key=lambda folder: (folder.settings_file.stat().st_mtime, folder.path.name))
+    return found[0]
+
+
+def _studies_in(folder: Path) -> list[StudyFolder]:
+    """The newest first."""
+    found = [StudyFolder(file.parent) for file in folder.glob(f"*/{StudyConfig.FILE_NAME}")]
+    return sorted(found, key=lambda study: (study.settings_file.stat().st_mtime, study.path.name), reverse=True)
+
+
+def _those_in(folder: Path) -> str:
+    """Some studies of a folder, behind a sentence that asks for one; "" where it holds none."""
+    found = [shlex.quote(str(study.path)) for study in _studies_in(folder)]
+    return f", such as {' or '.join(found[:_NAMED])}" if found else ""
 
 
 def study_dir_option(folder: StudyFolder) -> str:

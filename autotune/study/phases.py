@@ -68,6 +68,7 @@ class Phases:
             depth=len(backbone.last_stack),
             width=backbone.width,
             precision=config.precision,
+            called=f"the search space {config.space}",
         )
         for note in space.notes:
             listener.note(note)

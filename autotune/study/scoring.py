@@ -10,6 +10,7 @@ from autotune.trial.fork_server import ForkServer
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Finished, TrialRequest
+from autotune.units import format_duration
 
 
 def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyListener, server: ForkServer) -> None:
@@ -29,6 +30,9 @@ def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyLis
         outcome = run_alone(request, server)
         if outcome.status is Status.COMPLETE:
             record.set_test_metrics(member.number, outcome.metrics)
+            score = outcome.metrics.get(settings.metric)
+            shown = "is scored" if score is None else f"reaches {settings.metric} {score:.4f}"
+            listener.note(f"trial {member.number} {shown} on the test part, in {format_duration(outcome.seconds)}")
         else:
             listener.warning(f"trial {member.number} could not be scored on the test part: {outcome.reason}")
 

@@ -137,10 +137,16 @@ def _closing(
         lines.append(f"{unconfirmed}: autotune confirm{where}")
     if selection is not None:
         lines.append(
-            f"Next: autotune select{where} --memory-cap {config.memory_cap * 3 // 4 // 10**6}MB (or another condition), "
+            f"Next: autotune select{where} --memory-cap {_less(config.memory_cap)} (or another condition), "
             f"then autotune export{where} DIR"
         )
     return "\n".join(lines)
+
+
+def _less(cap: int) -> str:
+    """Three quarters of a cap, as a person would type it: ``6GB``, ``750MB``."""
+    megabytes = cap * 3 // 4 // 10**6
+    return f"{megabytes / 1000:g}GB" if megabytes >= 1000 else f"{megabytes}MB"
 
 
 def _unconfirmed(points: Sequence[Point], seeds: int) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import initialization
@@ -86,7 +88,7 @@ def load_config(source: str) -> Any:
     alone = Path(source).expanduser()
     where = str(alone) if alone.suffix == ".json" and alone.is_file() else resolve_source(source)
     try:
-        with _quiet():
+        with quietly():
             config = transformers.AutoConfig.from_pretrained(where)
     except ValueError as error:
         raise UnsupportedBackboneError(
@@ -118,7 +120,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: W
     family = family_of(config, source)
     light = None if without is None else Lightener(_class_of(family, config), family, without)
     try:
-        with _quiet():
+        with quietly():
             model, report = (_auto_class(family) if light is None else light.lightened).from_pretrained(
                 where,
                 config=_prepared(config, family),
@@ -164,7 +166,7 @@ def backbone_from_config(
     family = family_of(config, "the configuration")
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))
-    with _quiet(), nullcontext() if real else initialization.no_init_weights():
+    with quietly(), nullcontext() if real else initialization.no_init_weights():
         options = {"dtype": dtype, **_class_options(family)}
         if family.made_of_values and not real:
             with _disable_current_modes(), torch.device("meta"):
@@ -199,7 +201,7 @@ def load_tokenizer(source: str) -> Any:
     """
     where = resolve_source(source)
     try:
-        with _quiet():
+        with quietly():
             tokenizer = transformers.AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError, ImportError, KeyError) as error:
         if not Path(where).is_dir():
@@ -307,15 +309,18 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and reports of unused weights: what matters is raised."""
-    verbosity = transformers_logging.get_verbosity()
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars and reports of unused weights, and the hub's two lines for each try: what matters is
+    raised."""
+    verbosity, of_hub = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(of_hub)
         if bars:
             transformers_logging.enable_progress_bar()

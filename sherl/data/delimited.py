@@ -135,17 +135,22 @@ def _table(parsed: _Parsed, source: str) -> Table:
         problems.add(f"{source} header: columns must have different names, {repeated} stand there more than once")
     if parsed.broken is not None:
         problems.add(f"{source}: {parsed.broken}")
+    undecoded: list[str] = []
     for number, (row, line) in enumerate(zip(rows, lines, strict=True), start=1):
         if len(row) != len(header):
             problems.add(
                 f"{source} row {number} (line {line}): {len(row)} cells were given, the header names {len(header)} "
                 f"columns; the row begins {shorten(row[0])}"
             )
-        undecoded = next((cell for cell in row if _surrogate(cell)), None)
-        if undecoded is not None:
-            problems.add(
-                f"{source} row {number} (line {line}): {_bytes_shown(undecoded)} is no UTF-8; save the file as UTF-8"
-            )
+        cell = next((cell for cell in row if _surrogate(cell)), None)
+        if cell is not None:
+            undecoded.append(f"{source} row {number} (line {line}): {_bytes_shown(cell)} is no UTF-8")
+    if undecoded:  # one cause, so one problem
+        others = f", nor are cells of {len(undecoded) - 1} more rows" if len(undecoded) > 1 else ""
+        problems.add(
+            f"{undecoded[0]}{others}; save the file as UTF-8 (what a Windows program saved, `iconv -f WINDOWS-1252 -t UTF-8` "
+            "converts)"
+        )
     problems.raise_any()
     columns: dict[str, list[Any]] = {name: [row[place] for row in rows] for place, name in enumerate(header)}
     return Table(source, columns, lines)

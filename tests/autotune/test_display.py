@@ -172,3 +172,27 @@ def test_a_study_is_shown_live_in_a_terminal_alone(
     with pytest.raises(KeyboardInterrupt):
         drive(work, quiet=quiet, as_json=as_json)
     assert [(isinstance(one, LiveDisplay), one.quiet) for one in seen] == [(live, quiet or as_json)]
+
+
+def test_a_time_budget_that_is_used_up_is_no_negative_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.cli.display.time.monotonic", lambda: 100.0)
+    display = Display()
+    display.search_begins(done=0, total=4, metric_name="accuracy", cap=10**9, deadline=60.0)
+    display.confirmation_begins(done=0, total=4, metric_name="accuracy", deadline=160.0)
+    search, confirm = capsys.readouterr().out.splitlines()
+    assert search.endswith("maximising accuracy, the time budget is used up")
+    assert confirm.endswith("1 min 00 s left")
+
+
+def test_a_survey_that_its_time_ended_shows_no_bar_in_the_search() -> None:
+    display = LiveDisplay()
+    display.console = Console(width=60, record=True, file=StringIO())
+    display.progress("configurations predicted", 17, 348)
+    display.search_begins(done=4, total=4, metric_name="accuracy", cap=10**9, deadline=None)
+    display.console.export_text()
+    display.console.print(display._render())
+    shown = display.console.export_text()
+    assert "configurations predicted" not in shown
+    assert shown.count("━") == 10, "a narrow terminal has a short bar"

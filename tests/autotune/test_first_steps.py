@@ -96,7 +96,7 @@ def test_the_quickstart_names_what_lies_in_a_study(place: Path) -> None:
 def test_the_phases_of_the_quickstart_are_those_of_a_study() -> None:
     table = QUICKSTART.split("| phase |")[1].split("\n\n")[0]
     named = [row.split("|")[1].strip() for row in table.splitlines()[2:]]
-    assert named == ["prepare", "features", "plan", "search", "confirm", "test", "report"]
+    assert named == ["prepare", "features", "plan", "search", "confirm", "measure", "test", "report"]
 
 
 def test_the_commands_for_a_cluster_are_understood(understood: Any) -> None:

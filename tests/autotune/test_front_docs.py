@@ -9,9 +9,12 @@ from typing import get_args
 
 import pytest
 
-from autotune.outcome import Status
+from autotune.outcome import Candidate, Status
 from autotune.report import Preference
 from autotune.report.rule import Rule
+from autotune.space import SearchSpace
+from autotune.space.files import names as find_names
+from sherl.methods import METHODS
 
 from .small_study import ROOT, autotune, make_inputs
 
@@ -45,3 +48,23 @@ def test_the_tables_name_every_status_condition_and_preference() -> None:
     assert all(
         f"`{name}`" in PAGE.split("`--prefer` says")[1].split("By these rules")[0] for name in get_args(Preference)
     )
+
+
+def test_every_word_of_a_name_is_explained() -> None:
+    """Of all configurations of the spaces that come with the program, and of every memory plan that a name tells."""
+    table = PAGE.split("## The names of configurations")[1].split("\n## ")[0]
+    explained = {re.sub(r"\d+", "1", word) for word in re.findall(r"`([^`]+)`", table.split("|---|---|")[1])}
+    names = {"shallow", *METHODS.names()}
+    planned = Candidate(
+        method={"name": "full"},
+        training={},
+        params={},
+        plan={"activation_checkpointing": True, "accumulation": 4, "eval_batch_size": 8},
+    )
+    labels = {planned.label, "single@-2 lora(8)"}
+    for space in find_names():
+        loaded = SearchSpace.load(space, depth=12, width=768)
+        labels |= {shape.label for shape in loaded.shapes()}
+    words = {word for label in labels for word in label.split()}
+    unexplained = {re.sub(r"\d+", "1", word) for word in words - names} - explained
+    assert not unexplained

@@ -8,6 +8,7 @@ import pytest
 
 from autotune.errors import ConfigError
 from autotune.space import SearchSpace
+from autotune.space.files import find
 from autotune.space.parameters import RealRange
 
 from .conftest import Load
@@ -147,3 +148,17 @@ def test_a_space_that_is_not_there_is_said_with_those_that_are(name: str, words:
     with pytest.raises(ConfigError, match="default, ") as caught:
         SearchSpace.load(name, depth=6, width=384)
     assert words in str(caught.value)
+
+
+def test_a_method_of_another_space_is_said_with_that_space(load: Load) -> None:
+    file = find("default")
+    with pytest.raises(ConfigError) as caught:
+        SearchSpace.load(file, methods=["unipt"], depth=6, width=384, called="the search space default")
+    said = str(caught.value)
+    assert said.startswith("the search space default: 1 problem")
+    assert "is not in this space" in said
+    assert "'unipt' is had with --space methods" in said
+    with pytest.raises(ConfigError) as caught:
+        SearchSpace.load(file, methods=["nosuch"], depth=6, width=384)
+    assert str(caught.value).startswith(f"{file}: 1 problem")
+    assert "is had with" not in str(caught.value)

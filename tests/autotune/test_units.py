@@ -29,7 +29,21 @@ def test_a_whole_number_times_its_unit(count: int, unit: str, gap: str) -> None:
 
 @given(st.integers(1, 10**15))
 def test_plain_numbers_are_bytes(count: int) -> None:
-    assert parse_bytes(count) == parse_bytes(str(count)) == count
+    assert parse_bytes(count) == parse_bytes(f"{count}B") == count
+    if count >= 10**5:
+        assert parse_bytes(str(count)) == count
+
+
+@pytest.mark.parametrize("text", ["8", "8.5", " 8 ", "99999"])
+def test_a_forgotten_unit_is_told_from_a_number_of_bytes(text: str) -> None:
+    with pytest.raises(UnitError, match=rf"has no unit.* Probably {text.strip()}GB or {text.strip()}GiB is meant"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["8G", "8 gi"])
+def test_half_a_unit_is_answered_with_whole_ones(text: str) -> None:
+    with pytest.raises(UnitError, match=r"not a memory size.* Probably 8GB or 8GiB is meant"):
+        parse_bytes(text)
 
 
 def test_gb_and_gib_are_never_mixed_up() -> None:

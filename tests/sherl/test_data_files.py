@@ -99,6 +99,19 @@ def test_rows_and_lines_are_named_also_after_texts_of_several_lines(tmp_path: Pa
     assert "row 3 (line 5), column 'label': '' was given; a class" in message
 
 
+def test_a_file_of_another_encoding_is_one_problem(tmp_path: Path) -> None:
+    rows = "".join(f"schön {number},gut\n" for number in range(50))
+    (tmp_path / "x.csv").write_bytes(f"text,label\n{rows}".encode("latin-1"))
+    with pytest.raises(DataError) as caught:
+        read_file(tmp_path / "x.csv")
+    message = str(caught.value)
+    assert "x.csv: 1 problem\n" in message
+    assert (
+        r"row 1 (line 2): b'sch\xf6n 0' is no UTF-8, nor are cells of 49 more rows; save the file as UTF-8" in message
+    )
+    assert "iconv -f WINDOWS-1252 -t UTF-8" in message
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

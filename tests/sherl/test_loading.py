@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -89,6 +90,22 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     for load in (load_config, load_backbone, load_tokenizer):
         with pytest.raises(SpecError, match=r"'nobody/nothing-at-all'.*HF_HUB_OFFLINE is set.*give a folder"):
             load("nobody/nothing-at-all")
+
+
+def test_the_hub_does_not_tell_of_each_try(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no such address")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", fails)
+    logger = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(logger, "propagate", True)
+    level = logger.level
+    with pytest.raises(SpecError, match="could not be had from the Hugging Face hub: no such address"):
+        load_config("owner/name")
+    assert caplog.messages == []
+    assert logger.level == level, "as before for whoever uses the hub next"
 
 
 def test_a_folder_loads_quietly(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

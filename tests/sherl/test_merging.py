@@ -122,3 +122,11 @@ def test_what_adds_modules_is_refused_with_what_to_do_instead(name: str, tmp_pat
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(MergeError, match="is there already"):
         merge(predictor_on("bert", {"name": "full"}, "classification"), tmp_path)
+
+
+def test_folding_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    transformers.utils.logging.enable_progress_bar()
+    capfd.readouterr()
+    merge(predictor_on("bert", {"name": "lora", "rank": 2}, "classification"), tmp_path / "plain")
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == "", "no bar, and no report of the pooler that the head does without"

@@ -123,6 +123,12 @@ def test_what_a_living_writer_writes_stays_and_a_dead_ones_goes(tmp_path: Path) 
     assert "left half-written by a process that is gone" in FeatureStore.open(tmp_path, KEY).notes[0]
     assert not left.exists()
     assert all(path.exists() for path in (*others, pipe))
+    several = [store.folder / f"train.blocks.{place}.{dead.pid}-100-0123abcd.bin" for place in (3, 4, 5)]
+    for path in several:
+        path.write_bytes(b"x")
+    (note,) = FeatureStore.open(tmp_path, KEY).notes
+    assert note.startswith(f"3 files of {store.folder} were left half-written")
+    assert not any(path.exists() for path in several)
 
 
 @linux
