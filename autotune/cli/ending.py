@@ -50,6 +50,13 @@ def _without_front(result: StudyResult) -> NoReturn:
 
     ends = {record.outcome.status for record in result.records if record.outcome is not None}
     held = bool(ends) and ends <= {Status.OVER_CAP, Status.OUT_OF_MEMORY}
-    why = "every one of them went over the cap" if held else "there is nothing to select"
-    typer.echo(f"autotune: no trial has completed: {why}. `autotune resume --trials N` tries further ones.", err=True)
+    advice = "`autotune resume --trials N` tries further ones"
+    if held:
+        why = "every one of them went over the cap"
+    elif ends and Status.INTERRUPTED not in ends:
+        why = "there is nothing to select"
+    else:  # not by Ctrl-C, which has its own end: time was short
+        why = "what was begun was interrupted" if ends else "none was begun"
+        advice = "`autotune resume` goes on, with `--time-budget 1h` for an hour"
+    typer.echo(f"autotune: no trial has completed: {why}. {advice}.", err=True)
     raise typer.Exit(EXIT_NOTHING_FITS if held else EXIT_FAILED)

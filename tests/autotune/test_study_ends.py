@@ -162,18 +162,24 @@ def result(*records: TrialRecord, interrupted: bool = False) -> StudyResult:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "interrupted", "code"),
+    ("statuses", "interrupted", "code", "advice"),
     [
-        ((Status.FAILED,), False, 1),
-        ((), False, 1),
-        ((Status.OVER_CAP, Status.OUT_OF_MEMORY), False, 4),
-        ((Status.OVER_CAP, Status.DIVERGED), False, 1),
-        ((Status.INTERRUPTED,), True, 130),
+        ((Status.FAILED,), False, 1, "--trials N"),
+        ((), False, 1, "none was begun. `autotune resume` goes on, with `--time-budget"),
+        ((Status.FAILED, Status.INTERRUPTED), False, 1, "interrupted. `autotune resume` goes on, with `--time-budget"),
+        ((Status.OVER_CAP, Status.OUT_OF_MEMORY), False, 4, "--trials N"),
+        ((Status.OVER_CAP, Status.DIVERGED), False, 1, "--trials N"),
+        ((Status.INTERRUPTED,), True, 130, ""),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_script_does_not_go_on_where_no_trial_completed(
-    statuses: tuple[Status, ...], interrupted: bool, code: int, as_json: bool, capsys: pytest.CaptureFixture[str]
+    statuses: tuple[Status, ...],
+    interrupted: bool,
+    code: int,
+    advice: str,
+    as_json: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     records = [trial(number, None, status=status, reason="why") for number, status in enumerate(statuses)]
     with pytest.raises(typer.Exit) as raised:
@@ -181,6 +187,7 @@ def test_a_script_does_not_go_on_where_no_trial_completed(
     assert raised.value.exit_code == code
     out, said = capsys.readouterr()
     assert ("no trial has completed" in said) == (not interrupted)
+    assert advice in said
     if as_json:
         assert json.loads(out)["front"] == []
 
