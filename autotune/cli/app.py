@@ -12,6 +12,7 @@ import typer
 from autotune import __version__
 from autotune.cli import confirm, deploy, doctor, ending, plan, report, resume, run, select, train, ui
 from autotune.cli.console import replace_unknown_signs
+from autotune.cli.ctrl_c import note_interrupts
 from autotune.cli.disk import refusal_words
 from autotune.errors import (
     AutotuneError,
@@ -95,6 +96,7 @@ def run_app() -> None:
     from sherl.errors import SherlError
 
     replace_unknown_signs()
+    note_interrupts()
     try:
         app()
     except (AutotuneError, SherlError) as error:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autotune.cli.console import console
+from autotune.cli.ctrl_c import raise_if_lost
 from autotune.cli.front_table import front_table
 from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, Outcome, Status, TrialRecord
 from autotune.units import format_bytes, format_duration
@@ -65,12 +66,19 @@ class Display:
             self.console.print(f"[{format_duration(time.monotonic() - self._begin):>12}] {text}", markup=False)
 
     def phase(self, name: str, text: str) -> None:
-        """A phase of the study begins: prepare, plan, search, confirm, measure, test, report."""
+        """A phase of the study begins: prepare, plan, search, confirm, measure, test, report.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C has come before and was lost; not at the report, which an interrupted study has too.
+        """
+        if name != "report":
+            raise_if_lost()
         self._told_progress = time.monotonic()
         self._line(f"{name}: {text}")
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Of something that takes a while, so many are done: a line now and then."""
+        raise_if_lost()
         now = time.monotonic()
         if now - self._told_progress >= _LINE_EVERY:
             self._told_progress = now
@@ -86,10 +94,12 @@ class Display:
 
     def planned(self, plan: PlanSummary) -> None:
         """What the predictions say of the space."""
+        raise_if_lost()
         self._line(f"plan: {plan.sentence}")
 
     def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:
         """The search begins; ``done`` of the total ended earlier; ``deadline`` is in the clock of ``time.monotonic``."""
+        raise_if_lost()
         self._metric_name, self._total, self._finished = metric_name, total, done
         until = "" if deadline is None else f", {time_left(deadline)}"
         already = f" ({done} of them ended earlier)" if done else ""
@@ -118,6 +128,7 @@ class Display:
 
     def confirmation_begins(self, *, done: int, total: int, metric_name: str, deadline: float | None) -> None:
         """Members of the front are trained on other seeds; ``done`` of the total trainings ended earlier."""
+        raise_if_lost()
         self._metric_name, self._total, self._finished = metric_name, total, done
         until = "no time budget" if deadline is None else time_left(deadline)
         self._line(f"confirm: {done} of {total} trainings ended earlier, {until}")

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autotune.cli.ctrl_c import raise_if_lost
 from autotune.cli.display import Display, time_left
 from autotune.cli.front_table import front_table
 from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, TrialRecord
@@ -51,6 +52,7 @@ class LiveDisplay(Display):
         super().phase(name, text)
 
     def progress(self, what: str, done: int, total: int) -> None:
+        raise_if_lost()
         self._step = (what, done, total) if done < total else None
 
     def search_begins(self, *, done: int, total: int, metric_name: str, cap: int, deadline: float | None) -> None:

@@ -59,7 +59,7 @@ def test_ctrl_c_before_the_first_trial_keeps_nothing_and_says_so(tmp_path: Path)
         assert driver.stdout is not None
         assert "prepare:" in driver.stdout.readline()
         driver.send_signal(signal.SIGINT)
-        _, said = driver.communicate(timeout=60)
+        _, said = driver.communicate(timeout=200)
     assert driver.returncode == 130
     assert "interrupted before the first trial began: nothing is kept of it" in said
     assert not (tmp_path / "study").exists()
