@@ -1,15 +1,7 @@
-"""A plugin at whose import Ctrl-C comes where the interpreter drops what is raised."""
+"""A plugin at whose import Ctrl-C comes where the interpreter drops what is raised: at the end of an object."""
 
 from __future__ import annotations
 
 import signal
 
-
-class Ends:
-    """Its end is such a place."""
-
-    def __del__(self) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-
-Ends()
+type("Ends", (), {"__del__": lambda _: signal.raise_signal(signal.SIGINT)})()

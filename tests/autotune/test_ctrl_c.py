@@ -13,10 +13,16 @@ from rich.console import Console
 from autotune.cli.ctrl_c import note_interrupts, raise_if_lost
 from autotune.cli.display import Display
 from autotune.cli.live_display import LiveDisplay
-from tests.autotune.loses_ctrl_c import Ends
 from tests.autotune.small_study import autotune, make_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+class Ends:
+    """Its end is where the interpreter drops what is raised."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture
