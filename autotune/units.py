@@ -52,6 +52,11 @@ def _gigabytes(text: str) -> str:
     return f"Probably {bare.group(1)}GB or {bare.group(1)}GiB is meant." if bare else ""
 
 
+def count_words(number: int, noun: str) -> str:
+    """``1 member``, ``2 members``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(count: int) -> str:
     """Both readings of a size, in the words that messages use: ``8.00 GB (7.45 GiB)``."""
     for power, decimal, binary in ((3, "GB", "GiB"), (2, "MB", "MiB"), (1, "kB", "KiB")):

@@ -66,17 +66,20 @@ def _common(
     """Options of every command."""
 
 
-app.command("run", help=_copyable(run.RUN_HELP))(run.run)
-app.command("resume", help=_copyable(resume.RESUME_HELP))(resume.resume)
-app.command("confirm", help=_copyable(confirm.CONFIRM_HELP))(confirm.confirm)
-app.command("plan", help=_copyable(plan.PLAN_HELP))(plan.plan)
-app.command("report", help=_copyable(report.REPORT_HELP))(report.report)
-app.command("select", help=_copyable(select.select.__doc__ or ""))(select.select)
-app.command("ui", help=_copyable(ui.UI_HELP))(ui.ui)
-app.command("export", help=_copyable(deploy.EXPORT_HELP))(deploy.export)
-app.command("train", help=_copyable(train.TRAIN_HELP))(train.train)
-app.command("predict", help=_copyable(deploy.predict.__doc__ or ""))(deploy.predict)
-app.command("doctor", help=_copyable(doctor.DOCTOR_HELP))(doctor.doctor)
+for command, help_text in (
+    (run.run, run.RUN_HELP),
+    (resume.resume, resume.RESUME_HELP),
+    (confirm.confirm, confirm.CONFIRM_HELP),
+    (plan.plan, plan.PLAN_HELP),
+    (report.report, report.REPORT_HELP),
+    (select.select, select.select.__doc__ or ""),
+    (ui.ui, ui.UI_HELP),
+    (deploy.export, deploy.EXPORT_HELP),
+    (train.train, train.TRAIN_HELP),
+    (deploy.predict, deploy.predict.__doc__ or ""),
+    (doctor.doctor, doctor.DOCTOR_HELP),
+):
+    app.command(help=_copyable(help_text))(command)
 
 
 def exit_code(error: Exception) -> int:

@@ -10,7 +10,7 @@ from autotune.deploy.front_matter import front_matter
 from autotune.deploy.licence import Licence, licence_of
 from autotune.deploy.scores import confirmed_scores
 from autotune.outcome import MemoryFigures, Outcome, TrialRecord
-from autotune.units import format_bytes, format_duration
+from autotune.units import count_words, format_bytes, format_duration
 
 _NOT_ON_THE_CARD = {"task", "metric", "tokens", "tokenizer", "backbone"}  # said elsewhere, or too fine for a card
 _LONGEST_VALUE = 600
@@ -126,7 +126,7 @@ def _certainty(record: TrialRecord, metric: str) -> str:
     seeds = ", ".join(map(str, confirmed.seeds))
     count = len(confirmed.values)
     return (
-        f"Confirmed: trained again with {count} other seed{'s' if count > 1 else ''} ({seeds}), the validation "
+        f"Confirmed: trained again with {count_words(count, 'other seed')} ({seeds}), the validation "
         f"{_text(metric)} was {confirmed.mean:.4f}{spread} on average; "
         f"each: {', '.join(f'{value:.4f}' for value in confirmed.values)}. The weights here are those of seed {record.seed}."
     )
@@ -152,7 +152,7 @@ def _inference(record: TrialRecord) -> str:
     if inference is None:
         return "## Cost of answering\n\nNot measured."
     lines = [
-        f"- measured on: {_text(inference.device)}, {inference.threads} CPU thread{'s' if inference.threads > 1 else ''}",
+        f"- measured on: {_text(inference.device)}, {count_words(inference.threads, 'CPU thread')}",
         *_figures("measured peak", inference.peak),
         f"- latency of one row alone: {1000 * inference.latency_seconds:.1f} ms (median), from prepared tensors to the answer's",
         f"- throughput: {inference.rows_per_second:,.1f} rows a second in batches of {inference.batch_rows}",

@@ -12,6 +12,7 @@ import yaml
 from autotune.deploy.licence import Licence
 from autotune.deploy.scores import confirmed_scores
 from autotune.outcome import TrialRecord
+from autotune.units import count_words
 
 _ON_THE_HUB = {"all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # packaged here, known there by this name
 _PIPELINES = {
@@ -62,7 +63,7 @@ def _results(
                 {
                     "type": kind,
                     "value": round(confirmed.mean, 6),
-                    "name": f"{kind}, mean of {count} other seed{'' if count == 1 else 's'}",
+                    "name": f"{kind}, mean of {count_words(count, 'other seed')}",
                 }
             )
         if shown:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autotune.units import format_bytes, format_duration
+from autotune.units import count_words, format_bytes, format_duration
 from sherl.features import Place
 
 
@@ -113,7 +113,7 @@ def decide(
 
 def described(places: frozenset[Place], sizes: Mapping[Place, int]) -> str:
     """How many and how large, in words."""
-    return f"{len(places)} hidden state{'' if len(places) == 1 else 's'}, {format_bytes(_bytes(places, sizes))}"
+    return f"{count_words(len(places), 'hidden state')}, {format_bytes(_bytes(places, sizes))}"
 
 
 def _none(reason: str) -> Decision:

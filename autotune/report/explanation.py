@@ -8,12 +8,7 @@ from autotune.report.front import Point
 from autotune.report.ranking import Standing, worth
 from autotune.report.rule import Preference, Rule, asked
 from autotune.report.words import metric_words, point_words
-from autotune.units import format_bytes, format_latency
-
-
-def count_words(number: int, noun: str) -> str:
-    """``1 member``, ``2 members``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+from autotune.units import count_words, format_bytes, format_latency
 
 
 def explain(chosen: Point, runner_up: Point | None, stand: Standing, front: Sequence[Point], rule: Rule) -> str:

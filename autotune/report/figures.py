@@ -12,7 +12,7 @@ from autotune.report.axes import LOG_FROM_RATIO
 from autotune.report.front import Point, pareto_front
 from autotune.report.lettering import clean
 from autotune.report.scene import Form, Scene, hint_lines
-from autotune.units import format_bytes
+from autotune.units import count_words, format_bytes
 
 __all__ = ["Chart", "FigureText", "Layers", "figure_text", "layers", "stepped"]
 
@@ -144,7 +144,7 @@ def _counts(points: Sequence[Point], refused: Sequence[Refused]) -> str:
     words = [f"{count} {status.value.replace('_', ' ')}" for status, count in ended.items() if count]
     unmeasured = sum(not _placed(point) for point in points)
     unseen = f" ({unmeasured} without a measured peak, not shown)" if unmeasured else ""
-    trials = f"{len(points)} trial{'s' if len(points) != 1 else ''}: {', '.join(words)}{unseen}"
+    trials = f"{count_words(len(points), 'trial')}: {', '.join(words)}{unseen}"
     return trials + (f"; {never}" if never else "")
 
 
@@ -211,8 +211,7 @@ def hint(point: Point) -> str:
         None if point.metric is None else f"validation {clean(point.metric_name)}: {point.metric:.4f}",
         None
         if mean is None
-        else f"on {seeds} other seed{'s' if seeds > 1 else ''}: {mean:.4f}"
-        + (f" ± {spread:.4f}" if spread is not None else ""),
+        else f"on {count_words(seeds, 'other seed')}: {mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""),
         *(f"test {clean(name)}: {value:.4f}" for name, value in point.test_metrics.items()),
         None if point.memory is None else f"peak of tensor bytes: {format_bytes(point.memory)}",
         None

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.errors import SelectionError
-from autotune.report.explanation import alternative_words, count_words, explain, nothing_meets
+from autotune.report.explanation import alternative_words, explain, nothing_meets
 from autotune.report.front import Point, pareto_front
 from autotune.report.ranking import ranked, standing
 from autotune.report.rule import Preference, Rule
+from autotune.units import count_words
 
 STEP_BYTES = 10**9
 """How much more or less device memory an alternative is told for."""

@@ -12,7 +12,7 @@ from autotune.report.front import Point, pareto_front
 from autotune.report.lettering import clean
 from autotune.report.page import Row
 from autotune.report.parameters import varied
-from autotune.units import format_bytes
+from autotune.units import count_words, format_bytes
 
 
 def findings(points: Sequence[Point], settings: Mapping[str, Any], refused: Sequence[Refused]) -> list[str]:
@@ -22,18 +22,18 @@ def findings(points: Sequence[Point], settings: Mapping[str, Any], refused: Sequ
         return ["No trial has finished yet."]
     if not front:
         return [
-            f"Of {_trials(len(points))}, none is complete with a finite metric and a measured peak: there is no front yet."
+            f"Of {count_words(len(points), 'trial')}, none is complete with a finite metric and a measured peak: there is no front yet."
         ]
     least, most = front[0], front[-1]
     metric = clean(most.metric_name)
     if len(front) == 1:
         sentences = [
-            f"One of {_trials(len(points))} beats or equals all others: #{most.number}, {metric} {most.ranked_metric:.4f} with "
+            f"One of {count_words(len(points), 'trial')} beats or equals all others: #{most.number}, {metric} {most.ranked_metric:.4f} with "
             f"{_size(most)} of tensors."
         ]
     else:
         sentences = [
-            f"{len(front)} of {_trials(len(points))} are on the front, from {metric} {least.ranked_metric:.4f} with {_size(least)} of "
+            f"{len(front)} of {count_words(len(points), 'trial')} are on the front, from {metric} {least.ranked_metric:.4f} with {_size(least)} of "
             f"tensors to {most.ranked_metric:.4f} with {_size(most)}."
         ]
     devices = [point.device for point in points if point.device is not None]
@@ -42,7 +42,7 @@ def findings(points: Sequence[Point], settings: Mapping[str, Any], refused: Sequ
         sentences.append(
             f"No trial's device peak was over the cap of {format_bytes(cap)}; the highest was {format_bytes(max(devices))}."
             if not over
-            else f"{_trials(over)} went over the cap of {format_bytes(cap)}; the highest device peak was {format_bytes(max(devices))}."
+            else f"{count_words(over, 'trial')} went over the cap of {format_bytes(cap)}; the highest device peak was {format_bytes(max(devices))}."
         )
     if refused:
         sentences.append(f"{len(refused)} configuration{'s were' if len(refused) > 1 else ' was'} refused before the start, since none of their memory plans fits the cap.")  # fmt: skip
@@ -52,10 +52,6 @@ def findings(points: Sequence[Point], settings: Mapping[str, Any], refused: Sequ
     else:
         sentences.append("Unconfirmed: every figure is of one seed.")
     return sentences
-
-
-def _trials(count: int) -> str:
-    return f"{count} trial{'' if count == 1 else 's'}"
 
 
 def _size(point: Point) -> str:

@@ -25,7 +25,7 @@ from autotune.search.samplers import SAMPLERS
 from autotune.space import SearchSpace, shape_key
 from autotune.space.parameters import Choice, IntRange, RealRange
 from autotune.space.suggest import Scalar
-from autotune.units import format_bytes
+from autotune.units import count_words, format_bytes
 from sherl.errors import UnknownNameError
 
 DRAWS = 50  # of the sampler, before a fitting configuration is taken at random
@@ -230,7 +230,7 @@ class Proposer:
     def _nothing_fits(self) -> NothingFitsError:
         known = [(candidate, refusal) for candidate, refusal in self._refused.values() if refusal.predicted is not None]
         count = len(self._refused)
-        whole = f"None of the {count} configuration{'s' if count != 1 else ''} of the search space {self.space.name!r}"
+        whole = f"None of the {count_words(count, 'configuration')} of the search space {self.space.name!r}"
         if not known:
             reasons = list(dict.fromkeys(refusal.reason for _, refusal in self._refused.values()))
             more = f" And {len(reasons) - 3} other reasons." if len(reasons) > 3 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from autotune.config import StudyConfig
 from autotune.errors import DeviceError
 from autotune.memory.device import DeviceInfo, available_device
+from autotune.study.folder import StudyFolder
 from autotune.units import format_bytes
 
 #: What ``--gpu-budget all`` leaves free: other programs breathe, and drivers round.
@@ -73,5 +73,5 @@ def require_gpu(study_dir: Path) -> None:
     if gone:
         raise DeviceError(
             f"The GPU that this study runs on is gone: {gone} Nothing finished is lost: when it is back, go on with "
-            f"`autotune resume --study-dir {shlex.quote(str(study_dir))}`; `autotune doctor` says what is there now."
+            f"`autotune resume {StudyFolder(study_dir).option}`; `autotune doctor` says what is there now."
         )

@@ -10,7 +10,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.scoring import run_alone
 from autotune.study.source import TrialSettings, front_of
 from autotune.trial.fork_server import ForkServer
-from autotune.units import format_bytes, format_latency
+from autotune.units import count_words, format_bytes, format_latency
 from sherl.data import PreparedData
 from sherl.spec import TrainingConfig
 from sherl.training import evaluation_rows
@@ -42,7 +42,7 @@ def measure_front(
         return
     listener.phase(
         "measure",
-        f"what answering takes, for {len(members)} member{'s' if len(members) > 1 else ''} of the front: one row alone, and "
+        f"what answering takes, for {count_words(len(members), 'member')} of the front: one row alone, and "
         f"batches of {rows}",
     )
     for member in members:

@@ -22,7 +22,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.source import TrialSettings, front_of
 from autotune.trial.fork_server import PRELOAD, Lender
 from autotune.trial.request import TrialRequest
-from autotune.units import format_bytes
+from autotune.units import count_words, format_bytes
 
 RunTrials = Callable[..., Ended]
 
@@ -193,8 +193,7 @@ def confirm_front(
     total = members * config.confirm
     listener.phase(
         "confirm",
-        f"training {members} member{'s' if members > 1 else ''} of the front on {config.confirm} other "
-        f"seed{'s' if config.confirm > 1 else ''} each; the weights of these runs are not kept",
+        f"training {count_words(members, 'member')} of the front on {count_words(config.confirm, 'other seed')} each; the weights of these runs are not kept",
     )
     listener.confirmation_begins(done=total - len(due), total=total, metric_name=settings.metric, deadline=deadline)
     source = ConfirmSource(

@@ -22,7 +22,7 @@ from autotune.outcome import Candidate
 from autotune.space import SearchSpace
 from autotune.study.filling import run_worker
 from autotune.study.listener import StudyListener
-from autotune.units import format_bytes, format_duration
+from autotune.units import count_words, format_bytes, format_duration
 from sherl.backbones import Backbone
 from sherl.cache import cache_directory
 from sherl.data import PreparedData
@@ -155,9 +155,7 @@ def store_features(
             allocator_bytes=_allocator_bytes(config, device),
             plugins=config.plugins,
         )
-        listener.phase(
-            "features", f"hidden states of {len(sorts)} sort{'s' if len(sorts) > 1 else ''} of trials, in {errand.root}"
-        )
+        listener.phase("features", f"hidden states of {count_words(len(sorts), 'sort')} of trials, in {errand.root}")
         work = run or partial(run_worker, cap=config.memory_cap, meter=METERS.get(device.meter)())
         stored = work(errand, lambda message: _tell(message, listener))
         if isinstance(stored, str):

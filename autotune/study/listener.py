@@ -1,4 +1,4 @@
-"""What a study tells while it runs; the command line's display implements it."""
+"""What a study, or a single training, tells while it runs; the command line's display implements it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from autotune.study.fit_check import PlanSummary
 
 
-class StudyListener(Protocol):
-    """Hears of everything in the order in which it happens, in the driver's process."""
+class Listener(Protocol):
+    """Hears how any work goes."""
 
     def phase(self, name: str, text: str) -> None:
-        """A phase begins: prepare, plan, search, confirm, measure, test, report."""
+        """A phase begins: prepare, plan, search, confirm, measure, test, report; of a single training train and export too."""
         ...
 
     def note(self, text: str) -> None:
@@ -28,6 +28,10 @@ class StudyListener(Protocol):
     def progress(self, what: str, done: int, total: int) -> None:
         """Of something that takes a while, so many are done."""
         ...
+
+
+class StudyListener(Listener, Protocol):
+    """Hears of everything in the order in which it happens, in the driver's process."""
 
     def planned(self, plan: PlanSummary) -> None:
         """What the predictions say of the space."""

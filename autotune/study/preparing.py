@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from autotune.config import StudyConfig
 from autotune.study.folder import StudyFolder
+from autotune.study.listener import Listener
 from autotune.study.suits import require_model_suits
 from sherl.backbones import Backbone, backbone_from_config, load_config
 from sherl.data import DataSpec, PreparedData, prepare
 
 LONGEST = 128
 """Tokens at which texts are cut unless a person says otherwise; images have no such limit."""
-
-
-class Tells(Protocol):
-    """What hears of prepared data."""
-
-    def phase(self, name: str, text: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 def prepared_data(
@@ -45,7 +38,7 @@ def prepared_data(
     )
 
 
-def describe_data(data: PreparedData, listener: Tells, name: str = "") -> None:
+def describe_data(data: PreparedData, listener: Listener, name: str = "") -> None:
     """Tells rows, task and metric behind the name, and what was noticed of the rows."""
     rows = ", ".join(f"{number} {part}" for part, number in rows_of(data).items())
     listener.phase("prepare", f"{name}{data.task.kind}, rows: {rows}; metric {data.task.metric}")

@@ -36,9 +36,8 @@ def run_study(config: StudyConfig, listener: StudyListener) -> StudyResult:
             remove_folder(folder, made=made)
             if isinstance(error, InterruptedStudyError):
                 raise InterruptedStudyError(
-                    f"interrupted before the first trial began: nothing is kept of it, {folder.path} was removed. Start it again with the same command."
-                    if made
-                    else f"interrupted before the first trial began: nothing is kept of it, {folder.path} is empty again. Start it again with the same command."
+                    f"interrupted before the first trial began: nothing is kept of it, {folder.path} "
+                    f"{'was removed' if made else 'is empty again'}. Start it again with the same command."
                 ) from None
         raise
 

@@ -10,7 +10,7 @@ from autotune.trial.fork_server import ForkServer
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Finished, TrialRequest
-from autotune.units import format_duration
+from autotune.units import count_words, format_duration
 
 
 def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyListener, server: ForkServer) -> None:
@@ -21,9 +21,7 @@ def score_front(record: StudyRecord, settings: TrialSettings, listener: StudyLis
     members = [member for member in front_of(record.trials(), settings.metric) if member.test_metrics is None]
     if not members:
         return
-    listener.phase(
-        "test", f"scoring {len(members)} member{'s' if len(members) > 1 else ''} of the front once on the test part"
-    )
+    listener.phase("test", f"scoring {count_words(len(members), 'member')} of the front once on the test part")
     for member in members:
         predicted = None if member.outcome is None else member.outcome.predicted
         request = settings.score(member.number, member.candidate, member.seed, predicted)

@@ -20,7 +20,7 @@ from autotune.study.listener import StudyListener
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.request import TrialRequest
-from autotune.units import format_bytes
+from autotune.units import count_words, format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +222,7 @@ class RunnerListener(Listener):
 
     def on_ready(self, concurrent: int) -> None:
         self._source.concurrent = concurrent
-        self._listener.note(f"Ray runs; {concurrent} trial{'s' if concurrent > 1 else ''} at a time")
+        self._listener.note(f"Ray runs; {count_words(concurrent, 'trial')} at a time")
 
     def on_started(self, number: int) -> None:
         self._source.started(number)

@@ -19,6 +19,7 @@ from autotune.study.allowance import allowance_for
 from autotune.study.exporting import predict_command, settings_of
 from autotune.study.fit_check import FitCheck
 from autotune.study.folder import StudyFolder
+from autotune.study.listener import Listener
 from autotune.study.prediction import predictor_for
 from autotune.study.preparing import backbone_without_weights, describe_data, prepared_data, rows_of
 from autotune.study.scoring import run_alone
@@ -31,7 +32,7 @@ from autotune.study.train_folder import (
     require_own,
     work_folder,
 )
-from autotune.study.train_result import TrainListener, TrainResult
+from autotune.study.train_result import TrainResult
 from autotune.study.train_settings import TrainSettings
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer
@@ -57,7 +58,7 @@ class _Remembered:
 
 
 def train_configuration(
-    settings: TrainSettings, out: Path, listener: TrainListener, *, restart: bool = False, overwrite: bool = False
+    settings: TrainSettings, out: Path, listener: Listener, *, restart: bool = False, overwrite: bool = False
 ) -> TrainResult:
     """Trains one configuration in a process under guard and writes the best epoch as an export.
 
@@ -101,7 +102,7 @@ def train_configuration(
 class _Training:
     """One run from its settings to its export."""
 
-    def __init__(self, settings: TrainSettings, out: Path, work: StudyFolder, listener: TrainListener) -> None:
+    def __init__(self, settings: TrainSettings, out: Path, work: StudyFolder, listener: Listener) -> None:
         self._settings, self._out, self._work, self._listener = settings, out, work, listener
         self._resumes = has_begun(work.path)
         self._config = settings.config

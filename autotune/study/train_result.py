@@ -1,33 +1,13 @@
-"""What ``autotune train`` tells while it runs, and what it comes to."""
+"""What ``autotune train`` comes to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from autotune.outcome import TrialRecord
-
-
-class TrainListener(Protocol):
-    """Hears how the training goes."""
-
-    def phase(self, name: str, text: str) -> None:
-        """A phase begins: prepare, plan, train, test, export."""
-        ...
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Of something that takes a while, so many are done."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something that a person should know and that stops nothing."""
-        ...
-
-    def warning(self, text: str) -> None:
-        """Something that a person should know also when all is to be quiet."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from autotune.study.folder import StudyFolder, find_folder, study_dir_option
 from autotune.study.reading import metric_of, read_only
 from autotune.study.selecting import current_selection, unmet_rule
 from autotune.study.showing import Front, send_waiting, store_words
-from autotune.units import format_bytes
+from autotune.units import count_words, format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def _closing(
     meters = sorted({record.outcome.peak.meter for record in records if record.outcome and record.outcome.peak})
     where = study_dir_option(folder)
     lines = [
-        f"Trials: {words}; {refused} configuration{'' if refused == 1 else 's'} refused before their start. Cap {format_bytes(config.memory_cap)}"
+        f"Trials: {words}; {count_words(refused, 'configuration')} refused before their start. Cap {format_bytes(config.memory_cap)}"
         + (f", measured by {', '.join(meters)}." if meters else ".")
     ]
     lines += [

@@ -15,6 +15,7 @@ from autotune.tracking.outbox import OWN_STORE, Outbox
 from autotune.tracking.relay import Relay
 from autotune.tracking.state import State
 from autotune.tracking.thread import DeliveryThread
+from autotune.units import count_words
 
 
 class Tracker:
@@ -91,7 +92,7 @@ class Tracker:
         for store, count in tracker._outbox.elsewhere().items():
             back = "is not set" if store == OWN_STORE else "names that store again"
             tracker._note(
-                f"{_messages(count)} for MLflow at {store} {'wait' if count != 1 else 'waits'} to be sent, and runs now go to "
+                f"{count_words(count, 'message')} for MLflow at {store} {'wait' if count != 1 else 'waits'} to be sent, and runs now go to "
                 f"{tracker.uri}: `autotune report` sends them once MLFLOW_TRACKING_URI {back}."
             )
         return tracker
@@ -188,7 +189,7 @@ class Tracker:
         self._thread.close()
         if left:
             self._note(
-                f"{_messages(left)} for MLflow at {self.uri} could not be delivered "
+                f"{count_words(left, 'message')} for MLflow at {self.uri} could not be delivered "
                 f"({self._relay.trouble or f'it has not answered within {timeout_s:g} s'}); they are kept in "
                 f"{self._outbox.folder} and are sent by `autotune report` or `autotune resume`."
             )
@@ -219,7 +220,3 @@ class Tracker:
             return
         quiet_loggers()
         self._thread.start()
-
-
-def _messages(count: int) -> str:
-    return f"{count} message{'s' if count != 1 else ''}"

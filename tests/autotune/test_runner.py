@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 BUDGET = 800 * 10**6
 MACHINE = Machine(device="cpu", threads=1, budget=BUDGET, max_concurrent=2)
+ALONE = Machine(device="cpu", threads=1, budget=BUDGET, max_concurrent=1)
 
 
 class Source:
@@ -130,7 +131,7 @@ def test_twelve_trials_of_all_sorts_all_get_their_outcome(tmp_path: Path) -> Non
 def test_a_further_trial_costs_little(tmp_path: Path) -> None:
     source = Source(tmp_path, [{} for _ in range(8)])
     began = time.monotonic()
-    go(source, Machine(device="cpu", threads=1, budget=BUDGET, max_concurrent=1))
+    go(source, ALONE)
     ends = [when for what, _, when in source.heard if what == "finished"]
     gaps = sorted(later - earlier for earlier, later in itertools.pairwise(ends))
     assert gaps[len(gaps) // 2] < (ends[0] - began) / 5, "against Ray's start and the imports of the first"
@@ -140,8 +141,7 @@ def test_at_the_deadline_the_running_trial_is_interrupted(tmp_path: Path) -> Non
     for budget in (20.0, 60.0, 180.0):  # where the machine is slow, the first ends before the second trial has begun
         source = Source(tmp_path, [{}, {"epochs": 10_000, "epoch_seconds": 0.1}, {}])
         began = time.monotonic()
-        machine = Machine(device="cpu", threads=1, budget=BUDGET, max_concurrent=1)
-        assert go(source, machine, deadline=began + budget) is Ended.DEADLINE
+        assert go(source, ALONE, deadline=began + budget) is Ended.DEADLINE
         assert time.monotonic() - began < budget + 30.0
         if len(source.outcomes) > 1 and len(source.outcomes[1].epochs) > 1:
             break
@@ -222,7 +222,7 @@ def test_a_killed_worker_costs_one_trial(tmp_path: Path) -> None:
             worker.kill()
 
     source.on_epoch = at_third
-    assert go(source, Machine(device="cpu", threads=1, budget=BUDGET, max_concurrent=1)) is Ended.DONE
+    assert go(source, ALONE) is Ended.DONE
     assert source.statuses() == [Status.INTERRUPTED, Status.COMPLETE, Status.COMPLETE]
     assert "worker that ran it died" in source.outcomes[0].reason
 
@@ -238,7 +238,7 @@ def test_a_dead_ray_is_started_again(tmp_path: Path) -> None:
             raylet.kill()
 
     source.on_epoch = at_third
-    assert go(source, Machine(device="cpu", threads=1, budget=BUDGET, max_concurrent=1)) is Ended.DONE
+    assert go(source, ALONE) is Ended.DONE
     assert source.statuses() == [Status.INTERRUPTED, Status.COMPLETE]
 
 
