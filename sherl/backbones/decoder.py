@@ -42,9 +42,9 @@ class DecoderBackbone(Backbone):
             SpecError: the input is longer than the position table.
         """
         self._check_length(batch["input_ids"].shape[1], "tokenise with a smaller max_length")
-        return self._read(batch["input_ids"], self.keep(batch), None)
+        return self.read(batch["input_ids"], self.keep(batch), None)
 
-    def _read(
+    def read(
         self, ids: Int[Tensor, "batch queries"], keep: Bool[Tensor, "batch keys"], cache: DynamicCache | None
     ) -> Float[Tensor, "batch queries width"]:
         """The hidden states of the last tokens of a stream; of those before them the cache has keys and values.
@@ -146,7 +146,7 @@ class DecoderBackbone(Backbone):
         def score(unread: Tensor) -> Tensor:
             past = 0 if cache is None else int(cache.get_seq_length()) - self._count_of_prompts(cache)
             so_far = functional.pad(keep, (0, past + unread.shape[1] - keep.shape[1]), value=True)
-            return self.vocabulary_logits(finish(self._read(unread, so_far, cache)[:, -1:]))
+            return self.vocabulary_logits(finish(self.read(unread, so_far, cache)[:, -1:]))
 
         return write_greedily(
             ids,

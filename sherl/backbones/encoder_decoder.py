@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from sherl.backbones import masks
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import EncoderDecoderFamily
+from sherl.backbones.families.rows import FOUND_WITHOUT_PROMPTS
 from sherl.backbones.writing import PADDING, pad_token_of, write_greedily
 from sherl.errors import SpecError
 from sherl.forms import TensorForm
@@ -213,6 +214,11 @@ class EncoderDecoderBackbone(Backbone):
         """As it is: prompts stood in front of the encoder's tokens, not of the decoder's."""
         del count
         return hidden
+
+    @property
+    def no_input_prompts(self) -> str | None:
+        """Why prompts cannot enter at the encoder's input: masks of blocks that nobody described are not known."""
+        return None if self.layout.found is None else FOUND_WITHOUT_PROMPTS
 
     @property
     def no_late_prompts(self) -> str | None:

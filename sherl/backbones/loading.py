@@ -26,7 +26,7 @@ from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFami
 from sherl.backbones.fingerprint import has_bytes
 from sherl.backbones.light import Lightener, Without, lighten, settle
 from sherl.backbones.recognition import family_of
-from sherl.backbones.structure import FoundFamily, check_found
+from sherl.backbones.structure import check_found
 from sherl.errors import SherlError, SpecError, UnsupportedBackboneError
 
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
@@ -153,17 +153,18 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: W
 
 
 def backbone_from_config(
-    config: Any, *, dtype: torch.dtype = torch.float32, without: Without | None = None
+    config: Any, *, dtype: torch.dtype = torch.float32, without: Without | None = None, family: Family | None = None
 ) -> Backbone:
     """A backbone with random weights, in evaluation mode; works under FakeTensorMode and on ``torch.device("meta")``.
 
-    without: what is left out (:func:`sherl.backbones.light.lighten`).
+    without: what is left out (:func:`sherl.backbones.light.lighten`). family: its row, where that is known; what was found by
+    structure is not checked again.
 
     Raises:
         SpecError: what is to be left out is not there.
         UnsupportedBackboneError: no family covers the architecture.
     """
-    family = family_of(config, "the configuration")
+    known, family = family, family or family_of(config, "the configuration")
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))
     with quietly(), nullcontext() if real else initialization.no_init_weights():
@@ -178,18 +179,20 @@ def backbone_from_config(
             model.tie_weights()  # without initial values transformers leaves that out
         if isinstance(family, EncoderDecoderFamily) and family.untied_head(config):
             _untie_head(model)
-    backbone = _as_backbone(model, family, None, None)
+    backbone = _as_backbone(model, family, None, None, check=known is None)
     if without is not None:
         lighten(backbone, without)
     return backbone
 
 
-def _as_backbone(model: Any, family: Family, source: str | None, folder: Path | None) -> Backbone:
+def _as_backbone(
+    model: Any, family: Family, source: str | None, folder: Path | None, *, check: bool = True
+) -> Backbone:
     backbone = KINDS.get(family.kind)(model.eval(), family, source=source, folder=folder)
-    if isinstance(family, FoundFamily):
-        if backbone.is_real:
+    if family.found is not None:
+        if check and backbone.is_real:
             check_found(backbone, "the configuration" if source is None else source)
-        backbone.notes = (family.note,)
+        backbone.notes = (family.found,)
     return backbone
 
 

@@ -50,10 +50,16 @@ class VisionBackbone(ImageBackbone):
                 f"{size[0]} x {size[1]} pixels were given. Crop or pad them."
             )
         options = {}
-        if self.layout.sizes == "argument" and size != side(self.config.image_size):
+        own = side(self.config.image_size)
+        if self.layout.sizes == "argument" and size != own:
             options["interpolate_pos_encoding"] = True
+        if self.layout.sizes == "own" and size != own:
+            raise SpecError(
+                f"This {self.family} model takes images of {own[0]} x {own[1]} pixels alone, its position table is not "
+                f"interpolated; {size[0]} x {size[1]} were given."
+            )
         hidden: Tensor = self.model(pixel_values=pixels, return_dict=True, **options).last_hidden_state
-        if not self.layout.norm_in_model:
+        if not self.layout.norm_in_model and self.layout.final_norm is not None:
             hidden = self.model.get_submodule(self.layout.final_norm)(hidden)
         return hidden
 

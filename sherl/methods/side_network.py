@@ -109,7 +109,7 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
     if isinstance(types, list) and len(kept) == 1:
         rest = [place for place in range(len(types)) if place not in kept[0]]
         config.layer_types = [types[place] for place in [*kept[0], *rest] if place < len(types)]
-    full = _made(config, backbone.dtype)
+    full = _made(config, backbone)
     if isinstance(full, str):
         raise SpecError(
             f"Method ladder: with reduction_factor {factor} the side network of this {backbone.family} model cannot be made: "
@@ -137,17 +137,20 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
     return side
 
 
-def _made(config: Any, dtype: torch.dtype) -> Backbone | str:
-    """A backbone of this configuration, or why its widths are too small for one."""
+def _made(config: Any, whole: Backbone) -> Backbone | str:
+    """A backbone of this configuration, or why its widths are too small for one. whole: the one whose widths were divided."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # said below, with the layer's name
-            made = backbone_from_config(config, dtype=dtype)
+            made = backbone_from_config(config, dtype=whole.dtype, family=whole.layout)
     except UnsupportedBackboneError:
         raise
     except (ValueError, ZeroDivisionError) as error:  # a rule of the architecture: groups, tables of sinusoids
         return f"its architecture takes no such widths ({str(error).strip().rstrip('.')})"
-    empty = (name for name, parameter in made.model.named_parameters() if parameter.numel() == 0)
+    own = {
+        name for name, parameter in whole.model.named_parameters() if parameter.numel() == 0
+    }  # registers, of which it has none
+    empty = (name for name, parameter in made.model.named_parameters() if parameter.numel() == 0 and name not in own)
     name = next(empty, None)
     return made if name is None else f"{name} would have no channel"
 
@@ -187,7 +190,7 @@ def _smaller(backbone: Backbone, factor: int) -> int:
         except SpecError:  # an odd width, where rotary positions need an even one
             continue
         with torch.device("meta"):
-            made = _made(config, backbone.dtype)
+            made = _made(config, backbone)
         if not isinstance(made, str):
             break
     return factor

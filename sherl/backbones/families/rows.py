@@ -14,6 +14,9 @@ from sherl.backbones import masks
 from sherl.backbones.families.early import Early
 from sherl.registry import Registry
 
+FOUND_WITHOUT_PROMPTS = (
+    "its row was found by structure, which does not say what blocks must be given with prompts in front"
+)
 Positions = Literal["absolute", "from_padding", "relative", "rotary"]
 
 
@@ -58,6 +61,7 @@ class Family(ABC):
         backbone's, beside its divided widths.
     position_table: the setting that says how many positions a table has.
     no_features: why stored hidden states cannot stand in for early blocks, where a stack's ``early`` is None.
+    found: what was found of a model whose row was made by structure (:mod:`sherl.backbones.structure`); None of a written one.
     """
 
     kind: ClassVar[str]
@@ -76,6 +80,7 @@ class Family(ABC):
     side_settings: Mapping[str, Any] = field(default_factory=dict)
     position_table: str = "max_position_embeddings"
     no_features: str = "its row does not say what could stand in for its early blocks"
+    found: str | None = None
 
     @property
     @abstractmethod
@@ -198,8 +203,9 @@ class VisionFamily(OneStackFamily):
 
     pooling: ``class``: the class token, which is the first; ``mean``: of all positions.
     front: how many positions stand in front of the patches.
+    final_norm: may be None in a model that has none.
     sizes: how images of another size than the position table's are taken: ``argument`` (the model interpolates the table
-        when it is told to), ``any`` (it does so by itself, or has no table).
+        when it is told to), ``any`` (it does so by itself, or has no table), ``own`` (not at all).
     norm_in_model: whether the model's own forward ends in ``final_norm``; CLIP norms its class token alone, and here the
         norm goes over all positions.
     widths: of each block's input, from the model; None where all are ``hidden_size``.
@@ -208,10 +214,10 @@ class VisionFamily(OneStackFamily):
 
     kind: ClassVar[str] = "vision"
 
-    final_norm: str
+    final_norm: str | None
     pooling: Literal["class", "mean"]
     front: int
-    sizes: Literal["argument", "any"]
+    sizes: Literal["argument", "any", "own"]
     norm_in_model: bool = True
     widths: Callable[[Any], Sequence[int]] | None = None
     no_prompts: str | None = None

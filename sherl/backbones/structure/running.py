@@ -1,0 +1,81 @@
+"""What is found by structure is run on small batches, to see that it is what it was taken for: the part that all kinds share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sherl.backbones.backbone import Backbone, Batch
+from sherl.backbones.structure.blocks import FAILURES, Tried, short
+from sherl.errors import UnsupportedBackboneError
+from sherl.insertion import BlockCall, block_calls
+from sherl.shapes import Int
+
+
+class Running:
+    """A backbone that was found by structure, and the batch that it is tried with."""
+
+    def __init__(self, backbone: Backbone, tried: Tried) -> None:
+        self.backbone = backbone
+        self._tried = tried
+
+    def refused(self, why: str) -> UnsupportedBackboneError:
+        """The error for what turned out to be otherwise than it was taken for."""
+        backbone = self.backbone
+        return self._tried.refused(f"{why} (found: {backbone.block_path(0)} and {backbone.depth - 1} more)")
+
+    def token_ids(self, rows: int, tokens: int) -> Int[Tensor, "rows tokens"]:
+        """Words of the upper half of the vocabulary, where no special token stands."""
+        words = self._tried.words(self.backbone.config)
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(words // 2, words, (rows, tokens), generator=generator).to(self.backbone.device)
+
+    def others(self, ids: Int[Tensor, ...]) -> Int[Tensor, ...]:
+        """Another word in place of each."""
+        words = self._tried.words(self.backbone.config)
+        lowest = words // 2
+        return lowest + (ids - lowest + 1) % (words - lowest)
+
+    def ran(self, what: str, run: Callable[[], Tensor]) -> Tensor:
+        """What ``run`` gives; somebody else's code may fail in many ways, each of which refuses the model."""
+        try:
+            return run()
+        except FAILURES as error:
+            raise self.refused(f"{what} does not run through it: {short(error)}") from error
+
+    def through_blocks(self, what: str, batch: Batch, shape: tuple[int, ...] | None) -> Tensor:
+        """The last hidden state, where each block ran once, in order, on hidden states of one shape, [batch, tokens, width];
+        shape: which."""
+        backbone = self.backbone
+        calls: Counter[int] = Counter()
+        shapes: list[tuple[int, ...]] = []
+
+        def on_call(layer: int, call: BlockCall) -> None:
+            calls[layer] += 1
+            shapes.append(tuple(call.hidden.shape))
+
+        with block_calls(dict(enumerate(backbone.blocks)), on_call):
+            hidden = self.ran(what, lambda: backbone.encode(batch))
+        if list(calls.items()) != [(layer, 1) for layer in range(backbone.depth)]:
+            raise self.refused("its blocks do not run once each, one after the other")
+        wanted = tuple(hidden.shape) if shape is None else shape
+        if odd := sorted({found for found in [*shapes, tuple(hidden.shape)] if found != wanted}):
+            raise self.refused(
+                f"hidden states of {what} are {odd[0]}, and [batch, tokens, width] {wanted} was expected"
+            )
+        return hidden
+
+    def require_read(self, batch: Batch, hidden: Tensor) -> None:
+        """What a method puts in place of a block's input must reach the last hidden state."""
+
+        def replace(_layer: int, call: BlockCall) -> None:
+            call.hidden = call.hidden.flip(2)
+
+        last = self.backbone.depth - 1
+        with block_calls({last: self.backbone.blocks[last]}, replace):
+            changed = self.backbone.encode(batch)
+        if torch.allclose(changed, hidden):
+            raise self.refused("what is put in place of its last block's input does not reach the last hidden state")
