@@ -32,12 +32,23 @@ _CHECKS = {
 }
 
 
+_found: dict[str, Family] = {}
+"""Rows by their whole configuration: a prediction asks for a model's row once for each price."""
+
+
 def row_by_structure(config: Any, source: str) -> Family:
     """A row for a model that sherl does not know; its ``found`` says what was found.
 
     Raises:
         UnsupportedBackboneError: the model is of no kind that is tried, or has no list of alike blocks.
     """
+    key = config.to_json_string(use_diff=False)
+    if key not in _found:
+        _found[key] = _row_of(config, source)
+    return _found[key]
+
+
+def _row_of(config: Any, source: str) -> Family:
     kind = str(getattr(config, "model_type", "")) or "nameless"
     tried = Tried(kind, source)
     parts = [name for name in getattr(config, "sub_configs", None) or {} if getattr(config, name, None) is not None]
