@@ -51,13 +51,16 @@ class VisionBackbone(ImageBackbone):
             )
         options = {}
         own = side(self.config.image_size)
-        if self.layout.sizes == "argument" and size != own:
-            options["interpolate_pos_encoding"] = True
-        if self.layout.sizes == "own" and size != own:
-            raise SpecError(
-                f"This {self.family} model takes images of {own[0]} x {own[1]} pixels alone, its position table is not "
-                f"interpolated; {size[0]} x {size[1]} were given."
-            )
+        if size != own:
+            patch = side(self.config.patch_size)
+            fixed = self.layout.sizes == "argument" and (own[0] != own[1] or patch[0] != patch[1])
+            if fixed or self.layout.sizes == "own":  # transformers interpolates tables of square grids
+                raise SpecError(
+                    f"This {self.family} model takes images of {own[0]} x {own[1]} pixels alone, its position table is not "
+                    f"interpolated; {size[0]} x {size[1]} were given."
+                )
+            if self.layout.sizes == "argument":
+                options["interpolate_pos_encoding"] = True
         hidden: Tensor = self.model(pixel_values=pixels, return_dict=True, **options).last_hidden_state
         if not self.layout.norm_in_model and self.layout.final_norm is not None:
             hidden = self.model.get_submodule(self.layout.final_norm)(hidden)

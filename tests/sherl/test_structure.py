@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sherl.backbones import FAMILIES, Backbone, backbone_from_config, load_backbone
 from sherl.backbones.paths import matching
+from sherl.backbones.structure.blocks import Tried
+from sherl.backbones.structure.running import Running
 from sherl.errors import UnsupportedBackboneError
 from sherl.methods import method_from_dict
 from sherl.methods.base import seeded
@@ -94,7 +96,8 @@ def test_it_is_made_without_values_and_loaded_from_a_folder(tmp_path: Any) -> No
         ("longformer", {}, r"hidden states of 2 x 6 tokens are \(2, 512, 16\)"),
         ("xlm", {}, "lists of their own: attentions, layer_norm1, ffns"),
         ("perceiver", {}, "it reads 'inputs', neither input_ids nor pixel_values"),
-        ("longt5", {}, "do not run through its encoder"),
+        ("longt5", {}, "its encoder does not run without values|its encoder takes no additive masks"),
+        ("big_bird", {"max_position_embeddings": 256}, "changes for good when it meets a short batch"),
     ],
 )
 def test_what_is_no_such_encoder_is_refused_with_the_reason(kind: str, settings: dict[str, Any], why: str) -> None:
@@ -115,6 +118,40 @@ def test_funnel_which_pools_its_tokens_is_refused(architectures: list[str] | Non
     )
     with pytest.raises(UnsupportedBackboneError, match=r"funnel.*tried by structure"):
         backbone_from_config(config)
+
+
+def test_it_is_tried_with_words_that_are_no_special_tokens() -> None:
+    """ESM-2's are the last of its 33, and it counts them over padding too."""
+    settings = {"vocab_size": 33, "mask_token_id": 32, "token_dropout": True, "position_embedding_type": "rotary"}
+    with seeded(0, torch.device("cpu")):
+        backbone = backbone_from_config(config_of("esm", **settings))
+    ids = Running(backbone, Tried("esm", "esm")).token_ids(20, 6)
+    assert 32 not in ids
+    assert len(ids.unique()) > 4
+
+
+def test_rotary_positions_are_not_bounded_and_a_small_table_is_enough() -> None:
+    backbone = found("gte")
+    assert backbone.max_tokens is None
+    with torch.no_grad():
+        assert backbone.encode({"input_ids": torch.full((1, 60), 5)}).shape == (1, 60, 16)
+    assert backbone_from_config(config_of("ernie", max_position_embeddings=6)).max_tokens == 6
+    with pytest.raises(UnsupportedBackboneError, match="it takes 5 tokens at most, and 6 are what it is tried with"):
+        backbone_from_config(config_of("ernie", max_position_embeddings=5))
+
+
+def test_one_that_changes_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.models.ernie.modeling_ernie as ernie
+
+    plain = ernie.ErnieEncoder.forward
+
+    def changing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.sparse = False
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(ernie.ErnieEncoder, "forward", changing)
+    with pytest.raises(UnsupportedBackboneError, match=r"changes itself while it runs \(encoder.sparse\)"):
+        found("ernie")
 
 
 def test_a_block_that_runs_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

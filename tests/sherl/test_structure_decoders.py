@@ -10,7 +10,7 @@ from torch import nn
 
 from sherl.backbones import backbone_from_config, load_backbone
 from sherl.backbones.decoder import DecoderBackbone
-from sherl.errors import UnsupportedBackboneError
+from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.methods import method_from_dict
 from sherl.sharing import why_not
 from sherl.spec import TaskSpec
@@ -117,8 +117,9 @@ _MIXTURE = {**WRITING, "num_key_value_heads": 1, "num_local_experts": 4, "num_ex
         (
             "mixtral",
             _MIXTURE,
-            "2 x 6 tokens without values do not run through it, so its memory could not be predicted",
+            "does not run without values, so its memory could not be predicted",
         ),
+        ("falcon", {**WRITING, "alibi": True}, "takes no additive masks"),
         ("bloom", {"vocab_size": 80, "hidden_size": 16, "n_layer": 2, "n_head": 2}, "takes no position_ids"),
         ("mamba", {"vocab_size": 80, "hidden_size": 16, "num_hidden_layers": 2}, "takes no past_key_values"),
         (
@@ -156,6 +157,15 @@ def test_one_whose_windows_are_not_the_masks_own_is_refused(monkeypatch: pytest.
     monkeypatch.setattr(starcoder2, "create_sliding_window_causal_mask", starcoder2.create_causal_mask)
     with pytest.raises(UnsupportedBackboneError, match="with windows of 3 tokens its logits are not those"):
         found("starcoder2", {**DECODERS["starcoder2"], "sliding_window": 30})
+
+
+@pytest.mark.parametrize("kind", ["gptj", "gpt_neo", "gpt_bigcode"])
+def test_positions_beyond_its_table_are_refused(kind: str) -> None:
+    """GPT-J's table is computed, and lies in its attention."""
+    backbone = decoder(kind)
+    assert backbone.max_tokens == 40
+    with pytest.raises(SpecError, match=r"41 tokens, .* takes at most 40"):
+        backbone.encode({"input_ids": torch.full((1, 41), 5)})
 
 
 def test_its_own_head_scales_what_it_gives() -> None:

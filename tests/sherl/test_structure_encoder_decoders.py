@@ -115,7 +115,7 @@ def test_prompts_are_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "why"),
     [
-        ("mvp", {"d_model": 16, "vocab_size": VOCABULARY}, "do not run through its encoder"),
+        ("mvp", {"d_model": 16, "vocab_size": VOCABULARY}, "its encoder takes no additive masks"),
         ("speech_to_text", {}, "AutoModelForSeq2SeqLM|reads 'input_features'"),
         ("t5gemma", {}, "made of several models"),
     ],

@@ -34,7 +34,7 @@ def test_it_is_found_and_computes_what_transformers_does(kind: str) -> None:
     backbone, batch = vision(kind), images()
     assert (backbone.family, backbone.depth, backbone.layout.kind) == (kind, 3, "vision")
     (note,) = backbone.notes
-    assert f"Positions in front of the patches: {FRONT[kind]}." in note
+    assert f"Positions beside the patches: {FRONT[kind]}." in note
     with torch.no_grad():
         hidden = backbone.encode(batch)
         own = backbone.model(pixel_values=batch["pixel_values"]).last_hidden_state
@@ -79,6 +79,17 @@ def test_methods_learn_on_it(kind: str, method: dict[str, Any]) -> None:
 def test_a_network_at_its_side_has_no_register_where_it_has_none() -> None:
     backbone = found("dinov3_vit", {**VISION["dinov3_vit"], "num_register_tokens": 0})
     method_from_dict({"name": "ladder", "reduction_factor": 2}).apply(backbone, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["vit_msn", "vit"])
+@pytest.mark.parametrize("settings", [{"image_size": (16, 24)}, {"image_size": [24, 16], "patch_size": [4, 4]}])
+def test_images_of_another_size_are_refused_where_the_own_one_is_no_square(kind: str, settings: dict[str, Any]) -> None:
+    backbone = backbone_from_config(config_of(kind, {**VISION["vit_msn"], **settings}))
+    height, width = settings["image_size"]
+    with torch.no_grad():
+        assert backbone.encode({"pixel_values": torch.randn(2, 3, height, width)}).shape == (2, 25, 16)
+    with pytest.raises(SpecError, match=rf"{height} x {width} pixels alone.*32 x 32 were given"):
+        backbone.encode({"pixel_values": torch.randn(2, 3, 32, 32)})
 
 
 def test_passes_without_values_leave_nothing_for_those_with_them() -> None:

@@ -51,6 +51,11 @@ def row_by_structure(config: Any, source: str) -> Family:
 def _row_of(config: Any, source: str) -> Family:
     kind = str(getattr(config, "model_type", "")) or "nameless"
     tried = Tried(kind, source)
+    if (attention := getattr(config, "attention_type", None)) not in (None, "original_full"):
+        raise tried.refused(
+            f"its attention ({attention!r}) changes for good when it meets a short batch: set attention_type='original_full' in "
+            "its configuration"
+        )
     parts = [name for name in getattr(config, "sub_configs", None) or {} if getattr(config, name, None) is not None]
     if parts and getattr(config, "hidden_size", None) is None:
         raise tried.refused(f"it is made of several models ({', '.join(parts)}): save the one to be tuned by itself")
@@ -76,5 +81,19 @@ def check_found(backbone: Backbone, source: str) -> None:
     Raises:
         UnsupportedBackboneError: it is not what it was taken for; the message says in what.
     """
+    running = Running(backbone, Tried(backbone.family, source))
+    before = _settings_of(backbone)
     with torch.no_grad():
-        _CHECKS[backbone.layout.kind](Running(backbone, Tried(backbone.family, source)))
+        _CHECKS[backbone.layout.kind](running)
+    if changed := sorted(name for name, value in _settings_of(backbone).items() if before.get(name) != value):
+        raise running.refused(f"it changes itself while it runs ({', '.join(changed[:3])})")
+
+
+def _settings_of(backbone: Backbone) -> dict[str, Any]:
+    """Numbers, words and switches of a model's modules."""
+    return {
+        f"{path}.{name}": value
+        for path, module in backbone.model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str)
+    }

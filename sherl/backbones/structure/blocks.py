@@ -149,6 +149,29 @@ def note_of(kind: str, blocks: str, more: str) -> str:
     return f"{kind!r} has no row: it was read by structure. Blocks: {blocks} {more}"
 
 
+def has_position_table(model: nn.Module, config: Any) -> bool:
+    """Whether positions are rows of a table, which bounds them: one that is learnt, or numbers that are computed once."""
+    bound = getattr(config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, nn.Embedding) and ("position" in last or last == "wpe"):
+            return True
+        made = [value for value in vars(module).values() if isinstance(value, Tensor)]
+        tables = [*made, *module.buffers(recurse=False)]
+        if any(table.ndim == 2 and table.shape[0] == bound for table in tables):
+            return True
+    return False
+
+
+def why_not_run(run: Callable[[bool], Any], error: Exception) -> str:
+    """Why a pass without values failed. run: the same pass, with masks or without."""
+    try:
+        run(False)
+    except FAILURES:
+        return f"does not run without values, so its memory could not be predicted ({short(error)})"
+    return f"takes no additive masks [batch, 1, tokens, tokens] ({short(error)})"
+
+
 def norm_behind(model: nn.Module, path: str, run: Callable[[], Tensor]) -> str | None:
     """Path of the norm that a last hidden state comes out of as it is, outside of the blocks at ``path``; None where it comes out
     of none. run: gives that state."""

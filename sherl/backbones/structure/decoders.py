@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -15,7 +15,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from sherl.backbones import masks
 from sherl.backbones.decoder import DecoderBackbone
 from sherl.backbones.families import DecoderFamily
-from sherl.backbones.structure.blocks import FAILURES, Tried, close, described, norm_behind, note_of, short
+from sherl.backbones.structure.blocks import (
+    FAILURES,
+    Tried,
+    close,
+    described,
+    has_position_table,
+    norm_behind,
+    note_of,
+    why_not_run,
+)
 from sherl.backbones.structure.running import Running
 from sherl.insertion import other_forward
 
@@ -53,7 +62,7 @@ def decoder_row(model: Any, tried: Tried) -> DecoderFamily:
         feed_forward_output=end,
         final_norm=_final_norm(model, path, windows, tried),
         attention=None,
-        positions="from_padding" if _has_position_table(base, path) else "rotary",
+        positions="from_padding" if has_position_table(base, config) else "rotary",
         windows=windows,
         logits=own_logits,
         found=note_of(
@@ -66,20 +75,23 @@ def _final_norm(model: Any, path: str, windows: masks.Windows, tried: Tried) -> 
     """The norm behind the blocks, of a pass without values: one whose shapes depend on values, as of experts that are chosen for
     each token, has memory that cannot be predicted."""
     with _disable_current_modes(), torch.no_grad():
-        ids = torch.zeros(2, 6, dtype=torch.int64, device="meta")
         keep = torch.ones(2, 6, dtype=torch.bool, device="meta")
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": masks.for_streams(model.config, keep, 6, torch.float32, windows),
-            "position_ids": masks.positions_of(keep),
-            "use_cache": False,
-        }
+
+        def run(masked: bool) -> Tensor:
+            mask = masks.for_streams(model.config, keep, 6, torch.float32, windows) if masked else None
+            hidden: Tensor = model.base_model(
+                input_ids=keep.to(torch.int64),
+                attention_mask=mask,
+                position_ids=masks.positions_of(keep),
+                use_cache=False,
+                return_dict=True,
+            ).last_hidden_state
+            return hidden
+
         try:
-            norm = norm_behind(model, path, lambda: model.base_model(**inputs).last_hidden_state)
+            norm = norm_behind(model, path, lambda: run(True))
         except FAILURES as error:
-            raise tried.refused(
-                f"2 x 6 tokens without values do not run through it, so its memory could not be predicted ({short(error)})"
-            ) from error
+            raise tried.refused(f"its blocks' model {why_not_run(run, error)}") from error
     if norm is None:
         raise tried.refused("its last hidden state does not come out of a norm behind the blocks")
     return norm
@@ -100,14 +112,6 @@ def own_logits(model: Any, hidden: Tensor) -> Tensor:
     with other_forward(model.base_model, lambda *_args, **_kwargs: given):
         logits: Tensor = model(input_ids=ids, use_cache=False, return_dict=True).logits
     return logits
-
-
-def _has_position_table(base: nn.Module, path: str) -> bool:
-    return any(
-        isinstance(module, nn.Embedding) and ("position" in name or name.rpartition(".")[2] == "wpe")
-        for name, module in base.named_modules()
-        if not f"{name}.".startswith(f"{path}.")
-    )
 
 
 def _windows_of(config: Any, tried: Tried) -> masks.Windows:
@@ -159,12 +163,13 @@ def _compare(running: Running, backbone: DecoderBackbone, *, windowed: bool) -> 
         raise running.refused(f"with {where} its logits are not those that transformers computes")
     left = ids.clone()
     left[1] = torch.cat([ids[1, 4:], ids[1, :4]])
-    shifted = backbone.encode({"input_ids": left, "attention_mask": mask.flip(1)})
+    shifted = running.encoded("padding on the left", {"input_ids": left, "attention_mask": mask.flip(1)})
     if not close(shifted[1, 2:], hidden[1, :4]):
         raise running.refused("with padding on the left its hidden states are others than with padding on the right")
     later = ids.clone()
     later[0, 5] = running.others(ids)[0, 5]
-    if not close(backbone.encode({"input_ids": later, "attention_mask": mask})[0, :5], hidden[0, :5]):
+    changed = running.encoded("another token", {"input_ids": later, "attention_mask": mask})
+    if not close(changed[0, :5], hidden[0, :5]):
         raise running.refused("a token sees those behind it, as a decoder's do not")
     whole = keep[:1]
     cache = DynamicCache()

@@ -12,7 +12,16 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 from sherl.backbones import masks
 from sherl.backbones.encoder_decoder import EncoderDecoderBackbone
 from sherl.backbones.families import EncoderDecoderFamily, Stack
-from sherl.backbones.structure.blocks import FAILURES, Tried, close, described, norm_behind, note_of, short
+from sherl.backbones.structure.blocks import (
+    FAILURES,
+    Tried,
+    close,
+    described,
+    has_position_table,
+    norm_behind,
+    note_of,
+    why_not_run,
+)
 from sherl.backbones.structure.running import Running
 from sherl.insertion import other_forward
 
@@ -40,7 +49,7 @@ def encoder_decoder_row(model: Any, tried: Tried) -> EncoderDecoderFamily:
         decoder=decoder,
         logits=own_logits,
         attention=None,
-        positions="absolute" if hasattr(config, "max_position_embeddings") else "relative",
+        positions="absolute" if has_position_table(model, config) else "relative",
         found=note_of(tried.kind, of_encoder, f"Of the decoder: {of_decoder}"),
     )
 
@@ -64,27 +73,27 @@ def _stack(model: Any, inside: str, name: str, tried: Tried) -> tuple[Stack, str
 def _final_norm(model: Any, path: str, name: str, tried: Tried) -> str | None:
     """The norm behind a stack's blocks, of a pass without values; None where there is none."""
     with _disable_current_modes(), torch.no_grad():
-        ids = torch.zeros(2, 6, dtype=torch.int64, device="meta")
         keep = torch.ones(2, 6, dtype=torch.bool, device="meta")
-        inputs: dict[str, Any] = {"input_ids": ids, "return_dict": True}
-        seen = masks.additive(keep, torch.float32)
-        if name == "encoder":
-            part, inputs["attention_mask"] = model.get_encoder(), seen
-        else:
-            part = model.get_decoder()
-            inputs |= {
-                "attention_mask": masks.causal(6, 6, dtype=torch.float32, device=ids.device),
-                "encoder_hidden_states": torch.empty(2, 6, int(model.config.hidden_size), device="meta"),
-                "encoder_attention_mask": seen,
-                "use_cache": False,
+        part = model.get_encoder() if name == "encoder" else model.get_decoder()
+        own = {"attention_mask": masks.additive(keep, torch.float32)}
+        if name == "decoder":
+            own = {
+                "attention_mask": masks.causal(6, 6, dtype=torch.float32, device=keep.device),
+                "encoder_attention_mask": own["attention_mask"],
             }
+
+        def run(masked: bool) -> Tensor:
+            inputs: dict[str, Any] = {"input_ids": keep.to(torch.int64), "return_dict": True}
+            if name == "decoder":
+                source = torch.empty(2, 6, int(model.config.hidden_size), device="meta")
+                inputs |= {"encoder_hidden_states": source, "use_cache": False}
+            hidden: Tensor = part(**inputs, **(own if masked else {})).last_hidden_state
+            return hidden
+
         try:
-            return norm_behind(model, path, lambda: part(**inputs).last_hidden_state)
+            return norm_behind(model, path, lambda: run(True))
         except FAILURES as error:
-            raise tried.refused(
-                f"2 x 6 tokens without values do not run through its {name}, so its memory could not be predicted "
-                f"({short(error)})"
-            ) from error
+            raise tried.refused(f"its {name} {why_not_run(run, error)}") from error
 
 
 def own_logits(model: Any, hidden: Tensor) -> Tensor:
@@ -117,10 +126,10 @@ def check_encoder_decoder(running: Running) -> None:
     if logits.shape != theirs.shape or not close(logits, theirs):
         raise running.refused("its logits are not those that transformers computes")
     other = {**batch, "input_ids": torch.where(mask.bool(), ids, ids[:1, :1])}
-    if not close(backbone.encode(other), hidden):
+    if not close(running.encoded("other padding", other), hidden):
         raise running.refused("what stands in padding changes the hidden states of the decoder")
     later = {**batch, "decoder_input_ids": torch.cat([ids.flip(1)[:, :5], running.others(ids[:, :1])], dim=1)}
-    if not close(backbone.encode(later)[:, :5], hidden[:, :5]):
+    if not close(running.encoded("another token", later)[:, :5], hidden[:, :5]):
         raise running.refused("a token of the decoder sees those behind it")
 
     def written(use_cache: bool) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sherl.backbones import masks
 from sherl.backbones.families import EncoderFamily
 from sherl.backbones.families.rows import FOUND_WITHOUT_PROMPTS
-from sherl.backbones.structure.blocks import Tried, close, described, note_of
+from sherl.backbones.structure.blocks import Tried, close, described, has_position_table, note_of
 from sherl.backbones.structure.running import Running
 from sherl.shapes import Int
 
@@ -34,7 +34,7 @@ def encoder_row(model: Any, tried: Tried) -> EncoderFamily:
         feed_forward_output=end,
         masks=masks.for_flags,
         no_prompts=FOUND_WITHOUT_PROMPTS,
-        positions="absolute" if hasattr(config, "max_position_embeddings") else "relative",
+        positions="absolute" if has_position_table(model, config) else "relative",
         position_offset=_position_offset(model),
         attention=None,
         token_types="token_type_ids" in arguments,
@@ -78,16 +78,20 @@ def _wrong_with_masks(
     backbone, keep = running.backbone, mask.bool()
     other = ids.clone()
     other[1, 4:] = ids[0, :2]
-    longer = torch.cat([ids, ids[:, :3]], dim=1), torch.cat([mask, torch.zeros_like(mask[:, :3])], dim=1)
-    for name, (new_ids, new_mask) in {"what stands in": (other, mask), "more": longer}.items():
-        changed = backbone.encode({"input_ids": new_ids, "attention_mask": new_mask})[:, :6]
+    tried = {"what stands in": (other, mask)}
+    room = 3 if backbone.max_tokens is None else min(3, backbone.max_tokens - 6)
+    if room > 0:
+        more = torch.cat([ids, ids[:, :room]], dim=1), torch.cat([mask, torch.zeros_like(mask[:, :room])], dim=1)
+        tried["more"] = more
+    for name, (new_ids, new_mask) in tried.items():
+        changed = running.encoded("other padding", {"input_ids": new_ids, "attention_mask": new_mask})[:, :6]
         if not close(changed[keep], hidden[keep]):
             return (
                 f"{name} padding changes the hidden states of tokens, although attention_mask says that it is padding"
             )
     other = ids.clone()
     other[0, 5] = running.others(ids)[0, 5]
-    changed = backbone.encode({"input_ids": other, "attention_mask": mask})
+    changed = running.encoded("another token", {"input_ids": other, "attention_mask": mask})
     if torch.equal(changed[0, 0], hidden[0, 0]):
         return "a token does not see those behind it, as an encoder's do"
     return None

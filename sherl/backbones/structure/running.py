@@ -27,17 +27,36 @@ class Running:
         backbone = self.backbone
         return self._tried.refused(f"{why} (found: {backbone.block_path(0)} and {backbone.depth - 1} more)")
 
+    @property
+    def _words(self) -> Int[Tensor, " words"]:
+        """The upper half of the vocabulary, without special tokens."""
+        config = self.backbone.config
+        special: set[int] = set()
+        for name, value in config.to_dict().items():
+            if name.endswith("_token_id"):
+                special.update(one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int))
+        plain = [word for word in range(self._tried.words(config)) if word not in special]
+        if len(plain) < 4:
+            raise self.refused(f"it knows {len(plain)} words beside special tokens, too few to try it with")
+        return torch.tensor(plain[len(plain) // 2 :], device=self.backbone.device)
+
     def token_ids(self, rows: int, tokens: int) -> Int[Tensor, "rows tokens"]:
-        """Words of the upper half of the vocabulary, where no special token stands."""
-        words = self._tried.words(self.backbone.config)
+        """Words that are no special tokens, the same in each call."""
+        longest = self.backbone.max_tokens
+        if longest is not None and longest < tokens:
+            raise self.refused(f"it takes {longest} tokens at most, and {tokens} are what it is tried with")
+        words = self._words
         generator = torch.Generator().manual_seed(0)
-        return torch.randint(words // 2, words, (rows, tokens), generator=generator).to(self.backbone.device)
+        return words[torch.randint(len(words), (rows, tokens), generator=generator).to(words.device)]
 
     def others(self, ids: Int[Tensor, ...]) -> Int[Tensor, ...]:
         """Another word in place of each."""
-        words = self._tried.words(self.backbone.config)
-        lowest = words // 2
-        return lowest + (ids - lowest + 1) % (words - lowest)
+        words = self._words
+        return words[(torch.searchsorted(words, ids.contiguous()) + 1) % len(words)]
+
+    def encoded(self, what: str, batch: Batch) -> Tensor:
+        """The last hidden state of one more batch."""
+        return self.ran(what, lambda: self.backbone.encode(batch))
 
     def ran(self, what: str, run: Callable[[], Tensor]) -> Tensor:
         """What ``run`` gives; somebody else's code may fail in many ways, each of which refuses the model."""
@@ -76,6 +95,6 @@ class Running:
 
         last = self.backbone.depth - 1
         with block_calls({last: self.backbone.blocks[last]}, replace):
-            changed = self.backbone.encode(batch)
+            changed = self.encoded("a replaced hidden state", batch)
         if torch.allclose(changed, hidden):
             raise self.refused("what is put in place of its last block's input does not reach the last hidden state")

@@ -56,9 +56,7 @@ def vision_row(model: Any, tried: Tried) -> VisionFamily:
         made_of_values=_is_made_of_values(config),
         pooler="add_pooling_layer" in inspect.signature(type(model).__init__).parameters,
         no_prompts=FOUND_WITHOUT_PROMPTS,
-        found=note_of(
-            tried.kind, described(path, blocks, targets, end), f"Positions in front of the patches: {front}."
-        ),
+        found=note_of(tried.kind, described(path, blocks, targets, end), f"Positions beside the patches: {front}."),
     )
 
 
@@ -82,21 +80,24 @@ def _shape_of(model: Any, size: tuple[int, int], tried: Tried) -> tuple[int, ...
         ) from error
 
 
-def _hidden(model: Any, size: tuple[int, int]) -> Tensor:
+def _hidden(model: Any, size: tuple[int, int], **options: bool) -> Tensor:
     with _disable_current_modes(), torch.no_grad():
         pixels = torch.empty(1, int(getattr(model.config, "num_channels", 3)), *size, device="meta")
-        hidden: Tensor = model(pixel_values=pixels, return_dict=True).last_hidden_state
+        hidden: Tensor = model(pixel_values=pixels, return_dict=True, **options).last_hidden_state
     return hidden
 
 
 def _sizes_of(model: Any, size: tuple[int, int], patch: tuple[int, int]) -> Literal["argument", "any", "own"]:
-    if "interpolate_pos_encoding" in inspect.signature(type(model).forward).parameters:
-        return "argument"
+    told = "interpolate_pos_encoding" in inspect.signature(type(model).forward).parameters
     try:
-        _hidden(model, (size[0] + patch[0], size[1] + patch[1]))
+        _hidden(
+            model,
+            (size[0] + 2 * patch[0], size[1] + 2 * patch[1]),
+            **({"interpolate_pos_encoding": True} if told else {}),
+        )
     except FAILURES:
         return "own"
-    return "any"
+    return "argument" if told else "any"
 
 
 def check_vision(running: Running) -> None:
@@ -112,7 +113,7 @@ def check_vision(running: Running) -> None:
     pixels = torch.randn(2, int(getattr(config, "num_channels", 3)), *side(config.image_size), generator=generator)
     pixels = pixels.to(backbone.device)
     hidden = running.through_blocks("2 images", {"pixel_values": pixels}, None)
-    again = backbone.encode({"pixel_values": pixels.flip(0)}).flip(0)
+    again = running.encoded("the images once more", {"pixel_values": pixels.flip(0)}).flip(0)
     if not close(again, hidden):
         raise running.refused("an image's hidden states are others beside another image, or the second time")
     running.require_read({"pixel_values": pixels}, hidden)

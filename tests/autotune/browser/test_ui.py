@@ -26,7 +26,8 @@ def test_the_page_is_unfolded_and_nothing_lies_over_it(browse: Browse, tmp_path:
         )
         box = picture.bounding_box()
         assert box is not None
-        assert box["y"] + box["height"] < 750, "the whole front is on the first screen"
+        # in a window as high as a laptop shows one; where fonts are wide, the hostile name takes two lines
+        assert box["y"] + box["height"] < 850, "the whole front is on the first screen"
         assert box["width"] > 600, "it has the width of the page"
         seen = page.evaluate(
             "([x, y]) => document.elementFromPoint(x, y).tagName",
