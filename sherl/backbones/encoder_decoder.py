@@ -13,7 +13,6 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from sherl.backbones import masks
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import EncoderDecoderFamily
-from sherl.backbones.families.rows import FOUND_WITHOUT_PROMPTS
 from sherl.backbones.writing import PADDING, pad_token_of, write_greedily
 from sherl.errors import SpecError
 from sherl.forms import TensorForm
@@ -217,8 +216,8 @@ class EncoderDecoderBackbone(Backbone):
 
     @property
     def no_input_prompts(self) -> str | None:
-        """Why prompts cannot enter at the encoder's input: masks of blocks that nobody described are not known."""
-        return None if self.layout.found is None else FOUND_WITHOUT_PROMPTS
+        """Why prompts cannot enter at the encoder's input; None where they can."""
+        return self.layout.no_prompts
 
     @property
     def no_late_prompts(self) -> str | None:

@@ -49,18 +49,15 @@ class VisionBackbone(ImageBackbone):
                 f"A {self.family} model brings stages of other sizes together, which needs square images; "
                 f"{size[0]} x {size[1]} pixels were given. Crop or pad them."
             )
-        options = {}
         own = side(self.config.image_size)
-        if size != own:
-            patch = side(self.config.patch_size)
-            fixed = self.layout.sizes == "argument" and (own[0] != own[1] or patch[0] != patch[1])
-            if fixed or self.layout.sizes == "own":  # transformers interpolates tables of square grids
-                raise SpecError(
-                    f"This {self.family} model takes images of {own[0]} x {own[1]} pixels alone, its position table is not "
-                    f"interpolated; {size[0]} x {size[1]} were given."
-                )
-            if self.layout.sizes == "argument":
-                options["interpolate_pos_encoding"] = True
+        if size != own and self._takes_own_size_alone:
+            raise SpecError(
+                f"This {self.family} model takes images of {own[0]} x {own[1]} pixels alone, its position table is not "
+                f"interpolated; {size[0]} x {size[1]} were given."
+            )
+        options = {}
+        if self.layout.sizes == "argument" and size != own:
+            options["interpolate_pos_encoding"] = True
         hidden: Tensor = self.model(pixel_values=pixels, return_dict=True, **options).last_hidden_state
         if not self.layout.norm_in_model and self.layout.final_norm is not None:
             hidden = self.model.get_submodule(self.layout.final_norm)(hidden)
@@ -125,6 +122,15 @@ class VisionBackbone(ImageBackbone):
     def no_input_prompts(self) -> str | None:
         """Why prompts cannot enter at the first block's input; None where they can."""
         return self.layout.no_prompts
+
+    @property
+    def _takes_own_size_alone(self) -> bool:
+        """Whether its position table cannot be interpolated: transformers takes the grid of every table for a square."""
+        if self.layout.sizes != "argument":
+            return self.layout.sizes == "own"
+        has_table = getattr(self.config, "use_absolute_embeddings", True)  # Swin may have none
+        sizes = map(side, (self.config.image_size, self.config.patch_size))
+        return has_table and any(height != width for height, width in sizes)
 
     @property
     def _is_hierarchical(self) -> bool:

@@ -137,6 +137,10 @@ def side_network(backbone: Backbone, factor: int, kept: Sequence[Sequence[int]])
     return side
 
 
+def _empty(backbone: Backbone) -> list[str]:
+    return [name for name, parameter in backbone.model.named_parameters() if parameter.numel() == 0]
+
+
 def _made(config: Any, whole: Backbone) -> Backbone | str:
     """A backbone of this configuration, or why its widths are too small for one. whole: the one whose widths were divided."""
     try:
@@ -147,11 +151,8 @@ def _made(config: Any, whole: Backbone) -> Backbone | str:
         raise
     except (ValueError, ZeroDivisionError) as error:  # a rule of the architecture: groups, tables of sinusoids
         return f"its architecture takes no such widths ({str(error).strip().rstrip('.')})"
-    own = {
-        name for name, parameter in whole.model.named_parameters() if parameter.numel() == 0
-    }  # registers, of which it has none
-    empty = (name for name, parameter in made.model.named_parameters() if parameter.numel() == 0 and name not in own)
-    name = next(empty, None)
+    # what the whole one has none of (registers) is no matter of width
+    name = next((name for name in _empty(made) if name not in _empty(whole)), None)
     return made if name is None else f"{name} would have no channel"
 
 

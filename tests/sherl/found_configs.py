@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from sherl.backbones import FAMILIES, Backbone, backbone_from_config
+from sherl.backbones import FAMILIES, Backbone, backbone_from_config, load_backbone
 from sherl.evaluation import eval_step
 from sherl.methods import method_from_dict
 from sherl.methods.base import seeded
@@ -99,6 +100,15 @@ def assert_learns(backbone: Backbone, method: dict[str, Any], batch: dict[str, t
         train_step(model, batch, optimizer, scheduler, training)
     assert float(model.loss(eval_step(model, batch), batch["labels"])) < before
     return model
+
+
+def assert_loads_the_same(backbone: Backbone, batch: dict[str, torch.Tensor], folder: Path) -> None:
+    """Saved to a folder and loaded from there it is found again, and computes the same."""
+    backbone.model.save_pretrained(folder)
+    loaded = load_backbone(str(folder))
+    assert loaded.notes == backbone.notes
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encode(batch), backbone.encode(batch))
 
 
 def config_of(kind: str, settings: dict[str, Any]) -> Any:

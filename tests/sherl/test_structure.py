@@ -10,14 +10,14 @@ import transformers
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sherl.backbones import FAMILIES, Backbone, backbone_from_config, load_backbone
+from sherl.backbones import FAMILIES, Backbone, backbone_from_config
 from sherl.backbones.paths import matching
 from sherl.backbones.structure.blocks import Tried
 from sherl.backbones.structure.running import Running
 from sherl.errors import UnsupportedBackboneError
 from sherl.methods import method_from_dict
 from sherl.methods.base import seeded
-from tests.sherl.found_configs import TEXT, assert_learns
+from tests.sherl.found_configs import TEXT, assert_learns, assert_loads_the_same
 from tests.sherl.tiny import batch_for, tiny_batch, wider
 from tests.sherl.tiny_configs import VOCABULARY
 
@@ -77,12 +77,7 @@ def test_it_is_made_without_values_and_loaded_from_a_folder(tmp_path: Any) -> No
         assert backbone_from_config(config_of("ernie")).notes
     with FakeTensorMode():
         assert backbone_from_config(config_of("ernie")).depth == 3
-    backbone, batch = found("ernie"), tiny_batch()
-    backbone.model.save_pretrained(tmp_path)
-    loaded = load_backbone(str(tmp_path))
-    assert loaded.notes == backbone.notes
-    with torch.no_grad():
-        torch.testing.assert_close(loaded.encode(batch), backbone.encode(batch))
+    assert_loads_the_same(found("ernie"), tiny_batch(), tmp_path)
 
 
 @pytest.mark.parametrize(

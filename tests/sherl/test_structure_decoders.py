@@ -8,19 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from sherl.backbones import backbone_from_config, load_backbone
+from sherl.backbones import backbone_from_config
 from sherl.backbones.decoder import DecoderBackbone
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.methods import method_from_dict
 from sherl.sharing import why_not
 from sherl.spec import TaskSpec
-from tests.sherl.found_configs import DECODERS, WRITING, assert_learns, config_of, found
+from tests.sherl.found_configs import DECODERS, WRITING, assert_learns, assert_loads_the_same, config_of, found
 from tests.sherl.tiny import tiny_batch
 
 LANGUAGE = TaskSpec(kind="language-modelling", metric="neg_perplexity")
 every_decoder = pytest.mark.parametrize("kind", DECODERS)
-HEADED = [kind for kind in DECODERS if kind != "gpt_neo"]
-"""Those whose blocks are long enough for windows of their own making to be tried by transformers' generate."""
 
 
 def decoder(kind: str) -> DecoderBackbone:
@@ -61,7 +59,7 @@ def test_it_computes_what_transformers_does_on_either_side_of_padding(kind: str)
         torch.testing.assert_close(shifted[row, -count:], hidden[row, :count], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", HEADED)
+@every_decoder
 def test_it_writes_what_transformers_writes(kind: str) -> None:
     backbone = decoder(kind)
     batch = {name: value[:1] for name, value in tiny_batch(rows=1, padded=False).items()}
@@ -99,12 +97,8 @@ def test_methods_learn_on_it_and_leave_it_as_it_was(kind: str, method: dict[str,
 
 
 def test_it_loads_from_a_folder_and_stores_no_hidden_states(tmp_path: Any) -> None:
-    backbone, batch = decoder("gpt_neox"), tiny_batch()
-    backbone.model.save_pretrained(tmp_path)
-    loaded = load_backbone(str(tmp_path))
-    assert loaded.notes == backbone.notes
-    with torch.no_grad():
-        torch.testing.assert_close(loaded.encode(batch), backbone.encode(batch))
+    backbone = decoder("gpt_neox")
+    assert_loads_the_same(backbone, tiny_batch(), tmp_path)
     assert why_not(method_from_dict({"name": "sherl"}), LANGUAGE, backbone) is not None
 
 

@@ -92,6 +92,13 @@ def test_images_of_another_size_are_refused_where_the_own_one_is_no_square(kind:
         backbone.encode({"pixel_values": torch.randn(2, 3, 32, 32)})
 
 
+def test_swin_without_a_table_takes_images_of_any_size() -> None:
+    sizes = {"image_size": (32, 64), "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+    backbone = backbone_from_config(config_of("swin", {**sizes, "window_size": 2}))
+    with torch.no_grad():
+        assert backbone.encode({"pixel_values": torch.randn(2, 3, 32, 32)}).shape == (2, 16, 16)
+
+
 def test_passes_without_values_leave_nothing_for_those_with_them() -> None:
     """DINOv3 caches coordinates by the number of patches: one that came of a fake pass would be met by a real one."""
     batch = images()

@@ -14,9 +14,6 @@ from sherl.backbones import masks
 from sherl.backbones.families.early import Early
 from sherl.registry import Registry
 
-FOUND_WITHOUT_PROMPTS = (
-    "its row was found by structure, which does not say what blocks must be given with prompts in front"
-)
 Positions = Literal["absolute", "from_padding", "relative", "rotary"]
 
 
@@ -151,6 +148,7 @@ class EncoderDecoderFamily(Family):
 
     encoder, decoder: their stacks. logits: vocabulary logits of the model (with its language head) and hidden states.
     untied_head: whether published checkpoints of a configuration hold a head of their own beside the embeddings.
+    no_prompts: why the encoder's blocks cannot carry prompts; None where they can.
     frames: of an encoder that hears (it reads ``input_features`` [batch, bins, frames] instead of ``input_ids``): how many
         frames the model takes, always, by its configuration; None of one that reads.
     """
@@ -161,6 +159,7 @@ class EncoderDecoderFamily(Family):
     decoder: Stack
     logits: Callable[[Any, Tensor], Tensor]
     untied_head: Callable[[Any], bool] = lambda _config: False
+    no_prompts: str | None = None
     frames: Callable[[Any], int] | None = None
 
     @property

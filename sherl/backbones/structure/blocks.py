@@ -21,6 +21,7 @@ WHAT_A_ROW_SAYS = (
     "A row says where the blocks are, which linear layers LoRA and adapters take, and how masks are made: see "
     "sherl.backbones.families, and docs/your_own_backbone.md for an example."
 )
+WITHOUT_PROMPTS = "its row was found by structure, which does not say what blocks must be given with prompts in front"
 _QUERIES = ("q", "query", "q_proj", "q_lin", "query_proj", "wq")
 _VALUES = ("v", "value", "v_proj", "v_lin", "value_proj", "wv")
 _JOINT = ("qkv", "qkv_proj", "Wqkv", "query_key_value", "in_proj", "c_attn", "W_pack")
@@ -123,17 +124,36 @@ class Tried:
             UnsupportedBackboneError: no linear layer gives as many numbers as hidden states have.
         """
         width = int(getattr(config, "hidden_size", None) or 0)
-        linears = {
-            name: module
-            for name, module in blocks[0].named_modules()
-            if _is_linear(module) and all(_is_linear(dict(block.named_modules()).get(name)) for block in blocks)
-        }
+        common = set.intersection(
+            *({name for name, module in block.named_modules() if _is_linear(module)} for block in blocks)
+        )
+        linears = {name: module for name, module in blocks[0].named_modules() if name in common}
         ends = [name for name, module in linears.items() if _outputs_of(module) == width]
         if not ends:
             raise self.refused(f"the blocks at {path!r} have no linear layer that gives hidden_size ({width}) numbers")
         # by definition, not by execution, modules are in order: the attention's own last layer may come behind the others
         end = ([name for name in ends if "att" not in name] or ends)[-1]
         return tuple(name for name in linears if name.rpartition(".")[2] in _ATTENTION_INPUTS), end
+
+    def norm_behind_masked(self, what: str, model: nn.Module, path: str, run: Callable[[bool], Tensor]) -> str | None:
+        """The norm behind the blocks at ``path`` (:func:`norm_behind`), of a pass without values. run: that pass, with masks or
+        without. what: runs, for the message.
+
+        Raises:
+            UnsupportedBackboneError: it does not run. Memory that depends on values, as of experts that are chosen for each
+                token, could not be predicted.
+        """
+        with _disable_current_modes(), torch.no_grad():
+            try:
+                return norm_behind(model, path, lambda: run(True))
+            except FAILURES as error:
+                try:
+                    run(False)
+                except FAILURES:
+                    why = "does not run without values, so its memory could not be predicted"
+                else:
+                    why = "takes no additive masks [batch, 1, tokens, tokens]"
+                raise self.refused(f"{what} {why} ({short(error)})") from error
 
 
 def described(path: str, blocks: nn.ModuleList, targets: tuple[str, ...], end: str) -> str:
@@ -161,15 +181,6 @@ def has_position_table(model: nn.Module, config: Any) -> bool:
         if any(table.ndim == 2 and table.shape[0] == bound for table in tables):
             return True
     return False
-
-
-def why_not_run(run: Callable[[bool], Any], error: Exception) -> str:
-    """Why a pass without values failed. run: the same pass, with masks or without."""
-    try:
-        run(False)
-    except FAILURES:
-        return f"does not run without values, so its memory could not be predicted ({short(error)})"
-    return f"takes no additive masks [batch, 1, tokens, tokens] ({short(error)})"
 
 
 def norm_behind(model: nn.Module, path: str, run: Callable[[], Tensor]) -> str | None:
@@ -227,7 +238,7 @@ def _is_cached(function: Any) -> bool:
     )
 
 
-def _is_linear(module: nn.Module | None) -> bool:
+def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | transformers.pytorch_utils.Conv1D)
 
 

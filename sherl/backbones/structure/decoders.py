@@ -8,23 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from sherl.backbones import masks
 from sherl.backbones.decoder import DecoderBackbone
 from sherl.backbones.families import DecoderFamily
-from sherl.backbones.structure.blocks import (
-    FAILURES,
-    Tried,
-    close,
-    described,
-    has_position_table,
-    norm_behind,
-    note_of,
-    why_not_run,
-)
+from sherl.backbones.structure.blocks import Tried, close, described, has_position_table, note_of
 from sherl.backbones.structure.running import Running
 from sherl.insertion import other_forward
 
@@ -72,26 +62,21 @@ def decoder_row(model: Any, tried: Tried) -> DecoderFamily:
 
 
 def _final_norm(model: Any, path: str, windows: masks.Windows, tried: Tried) -> str:
-    """The norm behind the blocks, of a pass without values: one whose shapes depend on values, as of experts that are chosen for
-    each token, has memory that cannot be predicted."""
-    with _disable_current_modes(), torch.no_grad():
+    """The norm behind the blocks."""
+
+    def run(masked: bool) -> Tensor:
         keep = torch.ones(2, 6, dtype=torch.bool, device="meta")
+        mask = masks.for_streams(model.config, keep, 6, torch.float32, windows) if masked else None
+        hidden: Tensor = model.base_model(
+            input_ids=keep.to(torch.int64),
+            attention_mask=mask,
+            position_ids=masks.positions_of(keep),
+            use_cache=False,
+            return_dict=True,
+        ).last_hidden_state
+        return hidden
 
-        def run(masked: bool) -> Tensor:
-            mask = masks.for_streams(model.config, keep, 6, torch.float32, windows) if masked else None
-            hidden: Tensor = model.base_model(
-                input_ids=keep.to(torch.int64),
-                attention_mask=mask,
-                position_ids=masks.positions_of(keep),
-                use_cache=False,
-                return_dict=True,
-            ).last_hidden_state
-            return hidden
-
-        try:
-            norm = norm_behind(model, path, lambda: run(True))
-        except FAILURES as error:
-            raise tried.refused(f"its blocks' model {why_not_run(run, error)}") from error
+    norm = tried.norm_behind_masked("its blocks' model", model, path, run)
     if norm is None:
         raise tried.refused("its last hidden state does not come out of a norm behind the blocks")
     return norm

@@ -6,21 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 
 from sherl.backbones import masks
 from sherl.backbones.encoder_decoder import EncoderDecoderBackbone
 from sherl.backbones.families import EncoderDecoderFamily, Stack
 from sherl.backbones.structure.blocks import (
-    FAILURES,
+    WITHOUT_PROMPTS,
     Tried,
     close,
     described,
     has_position_table,
-    norm_behind,
     note_of,
-    why_not_run,
 )
 from sherl.backbones.structure.running import Running
 from sherl.insertion import other_forward
@@ -49,6 +46,7 @@ def encoder_decoder_row(model: Any, tried: Tried) -> EncoderDecoderFamily:
         decoder=decoder,
         logits=own_logits,
         attention=None,
+        no_prompts=WITHOUT_PROMPTS,
         positions="absolute" if has_position_table(model, config) else "relative",
         found=note_of(tried.kind, of_encoder, f"Of the decoder: {of_decoder}"),
     )
@@ -71,29 +69,25 @@ def _stack(model: Any, inside: str, name: str, tried: Tried) -> tuple[Stack, str
 
 
 def _final_norm(model: Any, path: str, name: str, tried: Tried) -> str | None:
-    """The norm behind a stack's blocks, of a pass without values; None where there is none."""
-    with _disable_current_modes(), torch.no_grad():
+    """The norm behind a stack's blocks; None where there is none."""
+
+    def run(masked: bool) -> Tensor:
         keep = torch.ones(2, 6, dtype=torch.bool, device="meta")
-        part = model.get_encoder() if name == "encoder" else model.get_decoder()
-        own = {"attention_mask": masks.additive(keep, torch.float32)}
+        seen = masks.additive(keep, torch.float32) if masked else None
+        inputs: dict[str, Any] = {"input_ids": keep.to(torch.int64), "attention_mask": seen, "return_dict": True}
+        part = model.get_encoder()
         if name == "decoder":
-            own = {
-                "attention_mask": masks.causal(6, 6, dtype=torch.float32, device=keep.device),
-                "encoder_attention_mask": own["attention_mask"],
+            part = model.get_decoder()
+            inputs |= {
+                "attention_mask": masks.causal(6, 6, dtype=torch.float32, device=keep.device) if masked else None,
+                "encoder_hidden_states": torch.empty(2, 6, int(model.config.hidden_size), device="meta"),
+                "encoder_attention_mask": seen,
+                "use_cache": False,
             }
+        hidden: Tensor = part(**inputs).last_hidden_state
+        return hidden
 
-        def run(masked: bool) -> Tensor:
-            inputs: dict[str, Any] = {"input_ids": keep.to(torch.int64), "return_dict": True}
-            if name == "decoder":
-                source = torch.empty(2, 6, int(model.config.hidden_size), device="meta")
-                inputs |= {"encoder_hidden_states": source, "use_cache": False}
-            hidden: Tensor = part(**inputs, **(own if masked else {})).last_hidden_state
-            return hidden
-
-        try:
-            return norm_behind(model, path, lambda: run(True))
-        except FAILURES as error:
-            raise tried.refused(f"its {name} {why_not_run(run, error)}") from error
+    return tried.norm_behind_masked(f"its {name}", model, path, run)
 
 
 def own_logits(model: Any, hidden: Tensor) -> Tensor:

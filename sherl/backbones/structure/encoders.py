@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from sherl.backbones import masks
 from sherl.backbones.families import EncoderFamily
-from sherl.backbones.families.rows import FOUND_WITHOUT_PROMPTS
-from sherl.backbones.structure.blocks import Tried, close, described, has_position_table, note_of
+from sherl.backbones.structure.blocks import WITHOUT_PROMPTS, Tried, close, described, has_position_table, note_of
 from sherl.backbones.structure.running import Running
 from sherl.shapes import Int
 
@@ -33,7 +32,7 @@ def encoder_row(model: Any, tried: Tried) -> EncoderFamily:
         lora_targets=targets,
         feed_forward_output=end,
         masks=masks.for_flags,
-        no_prompts=FOUND_WITHOUT_PROMPTS,
+        no_prompts=WITHOUT_PROMPTS,
         positions="absolute" if has_position_table(model, config) else "relative",
         position_offset=_position_offset(model),
         attention=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class Running:
         backbone = self.backbone
         return self._tried.refused(f"{why} (found: {backbone.block_path(0)} and {backbone.depth - 1} more)")
 
-    @property
+    @cached_property
     def _words(self) -> Int[Tensor, " words"]:
         """The upper half of the vocabulary, without special tokens."""
         config = self.backbone.config

@@ -13,9 +13,17 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers import initialization
 
 from sherl.backbones.families import VisionFamily
-from sherl.backbones.families.rows import FOUND_WITHOUT_PROMPTS
 from sherl.backbones.images import side
-from sherl.backbones.structure.blocks import FAILURES, Tried, close, described, norm_behind, note_of, short
+from sherl.backbones.structure.blocks import (
+    FAILURES,
+    WITHOUT_PROMPTS,
+    Tried,
+    close,
+    described,
+    norm_behind,
+    note_of,
+    short,
+)
 from sherl.backbones.structure.running import Running
 
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
@@ -55,7 +63,7 @@ def vision_row(model: Any, tried: Tried) -> VisionFamily:
         sizes=_sizes_of(model, size, patch),
         made_of_values=_is_made_of_values(config),
         pooler="add_pooling_layer" in inspect.signature(type(model).__init__).parameters,
-        no_prompts=FOUND_WITHOUT_PROMPTS,
+        no_prompts=WITHOUT_PROMPTS,
         found=note_of(tried.kind, described(path, blocks, targets, end), f"Positions beside the patches: {front}."),
     )
 
