@@ -30,6 +30,8 @@ from sherl.cache import cache_directory
 from sherl.data import DataSpec, PreparedData, prepare
 
 MODES = ("auto", "off")
+WAYS = ("read", "computed", "otherwise")
+INSTRUCTIONS = "ATEN_CPU_CAPABILITY"
 SEED = 0
 PAIRED_METHODS = ("sherl", "linear_probe")
 COMMAND = [sys.executable, "-c", "from autotune.cli import main; main()"]
@@ -176,16 +178,17 @@ def paired(
     space_name: str = "default",
     max_length: int = 128,
 ) -> Iterator[tuple[str, Row]]:
-    """Random configurations trained with and without the store, each in a process of its own: name and both outcomes.
+    """Random configurations trained with and without the store, each in a process of its own: name and outcomes.
 
-    done: rows of earlier calls, whose names are not run again.
+    As a yardstick each is computed once more with another instruction set (``otherwise``), which changes rounding alone.
+    done: rows of earlier calls; what they have is not run again.
     """
     config = load_config(model)
     with torch.device("meta"):
         backbone = backbone_from_config(config)
     space = SearchSpace.load(space_name, methods=PAIRED_METHODS, depth=backbone.depth, width=backbone.width)
     candidates = {f"{number}: {one.label}": one for number, one in enumerate(drawn(space, count))}
-    missing = {name: one for name, one in candidates.items() if name not in done}
+    missing = {name: one for name, one in candidates.items() if not {*WAYS} <= done.get(name, {}).keys()}
     if not missing:
         return
     prepared = folder / "prepared"
@@ -202,23 +205,26 @@ def paired(
         threads,
         _Told(),  # type: ignore[arg-type]  # says what the phase says, nothing else
     )
-    with found, ForkServer(backbone=model) as server:
+    with found, ForkServer(backbone=model) as server, _rounding_otherwise(model) as other:
         for name, candidate in missing.items():
             shared = found.of(candidate)
             if shared is None:
                 raise RuntimeError(f"Nothing is stored for {candidate.label}, which was to read.")
-            outcomes = {}
-            for way, request in (("read", shared.to_dict()), ("computed", None)):
+            kept = done.get(name, {})
+            outcomes = {way: kept[way] for way in WAYS if way in kept}
+            for way in WAYS:
+                if way in outcomes:
+                    continue
                 output = folder / "paired" / f"{len(done)}-{name.split(':')[0]}-{way}"
                 outcome = run_trial(
-                    server,
+                    other if way == "otherwise" else server,
                     prepared=prepared,
                     output=output,
                     method=candidate.realised.method,
                     training={**candidate.realised.training, "seed": SEED},
                     model=model,
                     threads=threads,
-                    features=request,
+                    features=shared.to_dict() if way == "read" else None,
                 )
                 outcomes[way] = outcome_row(candidate, outcome)
                 shutil.rmtree(output, ignore_errors=True)
@@ -234,6 +240,19 @@ def paired(
                     **outcomes,
                 },
             )
+
+
+def _rounding_otherwise(model: str) -> ForkServer:
+    """A server whose trials compute with another instruction set than this processor's best."""
+    best = torch.backends.cpu.get_cpu_capability()
+    usual = os.environ.get(INSTRUCTIONS)
+    os.environ[INSTRUCTIONS] = "default" if best == "AVX2" else "avx2"
+    try:
+        return ForkServer(backbone=model)  # its process is started, and has the environment
+    finally:
+        del os.environ[INSTRUCTIONS]
+        if usual is not None:
+            os.environ[INSTRUCTIONS] = usual
 
 
 def same_metrics(read: Row, computed: Row) -> bool:

@@ -138,10 +138,29 @@ def paired_table(rows: Mapping[str, Row]) -> str:
         return ""
     equal = sum(row["equal"] for row in rows.values())
     worst = max(differences(row["read"], row["computed"])["loss"] for row in rows.values())
-    head = "| configuration | reads | s, read | s, computed | metric, read | metric, computed | tensors MB, read | tensors MB, computed |\n|---|---|---|---|---|---|---|---|"
-    lines = [_pair_line(row["read"], row["computed"]) for row in rows.values()]
-    told = f"{equal} of {len(rows)} have the same metrics in every epoch; mean training losses differ by {worst:.1e} relative at most."
-    return "\n".join([head, *lines]) + "\n\n" + told
+    head = (
+        "| configuration | reads | s, read | s, computed | metric, read | metric, computed | tensors MB, read | "
+        "tensors MB, computed | metric, rounded otherwise | losses apart, read | losses apart, rounded otherwise |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    lines = [f"{_pair_line(row['read'], row['computed'])} {_control(row)} |" for row in rows.values()]
+    told = [
+        f"{equal} of {len(rows)} have the same metrics in every epoch; mean training losses differ by {worst:.1e} relative at most."
+    ]
+    controls = [differences(row["otherwise"], row["computed"]) for row in rows.values() if "otherwise" in row]
+    if controls:
+        told.append(
+            f"Computed without the store, with another instruction set: {sum(not gap['metric'] for gap in controls)} of "
+            f"{len(controls)} have the same metrics, losses differ by {max(gap['loss'] for gap in controls):.1e} at most."
+        )
+    return "\n".join([head, *lines]) + "\n\n" + " ".join(told)
+
+
+def _control(row: Row) -> str:
+    read = f"{differences(row['read'], row['computed'])['loss']:.1e}"
+    if "otherwise" not in row:
+        return f"not run | {read} | not run"
+    return f"{_metric(row['otherwise'])} | {read} | {differences(row['otherwise'], row['computed'])['loss']:.1e}"
 
 
 def steps_table(rows: Mapping[str, Row]) -> str:

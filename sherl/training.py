@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,6 +136,7 @@ def fit(
     training: TrainingConfig,
     *,
     state_file: str | Path | None = None,
+    on_steps: Callable[[int, int, int], None] | None = None,
 ) -> Iterator[FitProgress]:
     """Train a model in place; yields once after each epoch, with the metrics of the validation part.
 
@@ -146,6 +147,9 @@ def fit(
     state_file: kept behind each epoch, once the caller has taken what was yielded and asks for more. Where it is there
     already, the run goes on behind its last epoch, with the same weights in the end as if it had never been cut; only
     the epochs that are left are yielded (:func:`kept_epochs` has the others).
+
+    on_steps: told of the epoch (from 1), of its steps that are done and of its steps in all, whenever losses are looked at:
+    behind each step on a CPU, behind every 32nd and an epoch's last on a GPU. It must draw no random numbers.
 
     Raises:
         CheckpointError: the state file is damaged, or of a run with other settings.
@@ -168,7 +172,7 @@ def fit(
         done = state.restore()
     began = time.perf_counter() - (state.epochs[-1]["seconds"] if state is not None and done else 0.0)
     for epoch in range(done + 1, training.epochs + 1):
-        losses = _LossWatch(device, epoch=epoch, first_step=(epoch - 1) * steps + 1)
+        losses = _LossWatch(device, epoch=epoch, steps=steps, on_steps=on_steps)
         with _seeded(training.seed, epoch, device):
             model.train()
             for batch in train.batches(training.batch_size, seed=training.seed, epoch=epoch - 1):
@@ -255,12 +259,14 @@ def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
 class _LossWatch:
     """Mean loss and median time of an epoch's steps; raises :class:`Diverged` at a loss that is not finite."""
 
-    def __init__(self, device: torch.device, *, epoch: int, first_step: int) -> None:
+    def __init__(
+        self, device: torch.device, *, epoch: int, steps: int, on_steps: Callable[[int, int, int], None] | None
+    ) -> None:
         self._every = 1 if device.type == "cpu" else _LOSS_CHECK_STEPS
-        self._epoch, self._step = epoch, first_step
+        self._epoch, self._steps, self._on_steps = epoch, steps, on_steps
         self._pending: list[Tensor] = []
         self._pending_rows: list[int] = []
-        self._sum, self._rows = 0.0, 0
+        self._sum, self._rows, self._done = 0.0, 0, 0
         self._times: list[float] = []
         self._since = time.perf_counter()
 
@@ -279,13 +285,17 @@ class _LossWatch:
         self._times += [(now - self._since) / len(values)] * len(values)
         self._since = now
         for value, rows in zip(values, self._pending_rows, strict=True):
+            self._done += 1
             if not math.isfinite(value):
-                raise Diverged("training loss", value, epoch=self._epoch, step=self._step)
+                raise Diverged(
+                    "training loss", value, epoch=self._epoch, step=(self._epoch - 1) * self._steps + self._done
+                )
             self._sum += value * rows
             self._rows += rows
-            self._step += 1
         self._pending.clear()
         self._pending_rows.clear()
+        if self._on_steps is not None:
+            self._on_steps(self._epoch, self._done, self._steps)
 
     @property
     def mean(self) -> float:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 10.0
 """Seconds between lines that tell how far something is, where no bar can be shown."""
+_STEPS_EVERY = 60.0
+"""The same of one training among others."""
 
 
 def outcome_words(outcome: Outcome | None, metric_name: str) -> str:
@@ -40,6 +42,11 @@ def time_left(deadline: float) -> str:
     return f"{format_duration(left)} left" if left > 0 else "the time budget is used up"
 
 
+def steps_words(epoch: int, done: int, total: int) -> str:
+    """How far an epoch is."""
+    return f"epoch {epoch}: {done:,} of {total:,} steps"
+
+
 class Display:
     """Listens to a study. This base prints plain lines; nothing is lost where the output is no terminal."""
 
@@ -52,6 +59,7 @@ class Display:
         self._total = 0
         self._finished = 0
         self._told_progress = time.monotonic()
+        self._told_steps: dict[str, float] = {}  # by the training's name
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +121,10 @@ class Display:
         """A trial starts."""
         self._line(f"trial {number} started: {candidate.label}, predicted device {format_bytes(predicted.device)}")
 
+    def steps(self, number: int, epoch: int, done: int, total: int) -> None:
+        """A running trial did so many steps of an epoch: a line now and then."""
+        self._goes_on(f"trial {number}", epoch, done, total)
+
     def epoch(self, number: int, report: EpochReport) -> None:
         """A running trial finished an epoch."""
         self._line(f"trial {number} epoch {self._epoch_words(report)}")
@@ -137,6 +149,10 @@ class Display:
         """A member is trained on another seed."""
         self._line(f"trial {member.number} on seed {seed} started: {member.candidate.label}")
 
+    def confirmation_steps(self, member: TrialRecord, seed: int, epoch: int, done: int, total: int) -> None:
+        """Such a training did so many steps of an epoch: a line now and then."""
+        self._goes_on(f"trial {member.number} on seed {seed}", epoch, done, total)
+
     def confirmation_epoch(self, member: TrialRecord, seed: int, report: EpochReport) -> None:
         """Such a training finished an epoch."""
         self._line(f"trial {member.number} on seed {seed} epoch {self._epoch_words(report)}")
@@ -150,6 +166,12 @@ class Display:
             f"trial {member.number} on seed {confirmation.seed} ended [{self._finished}/{self._total}]: "
             f"{outcome_words(outcome, self._metric_name)}{was}"
         )
+
+    def _goes_on(self, name: str, epoch: int, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._told_steps.setdefault(name, now) >= _STEPS_EVERY:
+            self._told_steps[name] = now
+            self._line(f"{name} {steps_words(epoch, done, total)}")
 
     def _epoch_words(self, report: EpochReport) -> str:
         value = report.metrics.get(self._metric_name)

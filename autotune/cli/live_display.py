@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.cli.ctrl_c import raise_if_lost
-from autotune.cli.display import Display, time_left
+from autotune.cli.display import Display, steps_words, time_left
 from autotune.cli.front_table import front_table
 from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, TrialRecord
 from autotune.units import format_bytes, format_duration
@@ -84,6 +84,10 @@ class LiveDisplay(Display):
     def confirmation_finished(self, member: TrialRecord, confirmation: Confirmation) -> None:
         self._running.pop(f"trial {member.number} on seed {confirmation.seed}", None)
         super().confirmation_finished(member, confirmation)
+
+    def _goes_on(self, name: str, epoch: int, done: int, total: int) -> None:
+        if name in self._running:
+            self._running[name] = (self._running[name][0], steps_words(epoch, done, total))
 
     def _moves(self, name: str, report: EpochReport) -> None:
         if name in self._running:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from autotune.outcome import Outcome, Status
 from autotune.runner.shares import Machine
 from autotune.runner.source import DONE, Done, Ended, Listener, TrialSource
-from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest
+from autotune.trial.request import Epoch, Finished, Message, Rehearsed, Steps, TrialRequest
 from autotune.trial.verdict import ANOTHER_TENANT
 
 #: After this many seconds trials that were asked to end are cut off.
@@ -176,6 +176,8 @@ class Desk:
         match message:
             case Rehearsed(figures):
                 self._guarded(lambda: self._listener.on_rehearsed(number, figures))
+            case Steps(epoch, done, total):
+                self._guarded(lambda: self._listener.on_steps(number, epoch, done, total))
             case Epoch(report):
                 self._guarded(lambda: self._listener.on_epoch(number, report))
                 if self._guarded(lambda: self._source.epoch(number, report)) and running.stop is not None:

@@ -55,6 +55,9 @@ class Listener:
     def on_rehearsed(self, number: int, figures: MemoryFigures) -> None:
         """A trial's rehearsal is over and fits."""
 
+    def on_steps(self, number: int, epoch: int, done: int, total: int) -> None:
+        """So many steps of a trial's epoch are done."""
+
     def on_epoch(self, number: int, report: EpochReport) -> None:
         """A trial has finished an epoch."""
 

@@ -111,6 +111,11 @@ class ConfirmSource:
         due, _ = self._given[number]
         self._listener.confirmation_started(due.member, due.seed)
 
+    def steps(self, number: int, epoch: int, done: int, total: int) -> None:
+        """Tells the display how far an epoch is."""
+        due, _ = self._given[number]
+        self._listener.confirmation_steps(due.member, due.seed, epoch, done, total)
+
     def epoch(self, number: int, report: EpochReport) -> bool:
         """Tells the display; never ends a training."""
         due, _ = self._given[number]
@@ -160,6 +165,9 @@ class _ConfirmListener(Listener):
 
     def on_started(self, number: int) -> None:
         self._source.started(number)
+
+    def on_steps(self, number: int, epoch: int, done: int, total: int) -> None:
+        self._source.steps(number, epoch, done, total)
 
     def on_stopping(self, why: str) -> None:
         self._listener.note(f"ending the running confirmations: {why}; `autotune confirm` goes on with them")

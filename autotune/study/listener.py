@@ -49,6 +49,10 @@ class StudyListener(Listener, Protocol):
         """A trial starts."""
         ...
 
+    def steps(self, number: int, epoch: int, done: int, total: int) -> None:
+        """A running trial did so many steps of an epoch (counted from 1)."""
+        ...
+
     def epoch(self, number: int, report: EpochReport) -> None:
         """A running trial finished an epoch."""
         ...
@@ -63,6 +67,10 @@ class StudyListener(Listener, Protocol):
 
     def confirmation_started(self, member: TrialRecord, seed: int) -> None:
         """A member is trained on another seed."""
+        ...
+
+    def confirmation_steps(self, member: TrialRecord, seed: int, epoch: int, done: int, total: int) -> None:
+        """Such a training did so many steps of an epoch."""
         ...
 
     def confirmation_epoch(self, member: TrialRecord, seed: int, report: EpochReport) -> None:

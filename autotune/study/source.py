@@ -230,6 +230,9 @@ class RunnerListener(Listener):
     def on_rehearsed(self, number: int, figures: MemoryFigures) -> None:
         self._source.rehearsed(number, figures)
 
+    def on_steps(self, number: int, epoch: int, done: int, total: int) -> None:
+        self._listener.steps(number, epoch, done, total)
+
     def on_stopping(self, why: str) -> None:
         self._listener.note(f"ending the running trials: {why}")
 

@@ -38,7 +38,7 @@ from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
-from autotune.trial.request import Epoch, Finished, Rehearsed, TrialRequest
+from autotune.trial.request import Epoch, Finished, Rehearsed, Steps, TrialRequest
 from autotune.units import format_bytes, format_duration
 from sherl.data import PreparedData
 from sherl.tasks import task_for
@@ -216,6 +216,8 @@ class _Training:
                     return process.stop("It was interrupted.", Status.INTERRUPTED)
                 if isinstance(event, Rehearsed):
                     self._listener.note(f"rehearsed: its largest batch takes {format_bytes(event.figures.device)}")
+                elif isinstance(event, Steps):
+                    self._listener.progress(f"steps of epoch {event.epoch}", event.done, event.total)
                 elif isinstance(event, Epoch):
                     self._tell(event.report, metric, epochs, (time.monotonic() - began) / (event.report.epoch - done))
                 elif isinstance(event, Finished):

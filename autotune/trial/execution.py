@@ -19,7 +19,7 @@ from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.answering import latency_of, rows_per_second_of
 from autotune.trial.confines import Confines, OverCap, confines_for
 from autotune.trial.data import TrialData
-from autotune.trial.request import Epoch, Message, Rehearsed, TrialRequest
+from autotune.trial.request import Epoch, Message, Rehearsed, Steps, TrialRequest
 from autotune.trial.verdict import ANOTHER_TENANT
 from autotune.units import format_bytes
 from sherl.checkpoint import load_checkpoint, save_checkpoint
@@ -32,10 +32,12 @@ from sherl.training import Diverged, FitProgress, evaluation_rows, fit, kept_epo
 
 Send = Callable[[Message], None]
 TRACEBACK_CHARACTERS = 4000
+STEPS_EVERY = 5.0
+"""Seconds between messages of how far an epoch is."""
 
 
 def execute(request: TrialRequest, send: Send) -> Outcome:
-    """Runs a trial here and returns what became of it; ``send`` gets the rehearsal and each epoch.
+    """Runs a trial here and returns what became of it; ``send`` gets the rehearsal, how far it is, and each epoch.
 
     A bad end is an outcome too: over the cap, out of memory, diverged, failed (any other error, with its traceback in
     ``details``). This process is confined for good: its threads, heap and memory limit are the request's from here on.
@@ -71,6 +73,7 @@ class _Trial:
         self._epochs: list[EpochReport] = []
         self._step_seconds: list[float] = []
         self._best: EpochReport | None = None
+        self._told_steps = 0.0
         self._metric_name = request.metric
         self._details: dict[str, Any] = {
             "threads": request.threads,
@@ -103,7 +106,9 @@ class _Trial:
         state = request.state_file
         for progress in [] if state is None else kept_epochs(state):
             self._note(progress)
-        for progress in fit(model, data.part("train"), data.part("valid"), training, state_file=state):
+        parts = data.part("train"), data.part("valid")
+        self._told_steps = time.monotonic()
+        for progress in fit(model, *parts, training, state_file=state, on_steps=self._steps):
             self._take(progress, model, data.prepared.max_length)
         return self._outcome(Status.COMPLETE, "")
 
@@ -230,6 +235,13 @@ class _Trial:
         self._confines.check()
         self._details["rehearsal_seconds"] = time.perf_counter() - began
         self._send(Rehearsed(self._confines.peak()))
+
+    def _steps(self, epoch: int, done: int, total: int) -> None:
+        """So many steps of an epoch are done: told now and then."""
+        now = time.monotonic()
+        if now - self._told_steps >= STEPS_EVERY:
+            self._told_steps = now
+            self._send(Steps(epoch, done, total))
 
     def _take(self, progress: FitProgress, model: TaskModel, max_length: int | None) -> None:
         """An epoch is over: keeps the weights where they are the best so far, then reports."""

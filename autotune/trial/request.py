@@ -102,6 +102,15 @@ class Rehearsed:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """So many steps of an epoch are done; told every few seconds. epoch: counts from 1. total: of the epoch."""
+
+    epoch: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Epoch:
     """An epoch is over."""
 
@@ -115,7 +124,7 @@ class Finished:
     outcome: Outcome
 
 
-Message = Rehearsed | Epoch | Finished
+Message = Rehearsed | Steps | Epoch | Finished
 
 
 def message_to_json(message: Message) -> str:
@@ -125,6 +134,8 @@ def message_to_json(message: Message) -> str:
     """
     if isinstance(message, Rehearsed):
         return json.dumps({"rehearsed": asdict(message.figures)})
+    if isinstance(message, Steps):
+        return json.dumps({"steps": asdict(message)})
     if isinstance(message, Epoch):
         return json.dumps({"epoch": asdict(message.report)})
     return json.dumps({"finished": message.outcome.to_dict()})
@@ -140,8 +151,10 @@ def message_from_json(text: str) -> Message:
     match plain:
         case {"rehearsed": figures}:
             return Rehearsed(MemoryFigures(**figures))
+        case {"steps": steps}:
+            return Steps(**steps)
         case {"epoch": report}:
             return Epoch(EpochReport(**report))
         case {"finished": outcome}:
             return Finished(Outcome.from_dict(outcome))
-    raise ValueError(f"Not a trial's message: {text[:200]!r}. Known are rehearsed, epoch and finished.")
+    raise ValueError(f"Not a trial's message: {text[:200]!r}. Known are rehearsed, steps, epoch and finished.")

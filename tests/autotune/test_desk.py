@@ -14,7 +14,7 @@ from autotune.runner import desk as desk_module
 from autotune.runner.desk import Assignment, Desk
 from autotune.runner.shares import Machine
 from autotune.runner.source import DONE, Done, Ended, Listener
-from autotune.trial.request import Epoch, Finished, Rehearsed, TrialRequest
+from autotune.trial.request import Epoch, Finished, Rehearsed, Steps, TrialRequest
 from autotune.trial.verdict import ANOTHER_TENANT
 
 GB = 10**9
@@ -295,9 +295,9 @@ def test_the_listener_hears_everything() -> None:
     desk.give("a")
     desk.started("a", Stops())
     figures = MemoryFigures(allocated=1, device=2, meter="nvml")
-    desk.news("a", [Rehearsed(figures), epoch(1), COMPLETE], None)
+    desk.news("a", [Rehearsed(figures), Steps(1, 4, 5), epoch(1), COMPLETE], None)
     desk.stop("enough", Ended.INTERRUPTED)
-    assert heard == ["on_ready", "on_started", "on_rehearsed", "on_epoch", "on_finished", "on_stopping"]
+    assert heard == ["on_ready", "on_started", "on_rehearsed", "on_steps", "on_epoch", "on_finished", "on_stopping"]
 
 
 # ---- shares

@@ -137,6 +137,42 @@ def test_lines_tell_how_far_a_long_step_is(capsys: pytest.CaptureFixture[str], m
     assert capsys.readouterr().out == ""
 
 
+def test_lines_tell_how_far_a_long_epoch_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("autotune.cli.display.time.monotonic", lambda: clock[0])
+    display = Display()
+    for second in range(0, 150, 5):
+        clock[0] = float(second)
+        display.steps(3, 2, second * 10, 12_000)
+        if second >= 20:
+            display.confirmation_steps(trial(4), 1, 1, second, 200)
+    lines = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "trial 3 epoch 2: 600 of 12,000 steps",
+        "trial 4 on seed 1 epoch 1: 80 of 200 steps",
+        "trial 3 epoch 2: 1,200 of 12,000 steps",
+        "trial 4 on seed 1 epoch 1: 140 of 200 steps",
+    ], "each training once a minute"
+
+
+def test_a_running_training_shows_how_far_its_epoch_is() -> None:
+    display = LiveDisplay()
+    display.console = Console(width=100, record=True, file=StringIO())
+    display.search_begins(done=0, total=4, metric_name="accuracy", cap=10**9, deadline=None)
+    display.started(0, trial(0).candidate, PEAK)
+    display.steps(0, 1, 40, 125)
+    display.steps(7, 1, 41, 125)  # of one that has ended
+    display.confirmation_started(trial(1), 2)
+    display.confirmation_steps(trial(1), 2, 3, 7, 9)
+    display.console.print(display._render())
+    shown = display.console.export_text()
+    assert "epoch 1: 40 of 125 steps" in shown
+    assert "epoch 3: 7 of 9 steps" in shown
+    assert "41 of 125" not in shown
+
+
 def test_a_long_front_shows_its_best_and_says_how_many_more_there_are() -> None:
     display = LiveDisplay()
     display.console = Console(width=100, record=True, file=StringIO())

@@ -18,7 +18,7 @@ from autotune.trial.baseline import baseline_bytes
 from autotune.trial.execution import execute
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import EXECUTE, TrialProcess
-from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest
+from autotune.trial.request import Epoch, Finished, Message, Rehearsed, Steps, TrialRequest
 from sherl.backbones import DEFAULT_BACKBONE, load_config
 from sherl.checkpoint import load_checkpoint
 from sherl.data import DataSpec, PreparedData, prepare
@@ -101,6 +101,13 @@ def rehearsal_runs_out(request: TrialRequest, send: Callable[[Message], None]) -
     return execute(request, send)
 
 
+def tells_every_step(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
+    from autotune.trial import execution
+
+    execution.STEPS_EVERY = 0.0
+    return execute(request, send)
+
+
 # ---- a trial that ends well
 
 
@@ -108,7 +115,7 @@ def test_a_trial_is_complete_and_its_checkpoint_gives_its_metric_again(
     run: Run, request_for: Callable[..., TrialRequest], prepared: PreparedData
 ) -> None:
     request = request_for()
-    messages = run(request)
+    messages = [message for message in run(request) if not isinstance(message, Steps)]
     assert [type(message) for message in messages] == [Rehearsed, Epoch, Epoch, Finished]
     outcome = outcome_of(messages)
     assert outcome.status is Status.COMPLETE, outcome
@@ -123,6 +130,15 @@ def test_a_trial_is_complete_and_its_checkpoint_gives_its_metric_again(
     assert outcome.details["threads"] == 1
     model = load_checkpoint(outcome.checkpoint)
     assert evaluate(model, prepared.part("valid"), 8) == pytest.approx(outcome.metrics)
+
+
+def test_a_trial_tells_how_far_its_epochs_are(run: Run, request_for: Callable[..., TrialRequest]) -> None:
+    messages = run(request_for(), f"{__name__}:tells_every_step")
+    told = [message for message in messages if isinstance(message, Steps | Epoch)]
+    counted = [Steps(1, done, 5) for done in range(1, 6)], [Steps(2, done, 5) for done in range(1, 6)]
+    assert told[:5] == counted[0]
+    assert isinstance(told[5], Epoch)
+    assert told[6:11] == counted[1]
 
 
 def test_the_measured_tensor_bytes_are_what_the_predictor_traces(

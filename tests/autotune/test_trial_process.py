@@ -28,6 +28,7 @@ from autotune.trial.request import (
     Finished,
     Message,
     Rehearsed,
+    Steps,
     TrialRequest,
     message_from_json,
     message_to_json,
@@ -324,7 +325,7 @@ def test_messages_and_requests_survive_json() -> None:
     report = EpochReport(epoch=1, train_loss=math.inf, metrics={"f1": 0.5}, seconds=1.5)
     figures = MemoryFigures(allocated=1, device=2, meter="nvml", reserved=3)
     outcome = Outcome(status=Status.DIVERGED, reason="loss is nan\n🙂", epochs=(report,), peak=figures)
-    messages: list[Message] = [Rehearsed(figures), Epoch(report), Finished(outcome)]
+    messages: list[Message] = [Rehearsed(figures), Steps(1, 40, 125), Epoch(report), Finished(outcome)]
     assert [message_from_json(message_to_json(message)) for message in messages] == messages
     with pytest.raises(ValueError, match="Not a trial's message"):
         message_from_json('{"something": 1}')

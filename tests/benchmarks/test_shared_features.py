@@ -163,7 +163,15 @@ def test_the_table_of_pairs_counts_the_equal_ones(tmp_path: Path) -> None:
     found.put("paired", "1: b", {"equal": False, "read": failed, "computed": trial(0)})
     text = table.tables(found)
     assert "1 of 2 have the same metrics in every epoch" in text
-    assert "| sherl lr=0.001 | no | 20.0 | 20.0 | diverged | 0.7500 |  | 200 |" in text
+    assert "another instruction set" not in text
+    assert "| sherl lr=0.001 | no | 20.0 | 20.0 | diverged | 0.7500 |  | 200 | not run | 0.0e+00 | not run |" in text
+    otherwise = trial(0, accuracy=(0.7, 0.76))
+    found.put(
+        "paired", "0: a", {"equal": True, "read": trial(0, read=True), "computed": trial(0), "otherwise": otherwise}
+    )
+    text = table.tables(found)
+    assert "| 0.7600 | 0.0e+00 | 2.4e-03 |" in text
+    assert "with another instruction set: 0 of 1 have the same metrics, losses differ by 2.4e-03 at most" in text
 
 
 def test_nothing_asked_for_is_an_error_that_says_what_to_ask() -> None:

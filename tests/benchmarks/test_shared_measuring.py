@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,11 @@ def test_pairs_are_trained_with_and_without(tmp_path: Path) -> None:
     assert sorted(row["method"]["name"] for row in done.values()) == ["linear_probe", "sherl"]
     for row in done.values():
         assert row["equal"]
-        assert (row["read"]["read"], row["computed"]["read"]) == (True, False)
+        assert [row[way]["read"] for way in studies.WAYS] == [True, False, False]
+        assert row["otherwise"]["status"] == "complete"
         assert row["read"]["allocated"] < row["computed"]["allocated"]
         assert len(row["read"]["epochs"]) == 2
     assert not dict(studies.paired(tmp_path, 2, done, **settings)), "what is done is not run again"
+    assert studies.INSTRUCTIONS not in os.environ
     different = {**row["read"], "epochs": row["read"]["epochs"][:1]}
     assert not studies.same_metrics(different, row["computed"])

@@ -16,7 +16,7 @@ from sherl import training as module
 from sherl.errors import DataError, SpecError
 from sherl.model import TaskModel
 from sherl.optimizer import AdamW, learning_rate_factor, make_optimizer
-from sherl.training import Diverged, compute_gradients, fit, micro_batch_rows, train_step
+from sherl.training import Diverged, _LossWatch, compute_gradients, fit, micro_batch_rows, train_step
 from tests.sherl.toys import NUMBER, SHERL, Rows, settings, toy_model, toy_rows
 
 METHODS: list[Any] = ["full", SHERL, "linear_probe"]
@@ -214,6 +214,27 @@ def test_regression_learns() -> None:
     seen = list(fit(model, toy_rows(64, task=NUMBER), toy_rows(20, seed=1, task=NUMBER), training))
     assert seen[-1].train_loss < seen[0].train_loss
     assert seen[-1].metrics["pearson"] > 0.8
+
+
+def test_how_far_an_epoch_is_is_told() -> None:
+    told: list[tuple[int, ...]] = []
+    training = settings(epochs=2, batch_size=8)
+    for _ in fit(toy_model("full"), toy_rows(20), toy_rows(4), training, on_steps=lambda *counts: told.append(counts)):
+        pass
+    assert told == [(1, 1, 3), (1, 2, 3), (1, 3, 3), (2, 1, 3), (2, 2, 3), (2, 3, 3)]
+
+
+def test_a_gpu_is_asked_for_its_losses_seldom_and_at_an_epochs_end() -> None:
+    told: list[tuple[int, ...]] = []
+    watch = _LossWatch(torch.device("cuda"), epoch=2, steps=70, on_steps=lambda *counts: told.append(counts))
+    for _ in range(70):
+        watch.add(torch.tensor(1.0), rows=2)
+    watch.check()
+    watch.check()
+    assert told == [(2, 32, 70), (2, 64, 70), (2, 70, 70)]
+    watch.add(torch.tensor(torch.nan), rows=2)
+    with pytest.raises(Diverged, match="in epoch 2, at step 141"):
+        watch.check()
 
 
 def test_train_loss_is_the_mean_over_rows() -> None:
