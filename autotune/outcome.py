@@ -77,6 +77,12 @@ class Outcome:
     memory_over_time: tuple[tuple[float, int], ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def unread(self) -> str | None:
+        """Why it computed hidden states itself that it was to read from a store; None where it did as it was to."""
+        told = self.details.get("features") or {}
+        return str(told.get("why") or "no reason was told") if told.get("read") is False else None
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; :meth:`from_dict` reads it back to an equal outcome."""
         plain = asdict(self)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from ray import tune
 
 from autotune.errors import DeviceError, NoAnswerError
 from autotune.outcome import Outcome, Status
+from autotune.trial.filling import Filling
 from autotune.trial.fork_server import ForkServer, Lender
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
@@ -52,8 +49,8 @@ class Place(tune.Trainable):
         self._process: TrialProcess | None = None
         self._errand: Errand = config["errand"]
         self._stop: tuple[str, Status] | None = None
-        self._filling: subprocess.Popen[str] | None = None
-        self._filled: set[str] = set()
+        self._filling: Filling | None = None
+        self._asked: dict[str, str] = {}  # what this place has had stored, and why that failed
         self._warm()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -90,8 +87,13 @@ class Place(tune.Trainable):
         if self._process is None:
             assert self._server is not None
             request = self._errand.request
-            if not self._server.ready_within(STEP_SECONDS) or not self._has_features(request):
+            if not self._server.ready_within(STEP_SECONDS):
                 return report([], None)
+            if request.features is not None and request.device == "cpu":
+                why = self._features(request, request.features)
+                if why is None:
+                    return report([], None)
+                request = replace(request, features={**request.features, "not_stored": why})
             self._process = TrialProcess(request, self._server, meter_for(request), target=self._errand.target)
         if self._stop is not None:
             reason, status = self._stop
@@ -101,25 +103,27 @@ class Place(tune.Trainable):
             messages = [] if message is None else [message]
         return report(messages, self._process.outcome_so_far(Status.INTERRUPTED, ""))
 
-    def _has_features(self, request: TrialRequest) -> bool:
-        """On another machine than the driver's, a store of this machine is filled before the first trial that reads it, by a
-        process of its own; False while that runs. Where it fails the trial computes everything itself, and says so."""
-        shared = request.features
-        # on a GPU that process would take memory that nobody has reckoned with
-        if shared is None or request.device != "cpu" or shared["folder"] in self._filled:
-            return True
+    def _features(self, request: TrialRequest, shared: Mapping[str, Any]) -> str | None:
+        """Has a machine of its own store hold what a trial reads, before it starts, by a process under the same cap; None while
+        that is at work, else why it is not there, "" where it is. On the driver's machine it is there. Two places that want the
+        same wait for one another, by the store's lock. On a GPU nothing is stored: that would take memory that nobody has reckoned
+        with, and a trial computes everything itself there."""
+        wanted = json.dumps([shared["root"], shared["folder"], shared["places"]])
+        if lie_here(shared):
+            return ""
+        if wanted in self._asked:
+            return self._asked[wanted]
         if self._filling is None:
-            if Path(shared["root"], shared["folder"]).is_dir():
-                self._filled.add(shared["folder"])
-                return True
-            self._filling = _filling(request, self._errand.path)
-        try:
-            self._filling.wait(STEP_SECONDS)
-        except subprocess.TimeoutExpired:
-            return False
+            errand = errand_of(request, shared, self._errand.preload)
+            self._filling = Filling(errand, cap=request.memory_cap, meter=meter_for(request), path=self._errand.path)
+        self._filling.poll(STEP_SECONDS)
+        answer = self._filling.answer
+        if answer is None:
+            return None
+        self._filling.close()
         self._filling = None
-        self._filled.add(shared["folder"])
-        return True
+        self._asked[wanted] = answer if isinstance(answer, str) else str(answer["reason"])
+        return "" if lie_here(shared) else self._asked[wanted]
 
     def _warm(self) -> None:
         """A fork server, started in the background where none lives."""
@@ -138,8 +142,7 @@ class Place(tune.Trainable):
 
     def _end(self, why: str) -> None:
         if self._filling is not None:
-            self._filling.terminate()
-            self._filling.wait()
+            self._filling.close()
             self._filling = None
         if self._process is not None:
             self._process.stop(why, Status.INTERRUPTED)
@@ -152,34 +155,29 @@ class Place(tune.Trainable):
             self._server = None
 
 
-def _filling(request: TrialRequest, path: Sequence[str]) -> subprocess.Popen[str]:
-    """:mod:`autotune.features.worker` at work on what a trial reads. Importing that here would bring torch along."""
-    shared = request.features or {}
-    errand = {
-        "source": request.backbone_source,
-        "prepared": request.prepared_dir,
-        "root": shared["root"],
-        "precision": request.training.get("precision", "fp32"),
-        "device": request.device,
-        "threads": request.threads,
-        "mode": "on",
-        "wanted": [{"places": shared["places"], "passes": 1.0}],
-        "plugins": [],
-    }
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in path if folder)}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "autotune.features.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
+def lie_here(shared: Mapping[str, Any]) -> bool:
+    """Whether all files that a trial reads are whole in this machine's store, by their names alone; the trial looks closer."""
+    folders = (Path(shared["root"], shared["folder"] + number) for number in ("", *(f"-{n}" for n in range(2, 9))))
+    wanted = {f"{part}.{stack}.{n}" for part in ("train", "valid", "test") for stack, n in shared["places"]}
+    return any(wanted <= {path.name.rsplit(".", 2)[0] for path in folder.glob("*.json")} for folder in folders)
+
+
+def errand_of(request: TrialRequest, shared: Mapping[str, Any], plugins: Sequence[str]) -> str:
+    """What :mod:`autotune.features.worker` is asked, to store what a trial reads. Importing its types would bring torch along."""
+    return json.dumps(
+        {
+            "source": request.backbone_source,
+            "prepared": request.prepared_dir,
+            "root": shared["root"],
+            "precision": request.training.get("precision", "fp32"),
+            "device": request.device,
+            "threads": request.threads,
+            "mode": "on",
+            "wanted": [{"places": shared["places"], "passes": 1.0}],
+            "budget": shared.get("budget"),
+            "plugins": list(plugins),
+        }
     )
-    assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # its end will show that it failed
-        child.stdin.write(json.dumps(errand) + "\n")
-        child.stdin.close()
-    return child
 
 
 def report(messages: list[Message], so_far: Outcome | None) -> dict[str, Any]:

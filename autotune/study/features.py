@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -33,8 +34,11 @@ from sherl.methods import method_from_dict
 from sherl.sharing import needs_of, why_not, without_for
 
 FOLDER = "features"
-DRAWS = 64
-"""Configurations that are drawn to see what a space's trials would read."""
+DRAWS, MOST_METHODS = 512, 128
+"""Configurations that are drawn to see what a space's trials would read, until so many different methods have been seen: each
+takes some ten milliseconds to look at."""
+SHARE_OF_TIME = 0.5
+"""Of a study's time budget, what storing may take at most; it is ended then."""
 SLOW = {"cpu": 2e10, "cuda": 5e12}
 """Operations a second that any machine of this kind manages: by these a study's frozen computing takes at most so long."""
 WORKER_SECONDS = 10.0
@@ -80,6 +84,20 @@ class StudyFeatures:
             self._shared[key] = self._found(realised.method, precision)
         return self._shared[key]
 
+    def lost(self, candidate: Candidate) -> bool:
+        """Whether what this candidate reads cannot be opened here any more; then nothing of its precision is read from now on."""
+        shared = self.of(candidate)
+        if shared is None:
+            return False
+        opened = shared.readers(PARTS, [])
+        if opened is None:
+            del self._stored[str(candidate.realised.training.get("precision", "fp32"))]
+            self._shared.clear()
+            return True
+        for reader in opened.values():
+            reader.close()
+        return False
+
     def _found(self, method: Mapping[str, Any], precision: str) -> SharedFeatures | None:
         root, stored, _ = self._stored[precision]
         config, task = method_from_dict(dict(method)), self._data.task
@@ -116,6 +134,8 @@ def store_features(
     threads: int,
     listener: StudyListener,
     run: Callable[[Errand, Callable[[dict[str, Any]], None]], Stored | str] | None = None,
+    *,
+    deadline: float | None = None,
 ) -> StudyFeatures:
     """The phase: ask what the space's trials would read, let a process of its own decide and store it, open it.
 
@@ -125,6 +145,7 @@ def store_features(
         backbone: without weights.
         device, threads: that the storing process computes with, under the same cap as a trial.
         run: starts that process; for tests.
+        deadline: of the study, in the clock of ``time.monotonic``; half of what is left then is for storing.
     """
     made = StudyFeatures(backbone, data)
     if config.features == "off":
@@ -156,7 +177,8 @@ def store_features(
             plugins=config.plugins,
         )
         listener.phase("features", f"hidden states of {count_words(len(sorts), 'sort')} of trials, in {errand.root}")
-        work = run or partial(run_worker, cap=config.memory_cap, meter=METERS.get(device.meter)())
+        seconds = None if deadline is None else SHARE_OF_TIME * max(0.0, deadline - time.monotonic())
+        work = run or partial(run_worker, cap=config.memory_cap, meter=METERS.get(device.meter)(), seconds=seconds)
         stored = work(errand, lambda message: _tell(message, listener))
         if isinstance(stored, str):
             listener.warning(f"no hidden states are stored, every trial computes its own: {stored}")
@@ -188,7 +210,9 @@ def _wanted(
     known: dict[str, tuple[str | None, tuple[Place, ...]]] = {}
     passes: dict[str, Counter[tuple[Place, ...]]] = {}
     without: dict[str, str] = {}
-    for _ in range(DRAWS):
+    draws = 0
+    while draws < DRAWS and len(known) < MOST_METHODS:
+        draws += 1
         drawn = space.random(chance).realised
         key = json.dumps(drawn.method, sort_keys=True)
         if key not in known:
@@ -205,9 +229,9 @@ def _wanted(
         elif needs:
             precision = str(drawn.training.get("precision", "fp32"))
             epochs = float(drawn.training.get("epochs", 1))
-            passes.setdefault(precision, Counter())[needs] += epochs * config.trials / DRAWS  # type: ignore[assignment]
+            passes.setdefault(precision, Counter())[needs] += epochs * config.trials  # type: ignore[assignment]
     wanted = {
-        precision: tuple(Wanted(places=places, passes=float(count)) for places, count in counted.items())
+        precision: tuple(Wanted(places=places, passes=count / draws) for places, count in counted.items())
         for precision, counted in passes.items()
     }
     return wanted, [f"without stored hidden states: {reason}" for reason in _reasons(without)]

@@ -108,15 +108,17 @@ class FitCheck:
     def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool) -> None:
         """A trial of this candidate ended for want of memory (see the predictor's); predictions are made anew after it."""
         self._predictor.learn_breach(candidate.realised, held_bytes, refused_by_cap=refused_by_cap)
-        self._forget()
+        self.forget()
 
     def calibrate(self, predicted: MemoryFigures, measured: MemoryFigures) -> None:
         """A trial finished: margins learn (see the predictor's), and predictions are made anew after it."""
         self._predictor.calibrate(predicted, measured)
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
-        """What was refused stays so: the record says it, and a margin that narrows later must not contradict it."""
+    def forget(self) -> None:
+        """Predictions are made anew, as what they reckon with has changed.
+
+        What was refused stays so: the record says it, and a margin that narrows later must not contradict it."""
         self._figures.clear()
         self._plans.clear()
 

@@ -98,6 +98,7 @@ class Phases:
                 device,
                 usable_cores(),
                 listener,
+                deadline=self.deadline,
             ) as features,
         ):
             for candidate in record.interrupt_running():
@@ -134,6 +135,8 @@ class Phases:
                 driver=Ancestor.of(),
                 plugins=config.plugins,
                 features=features.of,
+                features_budget=config.features_budget,
+                features_lost=features.lost,
             )
             ended = self._train(config, record, space, fits, settings, machine, device, server)
             if ended is not Ended.INTERRUPTED:  # these take seconds a member, also when the time budget is used up

@@ -36,6 +36,8 @@ class TrialSettings:
     driver: Ancestor
     plugins: tuple[str, ...] = ()
     features: Callable[[Candidate], SharedFeatures | None] = lambda _candidate: None
+    features_budget: int | None = None
+    features_lost: Callable[[Candidate], bool] = lambda _candidate: False
 
     def train(self, number: int, candidate: Candidate, seed: int, predicted: MemoryFigures | None) -> TrialRequest:
         """The request to train a configuration."""
@@ -92,7 +94,7 @@ class TrialSettings:
 
     def _features(self, candidate: Candidate) -> dict[str, object] | None:
         shared = self.features(candidate)
-        return None if shared is None else shared.to_dict()
+        return None if shared is None else {**shared.to_dict(), "budget": self.features_budget}
 
     def _request(self, number: int, **values: object) -> TrialRequest:
         shared: dict[str, object] = {
@@ -188,9 +190,12 @@ class StudySource:
 
     def finished(self, number: int, outcome: Outcome) -> None:
         """Enters an outcome in the record, then tells MLflow and the display."""
+        if outcome.unread is not None:
+            outcome = self._unread(number, outcome, outcome.unread)
         self._record.finish(number, outcome)
         if outcome.status is Status.COMPLETE and outcome.peak is not None:
-            self._fits.calibrate(self._predicted[number], outcome.peak)
+            if outcome.unread is None:
+                self._fits.calibrate(self._predicted[number], outcome.peak)
             self._learn_context(outcome.peak)
         if outcome.status in (Status.OVER_CAP, Status.OUT_OF_MEMORY):
             self._mispredicted(number, outcome)
@@ -198,6 +203,21 @@ class StudySource:
         ended = next(trial for trial in trials if trial.number == number)
         self._tracker.trial_finished(ended)
         self._listener.finished(ended, front_of(trials, self._settings.metric))
+
+    def _unread(self, number: int, outcome: Outcome, why: str) -> Outcome:
+        """What becomes of a trial that computed what it was to read: its memory is not what was predicted, so nothing is learnt
+        from it, and where that was too much it is started again rather than held against its configuration."""
+        candidate = self.candidates[number]
+        self._listener.warning(f"trial {number} computed hidden states that it was to read: {why}")
+        if self._settings.features_lost(candidate):
+            self._listener.warning(
+                "what was stored is gone: trials from now on compute all of their hidden states, and are predicted so"
+            )
+            self._fits.forget()
+        if outcome.status not in (Status.OVER_CAP, Status.OUT_OF_MEMORY):
+            return outcome
+        reason = f"Its prediction reckons with hidden states that it could not read, and without them: {outcome.reason}"
+        return replace(outcome, status=Status.INTERRUPTED, reason=reason)
 
     def _mispredicted(self, number: int, outcome: Outcome) -> None:
         """Its prediction fitted the cap and it did not: said aloud, with what becomes of it."""

@@ -36,7 +36,8 @@ class TrialData:
         shared, notes = SharedFeatures.from_dict(request.features), list[str]()
         self._readers = shared.readers(PARTS, notes)
         if self._readers is None:
-            self.told = {"read": False, "why": " ".join(notes)}
+            problem = str(request.features.get("not_stored") or "")
+            self.told = {"read": False, "why": " ".join([*([problem] if problem else []), *notes])}
         else:
             self._shared = shared
             self.told = {"read": True, "places": [f"{stack} {n}" for stack, n in shared.places]}

@@ -19,7 +19,7 @@ from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.answering import latency_of, rows_per_second_of
 from autotune.trial.confines import Confines, OverCap, confines_for
 from autotune.trial.data import TrialData
-from autotune.trial.request import Epoch, Message, Rehearsed, Steps, TrialRequest
+from autotune.trial.request import Epoch, Message, Rehearsed, Steps, TrialRequest, Unread
 from autotune.trial.verdict import ANOTHER_TENANT
 from autotune.units import format_bytes
 from sherl.checkpoint import load_checkpoint, save_checkpoint
@@ -177,6 +177,8 @@ class _Trial:
         data = TrialData(self._request, self._confines.device)
         if data.told:
             self._details["features"] = data.told
+            if not data.told["read"]:  # told at once: a trial that is ended over the cap tells nothing any more
+                self._send(Unread(data.told["why"]))
         return data
 
     def ended(self, status: Status, reason: str) -> Outcome:

@@ -19,7 +19,7 @@ from autotune.memory.guard import Guard
 from autotune.memory.meter import Meter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.fork_server import ForkServer
-from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest
+from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest, Unread
 from autotune.trial.tenancy import Tenancy
 from autotune.trial.verdict import Verdict, breach, death, out_of_memory_kills
 
@@ -58,6 +58,7 @@ class TrialProcess:
         self._began = time.monotonic()
         self._kills_before = out_of_memory_kills()
         self._rehearsed: MemoryFigures | None = None
+        self._unread: str | None = None
         self._epochs: list[EpochReport] = []
         self._waiting: deque[Message] = deque()
         self._said: Outcome | None = None  # the outcome as the process told it
@@ -141,6 +142,7 @@ class TrialProcess:
             predicted=request.predicted,
             seconds=time.monotonic() - self._began,
             memory_over_time=self._guard.over_time.pairs(),
+            details={} if self._unread is None else {"features": {"read": False, "why": self._unread}},
         )
 
     def _peak(self, told: MemoryFigures | None) -> MemoryFigures:
@@ -192,6 +194,9 @@ class TrialProcess:
                 return
             if isinstance(message, Finished):
                 self._said, self._said_at = message.outcome, time.monotonic()
+                continue
+            if isinstance(message, Unread):
+                self._unread = message.why
                 continue
             if isinstance(message, Epoch):
                 self._epochs.append(message.report)

@@ -102,6 +102,13 @@ class Rehearsed:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """The trial computes all of its hidden states itself, though it was to read some from a store; why, in words."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Steps:
     """So many steps of an epoch are done; told every few seconds. epoch: counts from 1. total: of the epoch."""
 
@@ -124,7 +131,7 @@ class Finished:
     outcome: Outcome
 
 
-Message = Rehearsed | Steps | Epoch | Finished
+Message = Unread | Rehearsed | Steps | Epoch | Finished
 
 
 def message_to_json(message: Message) -> str:
@@ -132,6 +139,8 @@ def message_to_json(message: Message) -> str:
 
     NaN and infinities are kept (as JavaScript writes them), since a diverged trial reports them.
     """
+    if isinstance(message, Unread):
+        return json.dumps({"unread": message.why})
     if isinstance(message, Rehearsed):
         return json.dumps({"rehearsed": asdict(message.figures)})
     if isinstance(message, Steps):
@@ -149,6 +158,8 @@ def message_from_json(text: str) -> Message:
     """
     plain = json.loads(text)
     match plain:
+        case {"unread": why}:
+            return Unread(why)
         case {"rehearsed": figures}:
             return Rehearsed(MemoryFigures(**figures))
         case {"steps": steps}:
@@ -157,4 +168,4 @@ def message_from_json(text: str) -> Message:
             return Epoch(EpochReport(**report))
         case {"finished": outcome}:
             return Finished(Outcome.from_dict(outcome))
-    raise ValueError(f"Not a trial's message: {text[:200]!r}. Known are rehearsed, steps, epoch and finished.")
+    raise ValueError(f"Not a trial's message: {text[:200]!r}. Known are unread, rehearsed, steps, epoch and finished.")

@@ -16,7 +16,7 @@ from autotune.memory.process import ProcessMeter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import TrialProcess
-from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest
+from autotune.trial.request import Epoch, Finished, Message, Rehearsed, TrialRequest, Unread
 
 STUB = f"{__name__}:execute"
 NOTES: list[int] = []  # grows by one in each trial: a fresh process sees only its own
@@ -35,6 +35,8 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
         reserved=settings.get("reserved"),
         meter=settings.get("meter", "the stub"),
     )
+    if "unread" in settings:
+        send(Unread(settings["unread"]))
     send(Rehearsed(figures))
     if "meets" in settings:
         _meet(Path(settings["meets"]), request.number)

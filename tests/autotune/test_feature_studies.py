@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,30 @@ def test_a_store_that_goes_away_under_a_trial_is_said_by_it(phase: Phase) -> Non
         notes: list[str] = []
         assert shared.readers(("train", "valid"), notes) is None
         assert "holds no hidden states" in notes[-1]
+
+
+def test_what_is_gone_is_read_by_no_later_trial(phase: Phase) -> None:
+    with phase()[0] as made:
+        shared = made.of(PROBE)
+        assert shared is not None
+        assert not made.lost(PROBE), "it lies there still"
+        assert not made.lost(FULL), "it reads nothing"
+        assert made.of(PROBE) == shared
+        shutil.rmtree(shared.root)
+        assert made.lost(PROBE)
+        assert made.of(PROBE) is None
+        assert not made.lost(PROBE), "that is known by now"
+
+
+def test_storing_has_half_of_the_time_that_is_left(
+    material: tuple[str, Backbone, PreparedData, SearchSpace], tmp_path: Path
+) -> None:
+    model, backbone, data, space = material
+    config, said = StudyConfig(memory_cap="2GB", model=model, features=str(tmp_path / "store")), Said()
+    deadline = time.monotonic() + 0.2
+    with store_features(config, backbone, data, space, cpu_device(), 1, said, deadline=deadline) as made:  # type: ignore[arg-type]
+        assert made.of(PROBE) is None
+    assert "half of what was left of the time budget" in said.warnings[0]
 
 
 def test_a_process_that_fails_is_said_and_the_study_goes_on(phase: Phase, tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def test_a_trial_that_is_stopped_meanwhile_leaves_nothing_running(request_of_ano
     place = place_for(request_of_another_machine)
     while place._filling is None:
         place.step()
-    filling = place._filling
+    filling = place._filling._child
+    assert filling is not None
     place.request_stop("not wanted", Status.INTERRUPTED.value)
     (message,), _ = read_report(place.step())
     assert isinstance(message, Finished)
@@ -100,6 +101,74 @@ def test_a_store_that_cannot_be_filled_costs_no_trial(request_of_another_machine
     features = {**(request_of_another_machine.features or {}), "root": str(tmp_path / "file")}
     place = place_for(replace(request_of_another_machine, features=features))
     try:
+        assert "StoreError: Features cannot be stored under" in told_to_the_trial(place)
         assert steps_until_the_end(place)[0].status is Status.COMPLETE
     finally:
         place.cleanup()
+
+
+def told_to_the_trial(place: Place) -> str:
+    """Why it finds nothing, once it has been started."""
+    deadline = time.monotonic() + 120
+    while place._process is None:
+        assert time.monotonic() < deadline
+        place.step()
+    return str((place._process.request.features or {})["not_stored"])
+
+
+def test_the_budget_of_the_study_holds_there_too(request_of_another_machine: TrialRequest) -> None:
+    features = request_of_another_machine.features or {}
+    place = place_for(replace(request_of_another_machine, features={**features, "budget": 1000}))
+    try:
+        assert "there is room for" in told_to_the_trial(place)
+        assert steps_until_the_end(place)[0].status is Status.COMPLETE
+    finally:
+        place.cleanup()
+        shutil.rmtree(features["root"])
+
+
+def test_what_holds_a_trial_holds_the_process_that_stores(request_of_another_machine: TrialRequest) -> None:
+    place = place_for(replace(request_of_another_machine, memory_cap=20_000_000))
+    try:
+        assert "The process that computes them" in told_to_the_trial(place)
+    finally:
+        place.cleanup()
+
+
+def test_a_later_trial_has_stored_what_it_reads_itself(request_of_another_machine: TrialRequest) -> None:
+    request = request_of_another_machine
+    place = place_for(request)
+    other = SharedFeatures.from_dict({**(request.features or {}), "places": [["blocks", 1], ["blocks", 2]]})
+    try:
+        assert told_to_the_trial(place) == ""
+        place.reset_config(
+            {"errand": replace(place._errand, request=replace(request, number=1, features=other.to_dict()))}
+        )
+        assert told_to_the_trial(place) == ""
+        notes: list[str] = []
+        assert other.readers(("train", "valid", "test"), notes) is not None, notes
+    finally:
+        place.cleanup()
+        shutil.rmtree(other.root)
+
+
+def test_two_places_of_a_machine_both_have_what_they_read(request_of_another_machine: TrialRequest) -> None:
+    shared = SharedFeatures.from_dict(request_of_another_machine.features or {})
+    first, second = place_for(request_of_another_machine), place_for(replace(request_of_another_machine, number=1))
+    begun: list[Place] = []
+    try:
+        deadline = time.monotonic() + 120
+        while len(begun) < 2:
+            assert time.monotonic() < deadline
+            for place in (first, second):
+                if place not in begun:
+                    place.step()
+                if place not in begun and place._process is not None:
+                    begun.append(place)
+                    assert place._process.request.features is not None
+                    assert place._process.request.features["not_stored"] == ""
+                    assert shared.readers(("train", "valid", "test"), []) is not None
+    finally:
+        first.cleanup()
+        second.cleanup()
+        shutil.rmtree(shared.root)

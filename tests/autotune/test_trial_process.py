@@ -30,6 +30,7 @@ from autotune.trial.request import (
     Rehearsed,
     Steps,
     TrialRequest,
+    Unread,
     message_from_json,
     message_to_json,
 )
@@ -83,6 +84,12 @@ def test_events_come_in_order_and_end_with_the_outcome(start: Start) -> None:
     assert outcome.peak.meter == "process private bytes"
     assert max(held for _, held in outcome.memory_over_time) == outcome.peak.device
     assert 0.0 <= outcome.memory_over_time[0][0] <= outcome.memory_over_time[-1][0] <= outcome.seconds
+
+
+def test_that_it_could_not_read_is_known_of_a_trial_that_was_ended(start: Start) -> None:
+    ended = outcome_of(start(unread="the disk is gone", do="allocate", blocks=100, block_bytes=10**7, cap=3 * 10**8))
+    assert (ended.status, ended.unread) == (Status.OVER_CAP, "the disk is gone")
+    assert outcome_of(start(do="sigkill")).unread is None
 
 
 def test_each_trial_is_a_fresh_process_that_shares_nothing(start: Start) -> None:
@@ -325,7 +332,7 @@ def test_messages_and_requests_survive_json() -> None:
     report = EpochReport(epoch=1, train_loss=math.inf, metrics={"f1": 0.5}, seconds=1.5)
     figures = MemoryFigures(allocated=1, device=2, meter="nvml", reserved=3)
     outcome = Outcome(status=Status.DIVERGED, reason="loss is nan\n🙂", epochs=(report,), peak=figures)
-    messages: list[Message] = [Rehearsed(figures), Steps(1, 40, 125), Epoch(report), Finished(outcome)]
+    messages: list[Message] = [Unread("why"), Rehearsed(figures), Steps(1, 40, 125), Epoch(report), Finished(outcome)]
     assert [message_from_json(message_to_json(message)) for message in messages] == messages
     with pytest.raises(ValueError, match="Not a trial's message"):
         message_from_json('{"something": 1}')

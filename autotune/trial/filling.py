@@ -1,0 +1,140 @@
+"""The process that fills a store, started, heard and held to a cap. Nothing here brings torch along."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from autotune.memory.guard import Guard
+from autotune.memory.meter import Meter
+
+GRACE_SECONDS = 5.0
+"""From the request to end to the kill."""
+_CHUNK = 1 << 16
+
+
+class Filling:
+    """:mod:`autotune.features.worker` at work on an errand, ended where it holds more than the cap. Use it as a context manager,
+    or call :meth:`close`, which ends it. Nothing here raises: whatever goes wrong is the answer, in words.
+
+    Its messages come through a pipe of their own: whatever libraries print is none of them.
+    """
+
+    def __init__(self, errand: str, *, cap: int, meter: Meter, path: Sequence[str] | None = None) -> None:
+        """errand: :meth:`autotune.features.errand.Errand.to_json`. cap: bytes. path: where modules are looked for; None: where
+        this process looks."""
+        self._stack = ExitStack()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._rest = b""
+        self._last: dict[str, Any] = {}
+        self._answer: dict[str, Any] | str | None = None
+        search = os.pathsep.join(folder for folder in (sys.path if path is None else path) if folder)
+        try:
+            self._start(errand, {**os.environ, "PYTHONPATH": search}, cap, meter)
+        except (OSError, ValueError) as error:
+            self._stack.close()
+            self._answer = f"the process that computes them cannot be started ({error})"
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, errand: str, environment: dict[str, str], cap: int, meter: Meter) -> None:
+        self._complaints = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+        self._channel, writing = os.pipe()
+        self._stack.callback(os.close, self._channel)
+        with open(writing, "wb"):  # the child's copy is the only one left, so its end is the channel's
+            self._child = child = self._stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "autotune.features.worker", str(writing)],
+                    stdin=subprocess.PIPE,
+                    stdout=self._complaints,
+                    stderr=self._complaints,
+                    env=environment,
+                    pass_fds=(writing,),
+                )
+            )
+        self._guard = self._stack.enter_context(Guard(child.pid, cap, meter))
+        assert child.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended already: that shows when it is polled
+            child.stdin.write(errand.encode() + b"\n")
+            child.stdin.close()
+
+    def __enter__(self) -> Filling:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def poll(self, seconds: float) -> list[dict[str, Any]]:
+        """What it says within this time, without its last word (:attr:`answer`)."""
+        said: list[dict[str, Any]] = []
+        until = time.monotonic() + seconds
+        while self._answer is None and not said:
+            ready, _, _ = select.select([self._channel], [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                break
+            chunk = os.read(self._channel, _CHUNK)
+            if not chunk:
+                self._answer = self._ended()
+                self.close()
+                break
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            said += [message for line in lines if (message := self._heard(line)) is not None]
+        return said
+
+    def _heard(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            message = json.loads(line.decode(errors="replace"))
+        except ValueError:  # cut off, as its writer was ended
+            return None
+        if not isinstance(message, dict) or "stored" in message or "failed" in message:
+            self._last = message if isinstance(message, dict) else self._last
+            return None
+        return message
+
+    @property
+    def answer(self) -> dict[str, Any] | str | None:
+        """What it stored (:class:`autotune.features.errand.Stored` as a dictionary), or why it could not, in words; None while it
+        is at work."""
+        return self._answer
+
+    def _ended(self) -> dict[str, Any] | str:
+        """It has closed its channel."""
+        assert self._child is not None
+        try:
+            code = self._child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            code = self._child.wait()
+        if "stored" in self._last and code == 0:
+            return dict(self._last["stored"])
+        if self._guard.reason:
+            return self._guard.reason.replace("The trial's process", "The process that computes them")
+        if code < 0:
+            return f"the process that computes them was ended by signal {-code}"
+        if "failed" in self._last:
+            return str(self._last["failed"])
+        self._complaints.seek(0)
+        said = self._complaints.read().decode(errors="replace").strip().splitlines()
+        return said[-1] if said else f"the process that computes them ended with exit code {code}"
+
+    def close(self, why: str = "it was ended before it was done") -> None:
+        """End it where it is still at work; ``why`` is its answer then. Harmless a second time."""
+        if self._answer is None:
+            self._answer = why
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+            try:
+                self._child.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+        self._stack.close()
