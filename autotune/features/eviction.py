@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from autotune.features.files import FORMAT, FORMAT_VERSION, META, Folder, Manifest, exclusive, read_json
+from autotune.features.files import META, Folder
+from autotune.features.leftovers import exclusively
+from autotune.features.manifests import FORMAT, FORMAT_VERSION, Manifest, read_json
 from autotune.features.marks import parse
 from autotune.features.writer import free_bytes
 from autotune.units import format_bytes
@@ -66,27 +70,23 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
     """
     folders = _folders(root, notes)
     free = _free(root, budget, _held_bytes(folders))
-    missing = needed - free
-    if missing <= 0:
+    if needed <= free:
         return Room(True, free, ())
-    with ExitStack() as held:
-        going = []
-        for one in sorted(_whole(folders), key=lambda one: (one.used, one.manifest.path)):
-            if missing <= 0:
-                break
-            descriptor = _taken(one)
-            if descriptor is None:
-                continue
-            held.callback(os.close, descriptor)
-            going.append(one)
-            missing -= one.bytes
-        if missing > 0:
-            notes.append(
-                f"The store {root} has no room for {format_bytes(needed)}: {format_bytes(max(free, 0))} are free of its budget of "
-                f"{format_bytes(budget)} or of the disk, and what is not in use would not be enough. Nothing was evicted."
-            )
-            return Room(False, max(free, 0), ())
-        evicted = tuple(sentence for one in going if (sentence := _evict(one)))
+    candidates = sorted(_whole(folders), key=lambda one: (one.used, one.manifest.path))
+    if free + _going(candidates, needed - free) < needed:
+        notes.append(
+            f"The store {root} has no room for {format_bytes(needed)}: {format_bytes(max(free, 0))} are free of its budget of "
+            f"{format_bytes(budget)} or of the disk, and what is not in use would not be enough. Nothing was evicted."
+        )
+        return Room(False, max(free, 0), ())
+    evicted: list[str] = []
+    coming = free
+    for one in candidates:
+        if coming >= needed:
+            break
+        if sentence := _evict(one):
+            evicted.append(sentence)
+            coming += one.bytes
     notes.extend(evicted)
     free = _free(root, budget, _held_bytes(folders))
     if free < needed:
@@ -94,37 +94,49 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
             f"The store {root} has no room for {format_bytes(needed)}: {format_bytes(max(free, 0))} are free now that everything "
             "that could be evicted is gone."
         )
-    return Room(free >= needed, max(free, 0), evicted)
+    return Room(free >= needed, max(free, 0), tuple(evicted))
 
 
 def possible_room(root: Path, budget: int) -> int:
     """The bytes that :func:`make_room` could provide at most: those that are free of the budget and of the disk, and what
     nobody has open. Below 0 where what is open exceeds the budget alone."""
     folders = _folders(root, [])
-    free = _free(root, budget, _held_bytes(folders))
-    for one in _whole(folders):
-        descriptor = _taken(one)
-        if descriptor is not None:
-            os.close(descriptor)
-            free += one.bytes
-    return free
+    return _free(root, budget, _held_bytes(folders)) + _going(_whole(folders))
 
 
-def _taken(one: _Candidate) -> int | None:
-    """A descriptor that holds a file that may go, so that nobody opens it; None of one that somebody has open, and where this
-    process may remove nothing."""
-    return exclusive(one.manifest.values) if os.access(one.folder.path, os.W_OK | os.X_OK) else None
+def _going(candidates: list[_Candidate], missing: float = math.inf) -> int:
+    """Bytes of those that may go, of the first ones that together have what is missing. Each is let go before the next is
+    looked at, as there may be more of them than a process may have open."""
+    going = 0
+    for one in candidates:
+        if going >= missing:
+            break
+        with _taken(one) as taken:
+            going += one.bytes if taken else 0
+    return going
+
+
+@contextmanager
+def _taken(one: _Candidate) -> Iterator[bool]:
+    """Hold a file that may go, so that nobody opens it; False of one that somebody has open, and where this process may
+    remove nothing."""
+    with exclusively(one.manifest.values) as held:
+        yield held and os.access(one.folder.path, os.W_OK | os.X_OK)
 
 
 def _evict(one: _Candidate) -> str:
-    """The manifest goes first: a kill in between leaves values that nobody takes for whole."""
+    """What is to be said of it, "" where it stays. The manifest goes first: a kill in between leaves values that nobody takes
+    for whole."""
     manifest = one.manifest
-    try:
-        manifest.path.unlink()
-        manifest.values.unlink()
-    except OSError as error:
-        one.folder.note(f"{manifest.values} could not be evicted ({error}).")
-        return ""
+    with _taken(one) as taken:
+        if not taken:
+            return ""
+        try:
+            manifest.path.unlink()
+            manifest.values.unlink()
+        except OSError as error:
+            one.folder.note(f"{manifest.values} could not be evicted ({error}).")
+            return ""
     used = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M")
     return f"Evicted {manifest.values} ({format_bytes(manifest.file_bytes)}, last used {used})."
 

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
-from autotune.features.files import Folder, Manifest
+from autotune.features.files import Folder
 from autotune.features.layout import DTYPES, STAND_INS, Layout
 from autotune.features.locks import Lock, is_at, lock_shared
+from autotune.features.manifests import Manifest, touch
 from sherl.features import Place
 
 Rows = NDArray[np.int64]
@@ -225,11 +226,3 @@ def _layout(manifest: Manifest, index: bytes, known: dict[str, Rows]) -> Layout:
     if (made.items, made.value_bytes, made.file_bytes) != (manifest.items, manifest.value_bytes, manifest.file_bytes):
         raise ValueError("its sizes contradict each other")
     return made
-
-
-def touch(manifest: Manifest) -> None:
-    """Remember that a file was used now; a store that may only be read forgets it."""
-    try:
-        os.utime(manifest.path)
-    except OSError:
-        return

@@ -18,10 +18,12 @@ from torch import Tensor
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
 from autotune.errors import StoreError, StoreFull
-from autotune.features.files import FORMAT, FORMAT_VERSION, Folder, write_all
+from autotune.features.files import Folder, write_all
 from autotune.features.layout import Layout
-from autotune.features.locks import alone, is_at, try_lock
-from autotune.features.marks import MANIFEST, VALUES, new_name, stem_of
+from autotune.features.leftovers import new_file
+from autotune.features.locks import alone, is_at
+from autotune.features.manifests import FORMAT, FORMAT_VERSION
+from autotune.features.marks import MANIFEST, VALUES, stem_of
 from autotune.units import format_bytes
 from sherl.features import Place
 
@@ -159,12 +161,8 @@ class _File:
         self._begins = layout.begins()
         self._came = np.zeros(layout.rows, dtype=np.bool_)
         self._checksums = np.zeros(layout.rows, dtype="<u8")
-        self._path = folder.path / (new_name(stem) + VALUES)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._descriptor, self._path = new_file(folder.path, stem, VALUES)
         self._finished = False
-        try_lock(
-            self._descriptor, exclusive=False
-        )  # says to whoever clears away, in whatever container, that it is in use
 
     def take_room(self) -> None:
         """Raises:

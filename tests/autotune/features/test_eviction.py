@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,17 @@ def test_a_file_evicted_before_it_is_opened_is_absent(tmp_path: Path, monkeypatc
         assert store.reader("train", [FIRST]) is None
     assert "is being evicted" in store.notes[-1]
     assert build(store, {FIRST: ragged()}) == 1
+
+
+def test_more_files_than_a_process_may_open_all_go(tmp_path: Path) -> None:
+    store = built(tmp_path, {("blocks", place): ragged() for place in range(100)})
+    budget = usage(tmp_path).bytes
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, hard))
+    try:
+        assert possible_room(tmp_path, budget) == budget
+        assert make_room(tmp_path, budget, budget, store.notes).enough
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert files(store, "") == []

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import StoreError, StoreFull
-from autotune.features import locks, marks
+from autotune.features import leftovers, locks, marks
 from autotune.features.store import FeatureStore
 from autotune.features.writer import free_bytes
 from tests.autotune.features.samples import (
@@ -222,3 +222,58 @@ def test_a_file_removed_under_its_writer_is_an_error_and_no_manifest(tmp_path: P
         writer.__exit__(None, None, None)
     assert not store.has("train", FIRST)
     assert files(store, "") == []
+
+
+def _as_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every writer lives in a container whose processes cannot be seen from here."""
+    monkeypatch.setattr(leftovers, "writer_lives", lambda name: False)
+
+
+def test_a_file_finished_while_it_is_looked_at_is_none_of_the_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _as_from_elsewhere(monkeypatch)
+    store = FeatureStore.open(tmp_path, KEY)
+    layout = ragged()
+    writer = store.writer("train", {FIRST: layout})
+    writer.__enter__()
+    writer.put(FIRST, range(4), padded(row_values(layout, FIRST[1]), layout))
+    seen = leftovers.left_over(store.folder)
+    assert seen == files(store, ".bin")
+    assert not leftovers.remove_left_over(seen[0])  # its writer holds it
+    writer.__exit__(None, None, None)
+    assert not leftovers.remove_left_over(seen[0])  # it has a manifest by now
+    assert is_right(store, {FIRST: layout})
+
+
+def test_a_manifest_that_is_being_written_elsewhere_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _as_from_elsewhere(monkeypatch)
+    store = FeatureStore.open(tmp_path, KEY)
+    real = os.replace
+
+    def later(source: Path, target: Path) -> None:
+        FeatureStore.open(tmp_path, KEY)  # clears away
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", later)
+    assert build(store, {FIRST: ragged()}) == 1
+    assert is_right(store, {FIRST: ragged()})
+    assert store.notes == []
+
+
+def test_a_new_file_that_was_taken_for_left_over_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between making it and locking it somebody else clears away."""
+    removed: list[Path] = []
+
+    def slow(descriptor: int) -> locks.Lock:
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].unlink()
+        return locks.lock_shared(descriptor)
+
+    monkeypatch.setattr(leftovers, "lock_shared", slow)
+    descriptor, path = leftovers.new_file(tmp_path, "train.blocks.1", ".bin")
+    os.close(descriptor)
+    assert list(tmp_path.iterdir()) == [path]
+    assert removed
+    assert path not in removed
