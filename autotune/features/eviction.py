@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autotune.features.files import META, Folder
-from autotune.features.leftovers import exclusively
-from autotune.features.manifests import FORMAT, FORMAT_VERSION, Manifest, read_json
-from autotune.features.marks import parse
+from autotune.features.leftovers import exclusively, names_in
+from autotune.features.manifests import FORMAT, FORMAT_VERSION, Manifest, read_json, read_manifest
+from autotune.features.marks import MANIFEST, SCRATCH, VALUES, parse, writer_lives
 from autotune.features.writer import free_bytes
 from autotune.units import format_bytes
+
+_FOLDER = re.compile(r"[0-9a-f]{32}(-[2-8])?")
+"""Names of folders that the store makes."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,21 @@ class Room:
 
 
 class _Candidate(NamedTuple):
-    """A whole file: when it was last used, what it takes with its manifest."""
+    """What may go together. used: when a whole file was last used; 0.0 of what nobody can use: left half-written by a dead
+    writer, or with a manifest or a size that is not right. bytes: of ``paths``, which stand in the order in which they go: the
+    manifest first, so that a kill in between leaves values that nobody takes for whole."""
 
     used: float
     bytes: int
+    paths: tuple[Path, ...]
     folder: Folder
-    manifest: Manifest
+    whole: bool
 
 
 def usage(root: Path) -> Usage:
     """What lies in a store; one that is not there holds nothing."""
     folders = _folders(root, [])
-    stamps = [one.used for one in _whole(folders)]
+    stamps = [one.used for one in _candidates(folders) if one.whole]
     return Usage(_held_bytes(folders), len(stamps), min(stamps, default=None))
 
 
@@ -62,8 +70,9 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
     """Let go of the files that were unused longest until ``needed`` bytes more stay within ``budget`` and find room on the
     disk.
 
-    Files that a living process has open stay, the caller's own too (whoever needs what lies there holds a reader of it), and so
-    does whatever the store did not write. If all that may go were not enough, nothing goes.
+    What nobody can use goes first: what a dead writer of whatever key left half-written, and files whose manifest or size is
+    not right. Files that a living process has open stay, the caller's own too (whoever needs what lies there holds a reader
+    of it), and so does whatever the store did not write. If all that may go were not enough, nothing goes.
 
     needed, budget: bytes; the budget is that of the whole store. Two studies that make room at once and write afterwards may
     together exceed it; the disk itself cannot be overdrawn, since a writer takes its room before it begins.
@@ -72,7 +81,7 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
     free = _free(root, budget, _held_bytes(folders))
     if needed <= free:
         return Room(True, free, ())
-    candidates = sorted(_whole(folders), key=lambda one: (one.used, one.manifest.path))
+    candidates = sorted(_candidates(folders), key=lambda one: (one.used, one.paths))
     if free + _going(candidates, needed - free) < needed:
         notes.append(
             f"The store {root} has no room for {format_bytes(needed)}: {format_bytes(max(free, 0))} are free of its budget of "
@@ -99,9 +108,9 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
 
 def possible_room(root: Path, budget: int) -> int:
     """The bytes that :func:`make_room` could provide at most: those that are free of the budget and of the disk, and what
-    nobody has open. Below 0 where what is open exceeds the budget alone."""
+    nobody has open or can use. Below 0 where what is open exceeds the budget alone."""
     folders = _folders(root, [])
-    return _free(root, budget, _held_bytes(folders)) + _going(_whole(folders))
+    return _free(root, budget, _held_bytes(folders)) + _going(_candidates(folders))
 
 
 def _going(candidates: list[_Candidate], missing: float = math.inf) -> int:
@@ -118,31 +127,39 @@ def _going(candidates: list[_Candidate], missing: float = math.inf) -> int:
 
 @contextmanager
 def _taken(one: _Candidate) -> Iterator[bool]:
-    """Hold a file that may go, so that nobody opens it; False of one that somebody has open, and where this process may
-    remove nothing."""
-    with exclusively(one.manifest.values) as held:
-        yield held and os.access(one.folder.path, os.W_OK | os.X_OK)
+    """Hold what may go, so that nobody opens it; False of what somebody has open, of what is another thing by now, and where
+    this process may remove nothing."""
+    with exclusively(one.paths[-1]) as held:
+        yield (
+            held
+            and os.access(one.folder.path, os.W_OK | os.X_OK)
+            and (now := _candidate(one.folder, one.paths[0].stem)) is not None
+            and (now.paths, now.whole) == (one.paths, one.whole)
+        )
 
 
 def _evict(one: _Candidate) -> str:
-    """What is to be said of it, "" where it stays. The manifest goes first: a kill in between leaves values that nobody takes
-    for whole."""
-    manifest = one.manifest
+    """What is to be said of it; "" where it stays."""
     with _taken(one) as taken:
         if not taken:
             return ""
         try:
-            manifest.path.unlink()
-            manifest.values.unlink()
+            for path in one.paths:
+                path.unlink()
         except OSError as error:
-            one.folder.note(f"{manifest.values} could not be evicted ({error}).")
+            one.folder.note(f"{one.paths[-1]} could not be evicted ({error}).")
             return ""
+    if not one.whole:
+        return (
+            f"Removed {one.paths[-1]} ({format_bytes(one.bytes)}): it was left half-written or damaged, and of no use."
+        )
     used = datetime.fromtimestamp(one.used).strftime("%Y-%m-%d %H:%M")
-    return f"Evicted {manifest.values} ({format_bytes(manifest.file_bytes)}, last used {used})."
+    return f"Evicted {one.paths[-1]} ({format_bytes(one.bytes)}, last used {used})."
 
 
 def _folders(root: Path, notes: list[str]) -> list[Folder]:
-    """Folders that the store made; anything else in the root is nobody's business here."""
+    """Folders that the store made, one whose ``meta.json`` is damaged too; anything else in the root is nobody's business
+    here."""
     try:
         found = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
     except OSError:
@@ -150,21 +167,38 @@ def _folders(root: Path, notes: list[str]) -> list[Folder]:
     made = []
     for path in found:
         meta = read_json(path / META)
-        if not isinstance(meta, str) and (meta.get("format"), meta.get("format_version")) == (FORMAT, FORMAT_VERSION):
+        own = isinstance(meta, str) or (meta.get("format"), meta.get("format_version")) == (FORMAT, FORMAT_VERSION)
+        if own and _FOLDER.fullmatch(path.name):
             made.append(Folder(path, path.name[:32], notes))
     return made
 
 
-def _whole(folders: list[Folder]) -> list[_Candidate]:
+def _candidates(folders: list[Folder]) -> list[_Candidate]:
     found = []
     for folder in folders:
-        for manifest in folder.manifests():
-            try:
-                stat = manifest.path.stat()
-                found.append(_Candidate(stat.st_mtime, stat.st_size + manifest.file_bytes, folder, manifest))
-            except OSError:  # it went meanwhile
-                continue
+        for base in {Path(name).stem for name in names_in(folder.path)}:
+            one = _candidate(folder, base)
+            if one is not None:
+                found.append(one)
     return found
+
+
+def _candidate(folder: Folder, base: str) -> _Candidate | None:
+    """The regular files that share a name up to its ending; None where there are none, or a living writer is at work."""
+    manifest, *others = (folder.path / (base + ending) for ending in (MANIFEST, SCRATCH, VALUES))
+    whole = isinstance(read_manifest(manifest, folder.digest), Manifest)
+    if not whole and not os.path.lexists(manifest) and writer_lives(base + VALUES):
+        return None
+    used, sizes = 0.0, dict[Path, int]()
+    for path in (manifest, *others):
+        try:
+            found = path.lstat()
+        except OSError:  # it went meanwhile, or never was
+            continue
+        if stat.S_ISREG(found.st_mode):
+            sizes[path] = found.st_size
+            used = found.st_mtime if whole and path == manifest else used
+    return _Candidate(used, sum(sizes.values()), tuple(sizes), folder, whole) if sizes else None
 
 
 def _held_bytes(folders: list[Folder]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -143,13 +144,22 @@ def test_foreign_files_never_go(tmp_path: Path) -> None:
         tmp_path / "readme.txt",
         store.folder / "train.blocks.1.bin",
         store.folder / "notes.txt",
-        store.folder / "train.blocks.1.7-7-0123abcd.json",
+        tmp_path / "0123abcd" / "train.blocks.1.7-7-0123abcd.bin",
+        tmp_path / ("a" * 32) / "train.blocks.1.7-7-0123abcd.bin",
     ]
     for path in foreign:
+        path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
+    (tmp_path / ("a" * 32) / "meta.json").write_text('{"format": "another program"}')
+    for kind in (".bin", ".json"):  # of the store's names, and none of its files
+        (store.folder / f"train.blocks.1.7-7-0123abce{kind}").symlink_to(foreign[2])
+        (store.folder / f"train.blocks.1.7-7-0123abcf{kind}").mkdir()
+    own = {store.path("train", FIRST), *(one.path for one in store._folder.manifests())}
+    staying = set(tmp_path.rglob("*")) - own
     budget = usage(tmp_path).bytes
-    assert make_room(tmp_path, budget - 4, budget, []).enough
+    assert make_room(tmp_path, budget, budget, []).enough
     assert not store.has("train", FIRST)
+    assert set(tmp_path.rglob("*")) == staying
     assert all(path.read_text() == "mine" for path in foreign)
 
 
@@ -185,3 +195,74 @@ def test_more_files_than_a_process_may_open_all_go(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert files(store, "") == []
+
+
+def _left_by_the_dead(store: FeatureStore) -> None:
+    """A builder killed after it took its room, and one killed before its manifest was renamed."""
+    for kind in (".bin", ".tmp"):
+        (store.folder / f"valid.blocks.1.{2**22 + 1}-100-0123abcd{kind}").write_bytes(b"x" * 5000)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _left_by_the_dead,
+        lambda store: _flip(files(store, ".json")[0]),
+        lambda store: os.truncate(files(store, ".bin")[0], SIZE - 1),
+        lambda store: files(store, ".bin")[0].unlink(),
+        lambda store: files(store, ".json")[0].unlink(),
+        lambda store: _flip(store.folder / "meta.json"),
+        lambda store: (store.folder / "meta.json").unlink(),
+    ],
+    ids=["half-written", "manifest", "cut off", "no values", "no manifest", "meta", "no meta"],
+)
+def test_what_nobody_can_use_counts_and_goes_for_another_key(
+    tmp_path: Path, harm: Callable[[FeatureStore], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eviction, "writer_lives", lambda name: False)  # this process wrote it, and is gone
+    harmed = built(tmp_path)
+    harm(harmed)
+    held = usage(tmp_path).bytes
+    assert held == sum(path.stat().st_size for path in files(harmed, ""))
+    assert held > 0
+    other = FeatureStore.open(tmp_path, OTHER)
+    assert possible_room(tmp_path, held) == held
+    before = files(harmed, "")
+    assert make_room(tmp_path, 10, held + 10, []).enough  # there is room: nothing goes
+    assert files(harmed, "") == before
+    room = other.make_room(held, held)
+    assert (room.enough, room.free) == (True, held)
+    assert files(harmed, "") == []
+    assert room.evicted
+    assert usage(tmp_path) == eviction.Usage(0, 0, None)
+
+
+def test_what_nobody_can_use_goes_before_what_is_whole(tmp_path: Path) -> None:
+    one, other = _two(tmp_path)
+    _flip(files(one, ".json")[0])
+    room = other.make_room(SIZE, usage(tmp_path).bytes)
+    assert room.enough
+    assert "damaged, and of no use" in room.evicted[0]
+    assert other.has("train", SECOND)
+
+
+def test_what_is_damaged_and_open_or_half_written_by_the_living_stays(tmp_path: Path) -> None:
+    store = built(tmp_path)
+    reader = store.reader("train", [FIRST])
+    assert reader is not None
+    _flip(files(store, ".json")[0])
+    writer = store.writer("valid", {FIRST: ragged()})
+    writer.__enter__()
+    budget = usage(tmp_path).bytes
+    assert possible_room(tmp_path, budget) == 0
+    assert not make_room(tmp_path, 10, budget, []).enough
+    reader.close()
+    assert make_room(tmp_path, 10, budget, []).enough
+    assert [path.name.split(".")[0] for path in files(store, "")] == ["valid"]
+    writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
