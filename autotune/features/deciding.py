@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from autotune.features.errand import Wanted
 from autotune.features.rule import Decision, Group, Speeds, decide, described
 from autotune.features.shared import PARTS
 from autotune.features.speeds import SAMPLE_BYTES, disk_speeds, forward_seconds, read_speed
 from autotune.features.store import FeatureStore
-from autotune.features.writer import free_bytes
+from autotune.features.values import free_bytes
 from sherl.backbones import Backbone
 from sherl.data import PreparedData
 from sherl.features import Place
@@ -22,7 +22,18 @@ SHARE_OF_DISK = 0.5
 """Of the disk's free room, what a store takes unless it is given a budget."""
 
 
-def decide_here(
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a decision is made from. asked: whether it was asked to store, so that no speed was measured. problem: why nothing can
+    be added, "" if it can."""
+
+    groups: Sequence[Group]
+    speeds: Speeds
+    asked: bool
+    problem: str
+
+
+def measure_here(
     mode: str,
     wanted: Sequence[Wanted],
     backbone: Backbone,
@@ -30,38 +41,45 @@ def decide_here(
     store: FeatureStore,
     sizes: Mapping[Place, int],
     present: frozenset[Place],
-    budget: int,
-) -> Decision:
-    """What is stored, by this machine's speeds where mode is ``auto``, else as far as there is room; only ``auto`` measures.
+    problem: str,
+) -> Measured:
+    """This machine's speeds where mode is ``auto``; else nothing is measured.
 
     wanted: what could be read, with all of its places in ``sizes`` (bytes of all parts). present: what lies there already,
-    held open by this process. budget: bytes that the whole store may hold.
+    held open by this process. problem: why nothing can be added, as far as that is known.
 
     Raises:
         OSError: what lies there cannot be read.
     """
     if mode != "auto":
         free = Speeds(read=math.inf, write=math.inf, forward_seconds=0.0)
-        groups = _groups(wanted, backbone, seconds=1.0)
-        made = decide(groups, sizes, free, store.possible_room(budget), present)
-        if made.verdict == "none":
-            return made
-        reason = f"{described(made.places, sizes)}, as was asked for{made.left_out and '; ' + made.left_out}"
-        return replace(made, gain_seconds=0.0, reason=reason)
+        return Measured(groups=_groups(wanted, backbone, seconds=1.0), speeds=free, asked=True, problem=problem)
     learnt = sum(len(data.part(part)) for part in ("train", "valid"))
     in_all = sum(len(data.part(part)) for part in PARTS)
     once = forward_seconds(backbone, data.part("train"), batch_size=BATCH_SIZE) / len(data.part("train"))
-    read, write, problem = _disk(store, sum(sizes.values()), present, complete=present.issuperset(sizes))
-    made = decide(
-        _groups(wanted, backbone, seconds=once * learnt),
-        sizes,
-        Speeds(read=read, write=write, forward_seconds=once * in_all),
-        0 if problem else store.possible_room(budget),
-        present,
+    writing = not problem and not present.issuperset(sizes)
+    read, write, found = _disk(store, sum(sizes.values()), present, writing=writing)
+    return Measured(
+        groups=_groups(wanted, backbone, seconds=once * learnt),
+        speeds=Speeds(read=read, write=write, forward_seconds=once * in_all),
+        asked=False,
+        problem=problem or found,
     )
-    if not problem:
+
+
+def choose(measured: Measured, sizes: Mapping[Place, int], room: int, present: frozenset[Place]) -> Decision:
+    """What is stored: by the measured speeds, or as far as there is room where it was asked for.
+
+    room: bytes that may be written.
+    """
+    room = 0 if measured.problem else room
+    made = decide(measured.groups, sizes, measured.speeds, room, present)
+    if measured.asked and made.verdict != "none":
+        reason = f"{described(made.places, sizes)}, as was asked for{made.left_out and '; ' + made.left_out}"
+        made = replace(made, gain_seconds=0.0, reason=reason)
+    if not measured.problem:
         return made
-    return replace(made, reason=problem if made.verdict == "none" else f"{made.reason}; {problem}")
+    return replace(made, reason=measured.problem if made.verdict == "none" else f"{made.reason}; {measured.problem}")
 
 
 def _groups(wanted: Sequence[Wanted], backbone: Backbone, *, seconds: float) -> list[Group]:
@@ -76,11 +94,11 @@ def _groups(wanted: Sequence[Wanted], backbone: Backbone, *, seconds: float) -> 
     ]
 
 
-def _disk(store: FeatureStore, total: int, present: frozenset[Place], *, complete: bool) -> tuple[float, float, str]:
-    """Bytes a second read and written; and why nothing can be written, if that is so. Where nothing is missing, nothing is
-    written to find out."""
+def _disk(store: FeatureStore, total: int, present: frozenset[Place], *, writing: bool) -> tuple[float, float, str]:
+    """Bytes a second read and written; and why nothing can be written, if that is so. writing: whether anything is to be; else
+    nothing is written to find out."""
     problem = ""
-    if not complete:
+    if writing:
         try:
             # of a full disk the file that is measured with needs room too; the budget is not about it
             store.make_room(SAMPLE_BYTES, store.usage().bytes + SAMPLE_BYTES)

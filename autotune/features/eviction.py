@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from autotune.features.files import META, Folder
 from autotune.features.leftovers import exclusively, names_in
-from autotune.features.manifests import FORMAT, FORMAT_VERSION, Manifest, read_json, read_manifest
+from autotune.features.manifests import FORMAT, FORMAT_VERSION, Manifest, is_promised, read_json, read_manifest
 from autotune.features.marks import MANIFEST, SCRATCH, VALUES, parse, writer_lives
-from autotune.features.writer import free_bytes
+from autotune.features.values import free_bytes
 from autotune.units import format_bytes
 
 _FOLDER = re.compile(r"[0-9a-f]{32}(-[2-8])?")
@@ -72,10 +72,11 @@ def make_room(root: Path, needed: int, budget: int, notes: list[str]) -> Room:
 
     What nobody can use goes first: what a dead writer of whatever key left half-written, and files whose manifest or size is
     not right. Files that a living process has open stay, the caller's own too (whoever needs what lies there holds a reader
-    of it), and so does whatever the store did not write. If all that may go were not enough, nothing goes.
+    of it), those that are handed over at the moment, and whatever the store did not write. If all that may go were not
+    enough, nothing goes.
 
-    needed, budget: bytes; the budget is that of the whole store. Two studies that make room at once and write afterwards may
-    together exceed it; the disk itself cannot be overdrawn, since a writer takes its room before it begins.
+    needed, budget: bytes; the budget is that of the whole store. Two that make room at once and write afterwards may together
+    exceed it, unless each holds :meth:`autotune.features.store.FeatureStore.room` until its writers have taken theirs.
     """
     folders = _folders(root, notes)
     free = _free(root, budget, _held_bytes(folders))
@@ -127,14 +128,15 @@ def _going(candidates: list[_Candidate], missing: float = math.inf) -> int:
 
 @contextmanager
 def _taken(one: _Candidate) -> Iterator[bool]:
-    """Hold what may go, so that nobody opens it; False of what somebody has open, of what is another thing by now, and where
-    this process may remove nothing."""
+    """Hold what may go, so that nobody opens it; False of what somebody has open or is about to open, of what is another
+    thing by now, and where this process may remove nothing."""
     with exclusively(one.paths[-1]) as held:
         yield (
             held
             and os.access(one.folder.path, os.W_OK | os.X_OK)
             and (now := _candidate(one.folder, one.paths[0].stem)) is not None
             and (now.paths, now.whole) == (one.paths, one.whole)
+            and not is_promised(now.used)
         )
 
 

@@ -2,6 +2,7 @@
 
     <root>/<digest of the key>/
         meta.json                                  format version and the key in plain words
+        building.lock                              held by whoever fills the folder
         train.lock                                 held by whoever builds this part
         train.blocks.3.<pid>-<start>-<number>.bin  values, little-endian, row after row in row order, nothing between
                                                    them; behind them int64 lengths of rows (tokens only), uint64
@@ -19,6 +20,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,14 @@ class Folder:
         """Say something once."""
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+    def work_seen(self) -> object:
+        """Something that changes while anybody writes here: names and times of the store's own files."""
+        seen = set[tuple[str, int]]()
+        for name in names_in(self.path):
+            with suppress(OSError):  # it went meanwhile
+                seen.add((name, (self.path / name).lstat().st_mtime_ns))
+        return seen
 
     def _why_foreign(self, key: Mapping[str, Any]) -> str | None:
         """None: it is the key's folder. Empty: there is none yet. Else what is wrong with what stands there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from autotune.features.marks import VALUES, parse
 FORMAT, FORMAT_VERSION = "autotune features", 1
 _LARGEST_JSON = 1 << 20
 """Bytes; what is larger is none of the store's."""
+HANDOVER_SECONDS = 300.0
+"""How long files stay for whoever is about to open them: a process that starts, and imports torch."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,19 @@ def touch(manifest: Manifest) -> None:
         os.utime(manifest.path)
     except OSError:
         return
+
+
+def promise(manifest: Manifest) -> None:
+    """Keep a file for whoever opens it next: its last use lies ahead until then. Opening it ends that, and so does time, where
+    nobody comes.
+    """
+    until = time.time() + HANDOVER_SECONDS
+    try:
+        os.utime(manifest.path, (until, until))
+    except OSError:
+        return
+
+
+def is_promised(used: float) -> bool:
+    """Whether a file whose last use was then is kept for somebody. What lies further ahead was written by a wrong clock."""
+    return 0 < used - time.time() <= HANDOVER_SECONDS

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from autotune.errors import StoreError
 from autotune.features.eviction import Room, Usage, make_room, possible_room, usage
 from autotune.features.files import Folder
 from autotune.features.layout import Layout
+from autotune.features.locks import alone
+from autotune.features.manifests import promise
 from autotune.features.reader import Reader, open_reader
 from autotune.features.writer import Writer
 
@@ -108,6 +111,43 @@ class FeatureStore:
         its trials may open theirs, so that nothing they need is evicted.
         """
         return open_reader(self._folder, part, places, verify=verify)
+
+    def hand_over(self, part: str, places: Iterable[tuple[str, int]]) -> None:
+        """Keep files for another process that is about to open them: nobody evicts them until it does, or for some minutes."""
+        for place in places:
+            found = self._folder.manifest(part, place)
+            if found is not None:
+                promise(found)
+
+    def building(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Be the only process that decides what this key's folder gets, and writes it; waits for another that is at work.
+
+        say: is told before this process waits.
+
+        Raises:
+            StoreError: on entering: the folder cannot be written, or the other hangs or takes too long.
+        """
+        return self._alone(self.folder / "building.lock", say)
+
+    def room(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Be the only process that makes room under the root, and takes it. It is for the moment until all writers are entered,
+        never for computing.
+
+        Raises:
+            StoreError: on entering, as :meth:`building`.
+        """
+        return self._alone(self.root / "room.lock", say)
+
+    @contextmanager
+    def _alone(self, path: Path, say: Callable[[str], None]) -> Iterator[None]:
+        with ExitStack() as held:
+            try:
+                held.enter_context(alone(path, say, self._folder.work_seen))
+            except OSError as error:
+                raise StoreError(
+                    f"nothing can be added to {self.root} ({error}): free some of its disk, or give a folder that can be written"
+                ) from error
+            yield
 
     def make_room(self, needed: int, budget: int) -> Room:
         """Evict what was unused longest, of all keys under the root; see :func:`autotune.features.eviction.make_room`."""

@@ -12,21 +12,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autotune.errors import AutotuneError, StoreError, StoreFull
-from autotune.features.build import build, row_layouts
-from autotune.features.deciding import BATCH_SIZE, budget_of, decide_here
+from autotune.errors import AutotuneError
+from autotune.features.build import row_layouts
+from autotune.features.deciding import measure_here
 from autotune.features.errand import Errand, Stored
-from autotune.features.layout import Layout
-from autotune.features.rule import Decision, described
+from autotune.features.filling import fill_missing, look_alone, tell
+from autotune.features.present import Held, Layouts
+from autotune.features.rule import Decision
 from autotune.features.shared import PARTS, store_key
 from autotune.features.store import FeatureStore
 from sherl.backbones import Backbone, load_backbone
@@ -55,36 +55,26 @@ def fill(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
         key = store_key(backbone, errand.precision, data, errand.device)
     except SpecError as error:  # nobody could tell later whether what lies there is of the same code
         return Stored(key={}, verdict="none", places=(), bytes=0, seconds=0.0, reason=str(error))
-    root, notes = Path(errand.root), list[str]()
-    store = FeatureStore.open(root, key, notes=notes)
-    with ExitStack() as held:  # what lies there already is not evicted meanwhile, by this process neither
-        present, lost = _opened(store, frozenset(place for one in errand.wanted for place in one.places), held)
-        wanted = [one for one in errand.wanted if lost.keys().isdisjoint(one.places)]
-        layouts = _layouts(backbone, data, frozenset(place for one in wanted for place in one.places))
-        sizes = {place: sum(layouts[part][place].file_bytes for part in PARTS) for place in layouts[PARTS[0]]}
-        present &= sizes.keys()
-        budget = budget_of(errand.budget, store)
-        if lost and not wanted:
-            decision = Decision(
-                verdict="none", places=frozenset(), gain_seconds=0.0, reason=" ".join(dict.fromkeys(lost.values()))
-            )
+    store = FeatureStore.open(Path(errand.root), key)
+    layouts = _layouts(backbone, data, frozenset(place for one in errand.wanted for place in one.places))
+    with ExitStack() as stack:
+        held = stack.enter_context(Held(store))
+        problem = look_alone(store, layouts, held, stack, say)
+        wanted = [one for one in errand.wanted if held.lost.keys().isdisjoint(one.places)]
+        readable = {place for one in wanted for place in one.places}
+        sizes = {place: sum(layouts[part][place].file_bytes for part in PARTS) for place in readable}
+        if held.lost and not wanted:
+            reason = " ".join(dict.fromkeys(held.lost.values()))
+            decision = Decision(verdict="none", places=frozenset(), gain_seconds=0.0, reason=reason)
         else:
-            decision = decide_here(errand.mode, wanted, backbone, data, store, sizes, present, budget)
-        if lost and decision.verdict == "all":
+            present = held.whole() & sizes.keys()
+            measured = measure_here(errand.mode, wanted, backbone, data, store, sizes, present, problem)
+            of_these = {part: {place: layouts[part][place] for place in readable} for part in PARTS}
+            decision = fill_missing(store, held, of_these, measured, errand.budget, backbone, data, say)
+        if held.lost and decision.verdict == "all":
             decision = replace(decision, verdict="some")
-        _tell(notes, say)
-        missing = decision.places - present
-        try:
-            if missing:
-                _make_room(store, sum(sizes[place] for place in missing), budget)
-                _write(store, backbone, data, {part: _of(layouts[part], missing) for part in PARTS}, say)
-        except StoreError as error:
-            there = decision.places & present
-            if not there:
-                raise
-            reason = f"{described(there, sizes)}, which lay there already; nothing was added: {error}"
-            decision = replace(decision, verdict="some", places=there, reason=reason)
-    _tell(notes, say)
+        held.hand_over(decision.places)
+    tell(store.notes, say)
     return Stored(
         key=key,
         verdict=decision.verdict,
@@ -95,81 +85,8 @@ def fill(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
     )
 
 
-def _opened(
-    store: FeatureStore, places: frozenset[Place], held: ExitStack
-) -> tuple[frozenset[Place], dict[Place, str]]:
-    """What lies there whole, of all parts, open until ``held`` ends; and what can neither be read nor stored anew, with the
-    reason. Once a study: what was damaged since is found here, and taken out of use."""
-    whole, lost = set(), dict[Place, str]()
-    for place in sorted(places):
-        with ExitStack() as verified:
-            opened = []
-            for part in PARTS:
-                if not store.has(part, place):
-                    continue
-                reader = store.reader(part, [place], verify=True)
-                if reader is not None:
-                    verified.enter_context(reader)
-                    opened.append(part)
-                elif store.has(part, place):
-                    lost[place] = store.notes[-1]
-            if len(opened) < len(PARTS):
-                continue
-            # opened again: the pages that were just read are let go with the first
-            again = [store.reader(part, [place]) for part in PARTS]
-        for one in again:
-            if one is not None:
-                held.enter_context(one)
-        whole |= {place} if None not in again else set()
-    return frozenset(whole), lost
-
-
-def _make_room(store: FeatureStore, needed: int, budget: int) -> None:
-    """Raises:
-    StoreFull: there is none.
-    """
-    room = store.make_room(needed, budget)
-    if not room.enough:
-        raise StoreFull(store.notes.pop(), needed=needed, free=room.free)
-
-
-def _write(
-    store: FeatureStore,
-    backbone: Backbone,
-    data: PreparedData,
-    layouts: Mapping[str, Mapping[tuple[str, int], Layout]],
-    say: Callable[[dict[str, Any]], None],
-) -> None:
-    rows = sum(len(data.part(part)) for part in PARTS)
-    done = 0
-    for part in PARTS:
-        with store.writer(part, layouts[part]) as writer:
-            build(
-                backbone,
-                data.part(part),
-                writer,
-                batch_size=BATCH_SIZE,
-                on_batch=partial(_progress, say, before=done, rows=rows),
-            )
-        done += len(data.part(part))
-
-
-def _progress(say: Callable[[dict[str, Any]], None], now: int, *, before: int, rows: int) -> None:
-    say({"rows": [before + now, rows]})
-
-
-def _layouts(backbone: Backbone, data: PreparedData, places: frozenset[Place]) -> dict[str, dict[Place, Layout]]:
+def _layouts(backbone: Backbone, data: PreparedData, places: frozenset[Place]) -> Layouts:
     return {part: row_layouts(backbone, data.part(part), places) if places else {} for part in PARTS}
-
-
-def _of(layouts: Mapping[Place, Layout], places: frozenset[Place]) -> dict[tuple[str, int], Layout]:
-    return {place: layouts[place] for place in sorted(places)}
-
-
-def _tell(notes: list[str], say: Callable[[dict[str, Any]], None]) -> None:
-    told, notes[:] = list(notes), []
-    for text in told:
-        say({"note": text})
 
 
 def main() -> None:

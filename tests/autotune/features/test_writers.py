@@ -17,7 +17,7 @@ import pytest
 from autotune.errors import StoreError, StoreFull
 from autotune.features import leftovers, locks, marks
 from autotune.features.store import FeatureStore
-from autotune.features.writer import free_bytes
+from autotune.features.values import free_bytes
 from tests.autotune.features.samples import (
     FIRST,
     KEY,
