@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from autotune.features.contents import content_digest
 from autotune.features.files import digest_of
 from autotune.features.layout import Layout
 from autotune.features.reader import Reader
@@ -24,13 +25,14 @@ FEATURES_VERSION = 1
 
 
 def store_key(backbone: Backbone, precision: str, data: PreparedData, device: str) -> dict[str, Any]:
-    """What hidden states depend on: weights, the code that computes with them and its precision, tokenised rows, and whose
-    arithmetic it was.
+    """What hidden states depend on: weights, the code that computes with them and its precision, the rows as the backbone reads
+    them (all are read for it), and whose arithmetic it was.
 
     backbone: whole, with no method on it.
 
     Raises:
         SpecError: which code it is cannot be told, or the backbone has no weights.
+        DataError: the data cannot be read.
     """
     from importlib import metadata
 
@@ -44,6 +46,7 @@ def store_key(backbone: Backbone, precision: str, data: PreparedData, device: st
         "device": device,
         "task": data.task.kind,  # a decoder behind an encoder reads other tokens for another task
         "data": data.key,
+        "rows": {part: content_digest(data.part(part)) for part in PARTS},
         "torch": metadata.version("torch"),
         "transformers": metadata.version("transformers"),
     }
