@@ -7,6 +7,7 @@ the last place that is wanted.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 from autotune.features.layout import Layout
+from autotune.features.scarcity import out_of_memory, release
 from sherl.backbones import Backbone
+from sherl.data.batching import evaluation_plan
 from sherl.data.part import Part
 from sherl.errors import DataError, SpecError
 from sherl.evaluation import evaluating
@@ -88,38 +91,65 @@ def build(
 ) -> Built:
     """Compute what a writer still wants of a part, and write it.
 
-    backbone: whole, with no method on it; it runs where it lies. batch_size: rows of a pass; what is computed does not depend
-    on it beyond rounding. on_batch: called behind each batch with the number of rows that are done; what it raises ends the
+    backbone: whole, with no method on it; it runs where it lies. batch_size: rows of a pass, halved whenever there is no memory for
+    so many; what is computed does not depend on it beyond rounding. on_batch: called behind each batch with the number of rows that are done; what it raises ends the
     building.
 
     Raises:
         SpecError: there is no such place, or the backbone has a method on it or lacks blocks.
         DataError: a row's padding does not stand behind its tokens.
+        MemoryError, RuntimeError: there is no memory for a single row.
     """
     began = time.perf_counter()
     wanted = _checked(backbone, writer.places)
     if not wanted:
         return Built(rows=0, tokens=0, forward_seconds=0.0, seconds=0.0)
     done, tokens, forward, writing = 0, 0, 0.0, 0.0
-    lengths = torch.from_numpy(np.asarray(part.lengths, dtype=np.int64))
-    for batch, rows in part.eval_batches(batch_size):
-        _check_padding(batch, lengths[rows])
+    lengths = np.asarray(part.lengths, dtype=np.int64)
+    left, largest = deque(evaluation_plan(lengths, batch_size)), batch_size
+    while left:
+        rows = left.popleft()
+        if len(rows) > largest:
+            left.extendleft(reversed(np.array_split(rows, -(-len(rows) // largest))))
+            continue
+        batch, numbers = part.batch(rows), torch.from_numpy(rows)
+        _check_padding(batch, torch.from_numpy(lengths[rows]))
 
-        def write(place: Place, hidden: Tensor, rows: Tensor = rows) -> None:
+        def write(place: Place, hidden: Tensor, numbers: Tensor = numbers) -> None:
             nonlocal writing
             on_host = hidden.cpu()  # a GPU is waited for here: that is the pass's time
             started = time.perf_counter()
-            writer.put(place, rows, on_host)
+            writer.put(place, numbers, on_host)
             writing += time.perf_counter() - started
 
         started = time.perf_counter()
-        _pass(backbone, inputs_on(backbone.device, batch), wanted, write)
+        fitted = _pass_that_fits(backbone, batch, wanted, write)
         forward += time.perf_counter() - started
+        if not fitted:
+            largest = -(-len(rows) // 2)
+            left.appendleft(rows)
+            continue
         done += len(rows)
         tokens += int(batch["input_ids"].numel()) if "input_ids" in batch else len(rows)
         if on_batch is not None:
             on_batch(done)
     return Built(rows=done, tokens=tokens, forward_seconds=forward - writing, seconds=time.perf_counter() - began)
+
+
+def _pass_that_fits(
+    backbone: Backbone, batch: dict[str, Tensor], wanted: frozenset[Place], on_state: Callable[[Place, Tensor], None]
+) -> bool:
+    """One pass, or False where there is no memory for so many rows but may be for fewer; what was written of it by then is
+    written again."""
+    try:
+        _pass(backbone, inputs_on(backbone.device, batch), wanted, on_state)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or len(batch["labels"]) == 1:
+            raise
+    else:
+        return True
+    release(backbone.device)
+    return False
 
 
 class _Enough(BaseException):

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from autotune.features.build import inputs_on
+from autotune.features.scarcity import out_of_memory, release
 from sherl.backbones import Backbone
 from sherl.data.batching import evaluation_plan
 from sherl.data.part import Part
@@ -73,7 +74,24 @@ def _read_speed(descriptor: int, size: int, total: int) -> float:
 
 def forward_seconds(backbone: Backbone, part: Part, *, batch_size: int) -> float:
     """Estimated seconds of one frozen pass of the whole backbone over a part: of batches drawn evenly from its evaluation plan,
-    the first of which is run twice, as the first run of all is slower; the others are reckoned by their padded lengths."""
+    the first of which is run twice, as the first run of all is slower; the others are reckoned by their padded lengths.
+
+    batch_size: halved as long as there is no memory for so many rows, as it is when they are stored.
+
+    Raises:
+        MemoryError, RuntimeError: there is no memory for a single row.
+    """
+    while True:
+        try:
+            return _forward_seconds(backbone, part, batch_size)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error) or batch_size == 1:
+                raise
+        release(backbone.device)
+        batch_size = -(-batch_size // 2)
+
+
+def _forward_seconds(backbone: Backbone, part: Part, batch_size: int) -> float:
     plan = list(evaluation_plan(part.lengths, batch_size))
     padded = [len(rows) * int(part.lengths[rows].max()) for rows in plan]
     chosen = sorted({round(index) for index in np.linspace(0, len(plan) - 1, min(SAMPLE_BATCHES, len(plan)))})

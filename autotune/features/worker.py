@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, StoreError
 from autotune.features.build import row_layouts
 from autotune.features.deciding import measure_here
 from autotune.features.errand import Errand, Stored
@@ -106,14 +106,27 @@ def main() -> None:
 
         try:
             for plugin in errand.plugins:
-                importlib.import_module(plugin)
+                _import(plugin)
             say({"stored": asdict(fill(errand, say))})
-        except (AutotuneError, SherlError, OSError, RuntimeError, MemoryError) as error:
+        except (AutotuneError, SherlError, OSError, RuntimeError, ValueError, MemoryError) as error:
             lines = str(error).strip().splitlines()
             said = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
             sys.stderr.write(f"{said}\n")
             say({"failed": said})
             raise SystemExit(1) from error
+
+
+def _import(plugin: str) -> None:
+    """Raises:
+    StoreError: it cannot be.
+    """
+    try:
+        importlib.import_module(plugin)
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise StoreError(
+            f"The plugin {plugin!r} could not be imported by the process that stores hidden states "
+            f"({type(error).__name__}: {error}). Install it where {sys.executable} finds it, or leave it out."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor
 from autotune.features.build import build, follows_tokens, row_layouts
 from autotune.features.layout import Layout
 from autotune.features.shared import with_features
+from autotune.features.speeds import forward_seconds
 from sherl.backbones import Backbone, Without, lighten
 from sherl.data.batching import Indices
 from sherl.data.part import Batch, Part
@@ -222,3 +223,63 @@ def test_a_part_without_rows_has_no_forms() -> None:
         row_layouts(
             tiny_backbone("bert"), Rows({name: t[:0] for name, t in batch_for("bert").items()}), [("blocks", 0)]
         )
+
+
+def _memory_for(monkeypatch: pytest.MonkeyPatch, backbone: Backbone, rows: int, error: Exception) -> list[int]:
+    """The backbone finds memory for so many rows at most; how many it was given."""
+    given: list[int] = []
+    real = backbone.encode
+
+    def encode(batch: Batch) -> Any:
+        given.append(len(batch["input_ids"]))
+        if given[-1] > rows:
+            raise error
+        return real(batch)
+
+    monkeypatch.setattr(backbone, "encode", encode)
+    return given
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_without_memory_for_a_batch_smaller_ones_are_computed(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    backbone, part, place = tiny_backbone("bert"), part_of("bert"), Place("blocks", 3)
+    whole = built(backbone, part, [place]).batch(place, 8)
+    kept, told = Kept(row_layouts(backbone, part, [place])), list[int]()
+    given = _memory_for(monkeypatch, backbone, 2, error)
+    done = build(backbone, part, kept, batch_size=6, on_batch=told.append)
+    assert given == [6, 3, 2, 1, 2, 1, 2]
+    assert told[-1] == done.rows == 8
+    assert torch.allclose(kept.batch(place, 8), whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"), [(0, torch.OutOfMemoryError("CUDA out of memory.")), (2, RuntimeError("of another kind"))]
+)
+def test_what_less_rows_do_not_help_is_raised(monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> None:
+    backbone, part, place = tiny_backbone("bert"), part_of("bert"), Place("blocks", 3)
+    kept = Kept(row_layouts(backbone, part, [place]))
+    given = _memory_for(monkeypatch, backbone, rows, error)
+    with pytest.raises(type(error), match=str(error)):
+        build(backbone, part, kept, batch_size=4)
+    assert given == ([4, 2, 1] if rows == 0 else [4])
+    given.clear()
+    with pytest.raises(type(error), match=str(error)):
+        forward_seconds(backbone, part, batch_size=4)
+    assert given == ([4, 2, 1] if rows == 0 else [4])
+
+
+def test_a_pass_is_measured_with_as_many_rows_as_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, part = tiny_backbone("bert"), part_of("bert")
+    given = _memory_for(monkeypatch, backbone, 2, torch.OutOfMemoryError("CUDA out of memory."))
+    assert forward_seconds(backbone, part, batch_size=8) > 0
+    assert given[:2] == [8, 4]
+    assert set(given[2:]) == {2}

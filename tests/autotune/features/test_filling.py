@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
+import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 
 from autotune.errors import StoreError
 from autotune.features import deciding, eviction, worker
+from autotune.features.errand import Errand
 from autotune.features.eviction import usage
 from autotune.features.reader import Reader
 from sherl.backbones import Backbone, load_backbone
@@ -252,3 +256,35 @@ def test_what_was_damaged_is_stored_anew(filling: Filling, tmp_path: Path) -> No
     assert again.verdict == "all"
     assert any("damaged row" in note for note in notes)
     assert readable(again, tmp_path)
+
+
+# ---- plugins
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (None, "ModuleNotFoundError: No module named 'own_plugin'"),
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("from os import nothing_such", "ImportError: cannot import name 'nothing_such'"),
+        ("raise ValueError('a name is taken')", "ValueError: a name is taken"),
+        ("def", "SyntaxError: "),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_named(
+    errand: Errand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, said: str
+) -> None:
+    if source is not None:
+        (tmp_path / "own_plugin.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    told = tmp_path / "told"
+    with told.open("w") as channel:
+        monkeypatch.setattr(sys, "argv", ["worker", str(os.dup(channel.fileno()))])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(replace(errand, plugins=("own_plugin",)).to_json() + "\n"))
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    with pytest.raises(SystemExit):
+        worker.main()
+    (message,) = told.read_text().splitlines()
+    failed = json.loads(message)["failed"]
+    assert "The plugin 'own_plugin' could not be imported" in failed
+    assert said in failed
