@@ -112,8 +112,21 @@ def _progress(say: Say, now: int, *, before: int, rows: int) -> None:
     say({"rows": [before + now, rows]})
 
 
+def once(say: Say) -> Say:
+    """Says each note once, however often the folder is looked at."""
+    said = set[str]()
+
+    def speak(message: dict[str, Any]) -> None:
+        note = message.get("note")
+        if note is None or note not in said:
+            said.update([] if note is None else [note])
+            say(message)
+
+    return speak
+
+
 def tell(notes: list[str], say: Say) -> None:
-    """Say what a store has noted, once."""
+    """Say what a store has noted, and forget it."""
     told, notes[:] = list(notes), []
     for text in told:
         say({"note": text})

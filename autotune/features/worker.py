@@ -24,7 +24,7 @@ from autotune.errors import AutotuneError, StoreError
 from autotune.features.build import row_layouts
 from autotune.features.deciding import measure_here
 from autotune.features.errand import Errand, Stored
-from autotune.features.filling import fill_missing, look_alone, tell
+from autotune.features.filling import fill_missing, look_alone, once, tell
 from autotune.features.present import Held, Layouts
 from autotune.features.rule import Decision
 from autotune.features.shared import PARTS, store_key
@@ -43,7 +43,7 @@ def fill(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
         StoreError, StoreFull: the folder cannot be written or the disk is full, and nothing lies there already.
         SherlError: backbone or data cannot be read.
     """
-    began = time.perf_counter()
+    began, say = time.perf_counter(), once(say)
     torch.set_num_threads(errand.threads)
     if errand.device == "cuda" and errand.allocator_bytes is not None:
         _, total = torch.cuda.mem_get_info()

@@ -242,7 +242,7 @@ def test_a_manifest_that_may_not_be_read_is_stored_beside(
     monkeypatch.setattr(Path, "read_bytes", read)
     again, notes = filling()
     assert again.verdict == "all"
-    assert any("cannot be read (PermissionError)" in note for note in notes)
+    assert sum("cannot be read (PermissionError)" in note for note in notes) == 1
     assert readable(again, tmp_path)
 
 
