@@ -122,6 +122,11 @@ class DecoderBackbone(Backbone):
         """The last ones: the input's last token predicts the first label."""
         return hidden[:, -labels.shape[1] :]
 
+    def writing_batch(self, batch: Batch) -> Batch:
+        """The batch with its padding on the left, so that what is written follows each row's last token."""
+        ids, keep = self._aligned(batch)
+        return {**batch, "input_ids": ids, "attention_mask": keep.to(torch.int64)}
+
     def generate(
         self,
         batch: Batch,

@@ -60,6 +60,10 @@ class Writing(ABC):
         del hidden, labels
         raise self.no_text()
 
+    def writing_batch(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The batch as :meth:`generate` reads it: whatever looks at the batch of a pass that writes must look at this one."""
+        return batch
+
     def generate(
         self,
         batch: Mapping[str, Tensor],

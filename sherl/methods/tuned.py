@@ -161,9 +161,10 @@ class Tuned(nn.Module):
         """
         stored.check_writing(self, batch)
         use_cache = use_cache and (self.route is None or self.route.works_with_cache)
-        with torch.no_grad(), self._passing(batch) as finish:
+        given = self.backbone.writing_batch(batch)
+        with torch.no_grad(), self._passing(given) as finish:
             return self.backbone.generate(
-                batch, max_new_tokens, finish=finish, whole_length=whole_length, use_cache=use_cache
+                given, max_new_tokens, finish=finish, whole_length=whole_length, use_cache=use_cache
             )
 
     @contextmanager

@@ -28,7 +28,7 @@ from sherl.model import TaskModel, build_model
 from sherl.spec import TrainingConfig
 from sherl.training import compute_gradients, make_optimizer, train_step
 from tests.sherl.sherl_samples import assert_same, contents
-from tests.sherl.tiny import CLASSIFICATION, batch_for, tiny_backbone, wider
+from tests.sherl.tiny import CLASSIFICATION, batch_for, padded_on_the_left, tiny_backbone, wider
 from tests.sherl.tiny_configs import CONFIGS, PAD, VOCABULARY
 
 DEPTH = 3
@@ -364,12 +364,3 @@ def test_no_position_sees_what_it_must_not(cell: tuple[str, str], trained: Run) 
         before, after = model.tuned(batch), model.tuned(changed)
     assert torch.equal(before[:, :4], after[:, :4])
     assert not torch.allclose(before[:, 4], after[:, 4], atol=1e-3)
-
-
-def padded_on_the_left(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    left = copied(batch)
-    for row, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
-        for name in ("input_ids", "attention_mask"):
-            left[name][row] = batch[name][row].roll(-length)
-    assert bool((left["attention_mask"][:, -1] == 1).all())
-    return left

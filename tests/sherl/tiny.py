@@ -161,6 +161,16 @@ def wider(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:
     }
 
 
+def padded_on_the_left(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same rows with their padding in front."""
+    left = {name: tensor.clone() for name, tensor in batch.items()}
+    for row, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+        for name in {"input_ids", "attention_mask", "token_type_ids"} & batch.keys():
+            left[name][row] = batch[name][row].roll(-length)
+    assert bool((left["attention_mask"][:, -1] == 1).all())
+    return left
+
+
 CLASSIFICATION = TaskSpec(kind="classification", metric="accuracy", class_names=("no", "yes"))
 
 ALL_FAMILIES = FAMILIES.names()
