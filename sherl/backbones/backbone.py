@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sherl.backbones import fingerprint as fingerprints
 from sherl.backbones.families import Family, Stack
+from sherl.backbones.padding import PromptPlaces
 from sherl.backbones.paths import matching
 from sherl.backbones.writing import Writing
 from sherl.errors import SpecError, UnsupportedBackboneError
@@ -231,25 +232,27 @@ class Backbone(Writing):
 
     @contextmanager
     def prompted(self, batch: Batch, vectors: Float[Tensor, "prompts width"]) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Passes of this batch inside have these vectors in front of the first block's input, behind the embeddings.
+        """Passes of this batch inside have these vectors in front of the first block's input, behind the embeddings;
+        where a row has padding in front, between that and its first token.
 
         Every block is given the masks and positions for both. Gives what cuts the vectors off the last hidden state.
         """
-        tokens = self.keep(batch)
-        keep = torch.cat([tokens.new_ones((tokens.shape[0], len(vectors))), tokens], dim=1)
+        tokens, places = self.keep(batch), PromptPlaces(batch, len(vectors))
+        keep = places.join(tokens.new_ones((tokens.shape[0], len(vectors))), tokens)
+        behind_encoder = self.last_stack.start > 0  # what comes last is a decoder's then
         arguments: list[dict[str, Any]] = []
 
         def on_call(layer: int, call: BlockCall) -> None:
             if layer == 0:
                 prompts = vectors.to(call.hidden.dtype)[None].expand(tokens.shape[0], -1, -1)
-                call.hidden = torch.cat([prompts, call.hidden], dim=1)
+                call.hidden = places.join(prompts, call.hidden)
                 arguments[:] = self.prompt_arguments(keep, call.hidden)
             for name, value in arguments[layer].items():
                 call.set(name, value)
 
         try:
             with block_calls(dict(enumerate(self.blocks)), on_call):
-                yield lambda hidden: self.cut_prompts(hidden, len(vectors))
+                yield lambda last: self.cut_prompts(last if behind_encoder else places.in_front(last), len(vectors))
         finally:
             arguments.clear()
 

@@ -11,6 +11,7 @@ from sherl.backbones import masks
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import CrossModalFamily
 from sherl.backbones.images import pixels_of, side
+from sherl.backbones.padding import counted_from_first_token
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.forms import TensorForm
 from sherl.shapes import Bool, Float, Int
@@ -39,7 +40,8 @@ class CrossModalBackbone(Backbone):
         Memory depends on shapes alone, never on the masks' values.
 
         Raises:
-            SpecError: text or image are missing, or of sizes that the model does not take; or there is a pixel_mask.
+            SpecError: text or image are missing, or of sizes that the model does not take; there is a pixel_mask; or the text
+                has padding on the left and the model cannot.
         """
         given = dict(batch)
         wanted = ("input_ids", self.layout.image, *self.layout.needs)
@@ -61,7 +63,8 @@ class CrossModalBackbone(Backbone):
             )
         given[self.layout.image] = self._image(batch)
         mask = masks.additive(self.keep(batch), self.dtype)
-        return self.layout.hidden(self.model, given, mask)
+        with counted_from_first_token(self.model, self.layout, batch):
+            return self.layout.hidden(self.model, given, mask)
 
     def inputs_form(self, rows: int, *, tokens: int, image_size: int | None = None) -> dict[str, TensorForm]:
         """Ids and mask [rows, tokens] and an image: pixels, or features of :data:`USUAL_REGIONS` regions."""
@@ -88,9 +91,9 @@ class CrossModalBackbone(Backbone):
     def pool(
         self, hidden: Float[Tensor, "batch positions width"], attention_mask: Int[Tensor, "batch _"]
     ) -> Float[Tensor, "batch width"]:
-        """The first token, which has seen text and image, as the pretrained poolers of both families read; float32."""
-        del attention_mask
-        return hidden[:, 0].float()
+        """The first token that is no padding, which has seen text and image, as the pretrained poolers read; float32."""
+        first = attention_mask.argmax(dim=1)
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), first].float()
 
     def keep(self, batch: Batch) -> Bool[Tensor, "batch positions"]:
         """Which positions of the joint stream count: the text's without padding, then the image's."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import EncoderFamily
+from sherl.backbones.padding import counted_from_first_token, ids_to_count_by
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.shapes import Bool, Float, Int
 
@@ -26,9 +27,9 @@ class EncoderBackbone(Backbone):
         the family has them and left out elsewhere. Memory depends on shapes alone, never on the mask's values.
 
         Raises:
-            SpecError: the input is longer than the position table.
+            SpecError: the input is longer than the position table, or has padding on the left and the model cannot.
         """
-        ids = batch["input_ids"]
+        ids = ids_to_count_by(self.layout, self.config, batch)
         if self.max_tokens is not None and ids.shape[1] > self.max_tokens:
             raise SpecError(
                 f"The input has {ids.shape[1]} tokens, {self.family} takes at most {self.max_tokens}: "
@@ -38,9 +39,10 @@ class EncoderBackbone(Backbone):
         types = batch.get("token_type_ids")
         if types is not None and self.takes_token_types:
             inputs["token_type_ids"] = types
-        if self.layout.hidden is not None:
-            return self.layout.hidden(self.model, inputs)
-        hidden: Tensor = self.model(**inputs, return_dict=True).last_hidden_state
+        with counted_from_first_token(self.model, self.layout, batch):
+            if self.layout.hidden is not None:
+                return self.layout.hidden(self.model, inputs)
+            hidden: Tensor = self.model(**inputs, return_dict=True).last_hidden_state
         return hidden
 
     def pool(

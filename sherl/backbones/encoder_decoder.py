@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from sherl.backbones import masks
 from sherl.backbones.backbone import KINDS, Backbone, Batch
 from sherl.backbones.families import EncoderDecoderFamily
+from sherl.backbones.padding import counted_from_first_token
 from sherl.backbones.writing import PADDING, pad_token_of, write_greedily
 from sherl.errors import SpecError
 from sherl.forms import TensorForm
@@ -47,7 +48,8 @@ class EncoderDecoderBackbone(Backbone):
         depends on shapes alone, never on the mask's values.
 
         Raises:
-            SpecError: input or targets are longer than the position table, or there are more or fewer frames.
+            SpecError: input or targets are longer than the position table, there are more or fewer frames, or the input has
+                padding on the left and the encoder cannot.
         """
         ids = batch.get("decoder_input_ids")
         if ids is None:
@@ -90,7 +92,8 @@ class EncoderDecoderBackbone(Backbone):
         self._check_length(ids.shape[1], "input", "tokenise with a smaller max_length")
         mask = masks.additive(self.keep(batch), self.dtype)
         encoder = self.model.get_encoder()
-        return Source(encoder(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state, mask)
+        with counted_from_first_token(encoder, self.layout, batch):
+            return Source(encoder(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state, mask)
 
     def _write(
         self, ids: Int[Tensor, "batch targets"], source: Source, cache: EncoderDecoderCache | None

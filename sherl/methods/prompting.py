@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sherl.backbones import Backbone, Batch
+from sherl.backbones.padding import PromptPlaces
 from sherl.errors import UnsupportedBackboneError
 from sherl.insertion import BlockCall
 from sherl.shapes import Float
@@ -41,13 +41,15 @@ class PromptedPass:
         self._prompting = prompting
         self._count = len(prompting.vectors)
         tokens = prompting.backbone.keep(batch)
-        self.keep = torch.cat([tokens.new_ones((len(tokens), self._count)), tokens], dim=1)
+        self._places = PromptPlaces(batch, self._count)
+        self.keep = self._places.join(tokens.new_ones((len(tokens), self._count)), tokens)
         self._arguments: list[dict[str, Any]] | None = None
 
     def split(self, layer: int, hidden: Tensor) -> tuple[Tensor | None, Tensor]:
         """The prompts in a block's input (None where they have not entered yet) and the tokens in it."""
         if layer <= self._prompting.first_layer:
             return None, hidden
+        hidden = self._places.in_front(hidden)
         return hidden[:, : self._count], hidden[:, self._count :]
 
     def join(self, layer: int, call: BlockCall, prompts: Tensor | None, hidden: Tensor) -> None:
@@ -58,7 +60,7 @@ class PromptedPass:
         if prompts is None:
             vectors = self._prompting.vectors.to(hidden.dtype)
             prompts = vectors[None].expand(hidden.shape[0], -1, -1)
-        call.hidden = torch.cat([prompts, hidden], dim=1)
+        call.hidden = self._places.join(prompts, hidden)
         if self._arguments is None:  # they are the same for every late block: made once a pass
             self._arguments = self._prompting.backbone.prompt_arguments(self.keep, call.hidden)
         for name, value in self._arguments[layer].items():
@@ -66,4 +68,4 @@ class PromptedPass:
 
     def cut(self, hidden: Tensor) -> Tensor:
         """The last hidden state without the prompts."""
-        return hidden[:, self._count :]
+        return self._places.in_front(hidden)[:, self._count :]
