@@ -157,7 +157,7 @@ class DecoderBackbone(Backbone):
             ids,
             score,
             max_new_tokens=max_new_tokens,
-            ends=self.config.eos_token_id,
+            ends=self.end_tokens,
             whole_length=whole_length,
             use_cache=use_cache,
         )

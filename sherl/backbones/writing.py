@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,12 @@ NOT_FINITE = -1
 
 
 class Writing(ABC):
-    """What a backbone says and does about text; as it stands here, one that writes none."""
+    """What a backbone says and does about text; as it stands here, one that writes none.
+
+    model: the model of transformers.
+    """
+
+    model: Any
 
     @property
     def writes_text(self) -> bool:
@@ -59,6 +64,15 @@ class Writing(ABC):
         """
         del hidden, labels
         raise self.no_text()
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The tokens that end what is written: those of the configuration and of the generation configuration beside it, in
+        which chat models name the end of a turn."""
+        said = [getattr(self.model.config, "eos_token_id", None)]
+        said.append(getattr(getattr(self.model, "generation_config", None), "eos_token_id", None))
+        each = [one for ids in said for one in (ids if isinstance(ids, list) else [ids]) if one is not None]
+        return tuple(dict.fromkeys(map(int, each)))
 
     def writing_batch(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The batch as :meth:`generate` reads it: whatever looks at the batch of a pass that writes must look at this one."""
@@ -107,7 +121,7 @@ def write_greedily(
     score: Callable[[Tensor], Tensor],
     *,
     max_new_tokens: int,
-    ends: int | list[int] | None,
+    ends: Sequence[int],
     whole_length: bool,
     use_cache: bool,
 ) -> Int[Tensor, "batch max_new_tokens"]:
@@ -143,9 +157,8 @@ def _best(logits: Float[Tensor, "batch 1 words"]) -> Int[Tensor, "batch 1"]:
     return logits.argmax(dim=-1).masked_fill(~finite, NOT_FINITE)
 
 
-def _is_end(token: Int[Tensor, "batch 1"], ends: int | list[int] | None) -> Bool[Tensor, "batch 1"]:
+def _is_end(token: Int[Tensor, "batch 1"], ends: Sequence[int]) -> Bool[Tensor, "batch 1"]:
     ended = token == NOT_FINITE
-    for end in ends if isinstance(ends, list) else [ends]:
-        if end is not None:
-            ended = ended | (token == end)
+    for end in ends:
+        ended = ended | (token == end)
     return ended

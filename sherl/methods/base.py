@@ -81,7 +81,7 @@ class MethodConfig(ABC):
             UnsupportedBackboneError: the family cannot carry the method.
         """
 
-    def apply(self, backbone: Backbone, *, seed: int) -> Tuned:
+    def apply(self, backbone: Backbone, *, seed: int = 0) -> Tuned:
         """The backbone with this method on it. Same seed, same initial weights; no global random state is changed.
 
         Raises:

@@ -95,6 +95,13 @@ def test_gradients_reach_the_trainables_and_nothing_else(config: MethodConfig, f
 
 
 @pytest.mark.parametrize("config", ALL, ids=by_name)
+def test_a_seed_that_is_not_given_is_0(config: MethodConfig) -> None:
+    states = [config.apply(make_backbone(), **seed).trainable_state() for seed in ({}, {"seed": 0})]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("config", ALL, ids=by_name)
 def test_at_the_start_the_backbone_computes_what_it_did(config: MethodConfig) -> None:
     backbone = make_backbone()
     plain = backbone.encode(make_batch())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from autotune.memory.allocated import TensorMemory
+from sherl.backbones import load_backbone
 from sherl.backbones.masks import positions_of
 from sherl.errors import UnsupportedBackboneError
 from sherl.evaluation import eval_step
@@ -121,6 +123,32 @@ def test_each_written_token_is_the_best_by_the_teacher_forced_logits(name: str, 
     counts = written != -100
     assert torch.equal(logits.argmax(dim=-1)[counts], written[counts])
     torch.testing.assert_close(logits[counts], left[counts], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("own", [None, 0])
+@pytest.mark.parametrize("said_as", ["nothing", "a number", "a list"])
+def test_a_row_ends_at_any_end_token_of_the_model(name: str, own: int | None, said_as: str) -> None:
+    """Chat models have an end of a turn beside the end of a text, which their generation configuration alone says."""
+    backbone, batch = text_backbone(name), text_batch(rows=6, tokens=9)
+    backbone.config.eos_token_id = backbone.model.generation_config.eos_token_id = None
+    whole = backbone.generate(batch, 8, finish=lambda hidden: hidden)
+    assert bool((whole != -100).all())
+    word = int(whole[0, 3])
+    backbone.config.eos_token_id = own
+    backbone.model.generation_config.eos_token_id = {"nothing": None, "a number": word, "a list": [word, 0]}[said_as]
+    ends = {"nothing": {own}, "a number": {own, word}, "a list": {0, word}}[said_as]
+    written = backbone.generate(batch, 8, finish=lambda hidden: hidden)
+    for row, ended in zip(whole.tolist(), written.tolist(), strict=True):
+        length = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))
+        assert ended == row[:length] + [-100] * (8 - length)
+
+
+def test_end_tokens_beside_the_weights_are_read(tmp_path: Path) -> None:
+    model = text_backbone("llama").model
+    model.generation_config.eos_token_id = [END, 7]
+    model.save_pretrained(tmp_path)
+    assert load_backbone(str(tmp_path)).end_tokens == (END, 7)
 
 
 def test_logits_that_are_not_finite_show() -> None:

@@ -53,6 +53,15 @@ def test_the_packaged_model_has_a_name() -> None:
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("bert", 6, 384)
 
 
+@pytest.mark.parametrize("family", ["bert", "llama", "t5", "vit"])
+def test_types_that_no_precision_has_are_refused(family: str, folder: Path) -> None:
+    said = r"torch\.float16.*allowed are torch\.float32 \(precision fp32\), torch\.bfloat16 \(bf16\)"
+    with pytest.raises(SpecError, match=said):
+        backbone_from_config(tiny_config(family), dtype=torch.float16)
+    with pytest.raises(SpecError, match=said):
+        load_backbone(str(folder), dtype=torch.float16)
+
+
 def test_the_packaged_model_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing(_name: str) -> Path:
         raise ModuleNotFoundError
