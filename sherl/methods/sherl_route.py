@@ -76,13 +76,13 @@ def final_norm_for(backbone: Backbone, stack: Stack) -> FinalNorm:
     """A new norm in place of a stack's last one.
 
     Raises:
-        UnsupportedBackboneError: there is none.
+        UnsupportedBackboneError: there is none, or none that has a scale.
     """
     norm = backbone.final_norm_of(stack)
-    if norm is None:
+    if norm is None or not isinstance(getattr(norm, "weight", None), Tensor):
         raise UnsupportedBackboneError(
             f"Method sherl: final_norm 'new' puts a new norm in the place of the one behind {stack.blocks!r}, and a "
-            f"{backbone.family} model has none there: take final_norm 'pretrained'."
+            f"{backbone.family} model has none there{'' if norm is None else ' with a scale'}: take final_norm 'pretrained'."
         )
     return FinalNorm(norm)
 

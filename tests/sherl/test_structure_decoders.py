@@ -169,3 +169,9 @@ def test_its_own_head_scales_what_it_gives() -> None:
         head = backbone.model.get_output_embeddings()
         assert isinstance(head, nn.Linear)
         torch.testing.assert_close(backbone.vocabulary_logits(hidden), head(hidden) / 4.0)
+
+
+def test_a_norm_without_a_scale_cannot_be_replaced_by_a_new_one() -> None:
+    backbone = found("olmo", DECODERS["olmo2"])
+    with pytest.raises(UnsupportedBackboneError, match=r"final_norm 'new'.*olmo model has none there with a scale"):
+        method_from_dict({"name": "sherl", "reduction_factor": 4, "final_norm": "new"}).apply(backbone, seed=0)

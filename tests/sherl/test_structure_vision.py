@@ -111,6 +111,19 @@ def test_passes_without_values_leave_nothing_for_those_with_them() -> None:
             assert vision("dinov3_vit").encode(batch).isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["beit", "data2vec-vision"])
+def test_an_empty_place_of_a_norm_is_no_norm(kind: str) -> None:
+    backbone = found(kind, {**VISION["beit"], "use_mean_pooling": True})
+    assert backbone.final_norm_of(backbone.stack_of(0)) is None
+    with pytest.raises(
+        UnsupportedBackboneError, match=rf"final_norm 'new'.*{kind} model has none there: take final_norm"
+    ):
+        method_from_dict({"name": "sherl", "final_norm": "new"}).apply(backbone, seed=0)
+    plain = found(kind, {**VISION["beit"], "use_mean_pooling": False})
+    assert plain.final_norm_of(plain.stack_of(0)) is not None
+    method_from_dict({"name": "sherl", "reduction_factor": 4, "final_norm": "new"}).apply(plain, seed=0)
+
+
 def test_prompts_are_refused() -> None:
     with pytest.raises(UnsupportedBackboneError, match="found by structure"):
         method_from_dict({"name": "prompt"}).apply(vision("beit"), seed=0)

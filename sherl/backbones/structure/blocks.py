@@ -185,7 +185,7 @@ def has_position_table(model: nn.Module, config: Any) -> bool:
 
 def norm_behind(model: nn.Module, path: str, run: Callable[[], Tensor]) -> str | None:
     """Path of the norm that a last hidden state comes out of as it is, outside of the blocks at ``path``; None where it comes out
-    of none. run: gives that state."""
+    of none, or of a place that a configuration has left empty (BEiT's, pooled by the mean). run: gives that state."""
     outputs: dict[str, Any] = {}
 
     def recorder(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -194,7 +194,7 @@ def norm_behind(model: nn.Module, path: str, run: Callable[[], Tensor]) -> str |
     with ExitStack() as stack, torch.no_grad():
         for name, module in model.named_modules():
             looks = "norm" in f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
-            if looks and not name.startswith(f"{path}."):
+            if looks and not isinstance(module, nn.Identity) and not name.startswith(f"{path}."):
                 stack.callback(module.register_forward_hook(recorder(name)).remove)
         hidden = run()
     return next((name for name, output in outputs.items() if _same_memory(output, hidden)), None)
