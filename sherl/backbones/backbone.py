@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sherl.backbones import fingerprint as fingerprints
+from sherl.backbones import rotary
 from sherl.backbones.families import Family, Stack
 from sherl.backbones.padding import PromptPlaces
 from sherl.backbones.paths import matching
@@ -157,7 +158,7 @@ class Backbone(Writing):
         """The longest input, in tokens; None where positions are relative or rotary and nothing bounds it."""
         has_table = self.layout.positions in ("absolute", "from_padding")
         if not has_table and not getattr(self.config, "position_biased_input", False):  # DeBERTa may have both
-            return None
+            return rotary.longest(self.config)
         return int(getattr(self.config, self.layout.position_table)) - self.layout.position_offset
 
     @property

@@ -76,8 +76,13 @@ class DecoderBackbone(Backbone):
             return self.layout.hidden(self.model, inputs)[:, entering:]
 
     def _check_length(self, tokens: int, advice: str) -> None:
-        if self.max_tokens is not None and tokens > self.max_tokens:
-            raise SpecError(f"The input has {tokens} tokens, {self.family} takes at most {self.max_tokens}: {advice}.")
+        rotary = self.layout.positions == "rotary"  # where prompts take positions, see read()
+        prompts = 0 if self._prompts is None or not rotary else len(self._prompts)
+        if self.max_tokens is not None and tokens + prompts > self.max_tokens:
+            beside = f" beside {prompts} prompts" if prompts else ""
+            raise SpecError(
+                f"The input has {tokens} tokens{beside}, {self.family} takes at most {self.max_tokens}: {advice}."
+            )
 
     def is_causal(self, layer: int) -> bool:
         """Whether a position of this block sees none that comes later: of every block."""

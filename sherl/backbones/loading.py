@@ -21,6 +21,7 @@ from transformers import initialization
 from transformers.models.auto.auto_factory import _get_model_class  # it tells a class, and no public name does
 from transformers.utils import logging as transformers_logging
 
+from sherl.backbones import rotary
 from sherl.backbones.backbone import KINDS, Backbone
 from sherl.backbones.families import FAMILIES, DecoderFamily, EncoderDecoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
@@ -193,10 +194,9 @@ def _as_backbone(
     model: Any, family: Family, source: str | None, folder: Path | None, *, check: bool = True
 ) -> Backbone:
     backbone = KINDS.get(family.kind)(model.eval(), family, source=source, folder=folder)
-    if family.found is not None:
-        if check and backbone.is_real:
-            check_found(backbone, "the configuration" if source is None else source)
-        backbone.notes = (family.found,)
+    if family.found is not None and check and backbone.is_real:
+        check_found(backbone, "the configuration" if source is None else source)
+    backbone.notes = tuple(note for note in (family.found, rotary.note_of(model.config)) if note is not None)
     return backbone
 
 

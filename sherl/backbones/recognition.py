@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sherl.backbones import rotary
 from sherl.backbones.families import FAMILIES, DecoderFamily, Family
 from sherl.backbones.structure import row_by_structure
 from sherl.errors import UnsupportedBackboneError
@@ -36,8 +37,12 @@ def family_of(config: Any, source: str) -> Family:
                 f"{source!r} is a {kind!r} model, which sherl has no row for. Its text model is a {inner!r}, which is known: "
                 "load that alone."
             )
+        if rotary.is_dynamic(config):
+            raise _dynamic(kind, source)
         return row_by_structure(config, source)
     family = FAMILIES.get(kind)
+    if rotary.is_dynamic(config):
+        raise _dynamic(kind, source)
     if isinstance(family, DecoderFamily):
         if problem := _no_plain_decoder(config):
             raise UnsupportedBackboneError(
@@ -57,10 +62,12 @@ def _no_plain_decoder(config: Any) -> str | None:
         return "with cross-attention (add_cross_attention in its configuration)"
     if getattr(config, "use_bidirectional_attention", None) or not getattr(config, "is_causal", True):
         return "that sees later tokens (use_bidirectional_attention or is_causal in its configuration)"
-    rope = getattr(config, "rope_parameters", None) or {}
-    if "dynamic" in (
-        rope.get("rope_type"),
-        *(part.get("rope_type") for part in rope.values() if isinstance(part, dict)),
-    ):
-        return "whose rotary angles change with the longest row of a batch (rope_type 'dynamic' in its configuration)"
     return None
+
+
+def _dynamic(kind: str, source: str) -> UnsupportedBackboneError:
+    return UnsupportedBackboneError(
+        f"{source!r} is a {kind} model whose rotary angles change with the longest row of a batch (rope_type 'dynamic' in its "
+        "configuration): what a row gives would depend on the rows beside it, and a decoder's earlier tokens on later ones. "
+        "Set rope_type 'default' for texts as long as it was pretrained on."
+    )

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sherl.backbones import Backbone, backbone_from_config
 from sherl.backbones.paths import matching
+from sherl.backbones.rotary import fit_factors
 from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.methods.recording import stacks_of
 from sherl.shapes import Float
@@ -59,6 +60,8 @@ def divided_config(backbone: Backbone, factor: int) -> Any:
         setattr(config, own_head_width, max(2, width - width % 2) if rotary else width)
     else:
         _fit_heads(config, plain, factor, rotary=rotary)
+    if rotary and (head_width := _head_width(config)) is not None:
+        fit_factors(config, head_width)
     for key, value in {"vocab_size": 2, "pad_token_id": 0}.items():
         if key in plain:
             setattr(config, key, value)
@@ -81,6 +84,14 @@ def _fit_heads(config: Any, plain: Mapping[str, Any], factor: int, *, rotary: bo
     groups = plain.get("num_key_value_heads")
     if isinstance(groups, int) and isinstance(plain.get("num_attention_heads"), int):
         config.num_key_value_heads = math.gcd(groups, config.num_attention_heads)
+
+
+def _head_width(config: Any) -> int | None:
+    """Width of a head; None where the configuration names neither it nor what it follows from."""
+    own = next((getattr(config, key) for key in HEAD_WIDTHS if isinstance(getattr(config, key, None), int)), None)
+    width = next((getattr(config, key) for key in WIDTHS if isinstance(getattr(config, key, None), int)), None)
+    heads = next((getattr(config, key) for key in HEADS if isinstance(getattr(config, key, None), int)), None)
+    return own if own is not None or width is None or heads is None else width // heads
 
 
 def _heads_within(heads: int, width: int, factor: int, *, rotary: bool) -> int:
