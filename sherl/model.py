@@ -13,7 +13,7 @@ from sherl.methods.tuned import Tuned, copy_state
 from sherl.shapes import Float, Int
 from sherl.spec import TaskSpec
 from sherl.tasks import TASKS, task_for
-from sherl.tasks.language_modelling import LanguageModelling
+from sherl.tasks.token_sums import summed
 
 HEAD_DROPOUT = 0.1
 HEAD_INIT_STD = 0.02
@@ -76,9 +76,7 @@ class TaskModel(nn.Module):
         if self._task.writes_text:
             if "labels" not in batch:
                 raise DataError("Text-to-text logits are of target tokens: give the batch 'labels', or call outputs().")
-            backbone = self.tuned.backbone
-            states = backbone.target_states(self.tuned(backbone.teaching(batch)), batch["labels"])
-            written: Tensor = self.head(states)
+            written: Tensor = self.head(self._target_states(batch))
             return written
         if self._task.predicts == "next_tokens":
             following: Tensor = self.head(self.tuned(batch)[:, :-1])
@@ -94,20 +92,31 @@ class TaskModel(nn.Module):
         """What a batch is answered with: logits [batch, outputs], the int64 answer [batch, tokens] of each token, or the
         int64 tokens [batch, target_length] that are written (see :meth:`sherl.methods.tuned.Tuned.generate`, also for
         ``whole_length``). Language modelling: sums over each row's tokens, float32 [batch, 3]
-        (:mod:`sherl.tasks.language_modelling`), of ``labels`` or, without, of the input itself; of the logits those of one
-        row are held at a time.
+        (:mod:`sherl.tasks.token_sums`), of ``labels`` or, without, of the input itself; of the logits those of one
+        row are held at a time. The same of text-to-text that is judged by its target tokens, where there are ``labels``:
+        nothing is written then.
 
         Raises:
             SpecError: as :meth:`forward`.
         """
-        if self._task.writes_text:
+        if self._task.writes_text and not (self._task.targets == "tokens" and "labels" in batch):
             return self.tuned.generate(batch, self.task.target_length, whole_length=whole_length)
-        if isinstance(self._task, LanguageModelling):
-            hidden = self.tuned(batch)[:, :-1]
-            following = self._following(batch)
-            each = [slice(row, row + 1) for row in range(len(hidden))]
-            return torch.cat([self._task.summed(self.head(hidden[row]), following[row]) for row in each])
+        if self._task.writes_text:
+            return self._summed(self._target_states(batch), batch["labels"])
+        if self._task.predicts == "next_tokens":
+            return self._summed(self.tuned(batch)[:, :-1], self._following(batch))
         return self._task.answers(self(batch))
+
+    def _target_states(self, batch: Batch) -> Float[Tensor, "batch targets width"]:
+        """The hidden states that predict the target tokens, each with those before it given."""
+        backbone = self.tuned.backbone
+        return backbone.target_states(self.tuned(backbone.teaching(batch)), batch["labels"])
+
+    def _summed(
+        self, states: Float[Tensor, "batch positions width"], following: Int[Tensor, "batch positions"]
+    ) -> Float[Tensor, "batch 3"]:
+        each = [slice(row, row + 1) for row in range(len(states))]
+        return torch.cat([summed(self.head(states[row]), following[row]) for row in each])
 
     def _following(self, batch: Batch) -> Int[Tensor, "batch positions"]:
         """What each position but the last is to predict: by the labels, or without any the tokens behind tokens."""

@@ -139,7 +139,8 @@ def run(
             "--metric",
             help="What to maximise: accuracy, f1 (of the second of two classes; of more their mean), f1_macro, "
             "matthews, accuracy_f1; for regression spearman, pearson, pearson_spearman, r2, neg_rmse, neg_mae; for free text "
-            "exact_match; for tags token_accuracy, token_f1, entity_f1; for language modelling neg_perplexity, neg_loss, next_token_accuracy.",
+            "exact_match; for tags token_accuracy, token_f1, entity_f1; for language modelling, and the targets of text-to-text, "
+            "neg_perplexity, neg_loss, next_token_accuracy.",
         ),
     ] = None,
     method: Annotated[

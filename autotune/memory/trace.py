@@ -39,6 +39,7 @@ from sherl.model import build_model
 from sherl.precision import weights_dtype
 from sherl.sharing import without_for
 from sherl.spec import TaskSpec, TrainingConfig
+from sherl.tasks import task_for
 from sherl.training import rehearse
 
 # optimizer hooks and patched functions are the process's own: of two traces in two threads each would see the other's
@@ -82,7 +83,8 @@ class Workload:
         content = {
             "config": config,
             "method": method.to_dict(),
-            "task": [self.task.kind, self.task.num_outputs],
+            # targets: whether text is written to score it
+            "task": [self.task.kind, self.task.num_outputs, task_for(self.task).targets],
             "training": training,
             "batches": [
                 sorted((name, one.shape, one.dtype) for name, one in form.items())

@@ -16,7 +16,7 @@ import torch
 from autotune.memory.limit import is_out_of_memory
 from autotune.memory.predict import heap_plan_of
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
-from autotune.trial.answering import latency_of, rows_per_second_of
+from autotune.trial.answering import latency_of, rows_per_second_of, unlabelled
 from autotune.trial.confines import Confines, OverCap, confines_for
 from autotune.trial.data import TrialData
 from autotune.trial.request import Epoch, Message, Rehearsed, Steps, TrialRequest, Unread
@@ -146,7 +146,7 @@ class _Trial:
         assert self._confines is not None
         part = data.part(request.part)
         rows = min(int(request.settings["batch_rows"]), len(part))
-        largest = part.largest_batch(rows)
+        largest = unlabelled(part.largest_batch(rows))
         self._doing = f"answering a batch ({_shape(largest)})"
         with self._confines.measured(model, largest):
             eval_step(model, largest, whole_length=True)  # whatever these weights write, others may write more

@@ -20,7 +20,7 @@ from sherl.data.sources import Sources
 from sherl.data.target_texts import checked_lengths, encode_targets, ragged
 from sherl.data.templates import fitted
 from sherl.errors import DataError
-from sherl.metrics import DEFAULT_METRICS, metric_for
+from sherl.metrics import DEFAULT_METRICS, METRICS, metric_for
 from sherl.spec import TaskSpec
 
 
@@ -91,7 +91,7 @@ def target_rows(sources: Sources, encoding: Encoding) -> TaskRows:
     longest = checked_lengths(ids, targets, asked=spec.target_length, limit=limit)
     task = TaskSpec(
         kind="text-to-text",
-        metric=metric_for(spec.metric or DEFAULT_METRICS[reading.targets], reading.targets).name,
+        metric=_metric_of_targets(spec, reading),
         class_names=reading.classes,
         pair=reading.columns.pair is not None,
         target_length=max(longest, *(len(row) for row in named)) if named else longest,
@@ -99,6 +99,12 @@ def target_rows(sources: Sources, encoding: Encoding) -> TaskRows:
         template=template,
     )
     return TaskRows(reading, task, encoded, {part: tensors(ragged(rows)) for part, rows in ids.items()})
+
+
+def _metric_of_targets(spec: DataSpec, reading: Reading) -> str:
+    if spec.metric is not None and METRICS.get(spec.metric).targets == "tokens":
+        return spec.metric
+    return metric_for(spec.metric or DEFAULT_METRICS[reading.targets], reading.targets).name
 
 
 def encode_filled(

@@ -26,7 +26,7 @@ TARGETS_OF_TASK: dict[str, Targets] = {"classification": "classes", "regression"
 _METRICS_OF_TASK: dict[str, tuple[Targets, ...]] = {
     "classification": ("classes",),
     "regression": ("values",),
-    "text-to-text": ("classes", "values", "texts"),
+    "text-to-text": ("classes", "values", "texts", "tokens"),
     "token-classification": ("tags",),
     "language-modelling": ("tokens",),
     "image-classification": ("classes",),

@@ -2,7 +2,8 @@
 
 What scores them, where no metric is named: targets of which the training part has few different ones, as
 :mod:`sherl.data.labels` counts whole numbers, are classes if the other parts have no further ones; all others are free
-texts. A metric that was named decides; one of values takes targets that are numbers, each written in one way.
+texts. A metric that was named decides; one of values takes targets that are numbers, each written in one way, and for one of
+tokens all targets are free texts.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def read_targets(
     wanted = METRICS.get(spec.metric).targets if spec.metric is not None else None
     if wanted is None:
         wanted = "classes" if _are_classes(texts) else "texts"
+    elif wanted == "tokens":
+        wanted = "texts"
     if wanted == "classes":
         labels, classes = read_classes(tables, column, problems)
         return wanted, labels, classes

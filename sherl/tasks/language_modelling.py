@@ -6,19 +6,15 @@ import math
 from typing import Any, ClassVar, final
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sherl.backbones.writing import PADDING
-from sherl.errors import DataError
 from sherl.forms import TensorForm
-from sherl.metrics import Targets, Vector, metric_for
+from sherl.metrics import Targets, Vector
 from sherl.shapes import Float, Int
 from sherl.tasks.base import TASKS, Predicts, Task
-
-SUMMED_LOSS, TOKENS, RIGHT = range(3)
-"""Columns of the outputs: nats of a row's tokens together, how many these are, how many of them were the likeliest."""
+from sherl.tasks.token_sums import SUMMED_LOSS, TOKENS, as_vector, scores
 
 
 @final
@@ -28,8 +24,7 @@ class LanguageModelling(Task):
 
     Labels are int64 token ids [rows, tokens], the input's own, -100 where nothing is to be predicted (padding, or a prompt
     that is given); of left-padded rows the first token's too, as nothing stands before it. Logits at a position are of the
-    label behind it. Outputs are float32 [rows, 3], summed over each row
-    (:data:`SUMMED_LOSS`, :data:`TOKENS`, :data:`RIGHT`), so that logits of all rows are never held together.
+    label behind it. Outputs are float32 [rows, 3], summed over each row (:mod:`sherl.tasks.token_sums`).
     """
 
     predicts: ClassVar[Predicts] = "next_tokens"
@@ -55,20 +50,9 @@ class LanguageModelling(Task):
         """The number of predicted tokens (at least 1), a scalar on the labels' device."""
         return (labels[:, 1:] != PADDING).sum().clamp(min=1).float()
 
-    @staticmethod
-    def summed(
-        logits: Float[Tensor, "batch positions words"], following: Int[Tensor, "batch positions"]
-    ) -> Float[Tensor, "batch 3"]:
-        """Outputs of rows whose logits are these; ``following`` is what each position is to predict."""
-        each = cross_entropy(logits.float().flatten(0, 1), following.flatten(), ignore_index=PADDING, reduction="none")
-        losses = each.view(following.shape)
-        counts = following != PADDING
-        right = (logits.argmax(dim=-1) == following) & counts
-        return torch.stack([losses.sum(dim=1), counts.sum(dim=1).float(), right.sum(dim=1).float()], dim=1)
-
     def predictions(self, logits: Float[Tensor, "rows 3"]) -> Vector:
         """Mean nats a token of each row, float64; 0 for a row without a predicted token."""
-        sums = logits.detach().cpu().numpy().astype(np.float64)
+        sums = as_vector(logits)
         return np.asarray(sums[:, SUMMED_LOSS] / np.maximum(sums[:, TOKENS], 1.0))
 
     def decode(self, logits: Float[Tensor, "rows 3"]) -> list[dict[str, Any]]:
@@ -85,15 +69,4 @@ class LanguageModelling(Task):
         Raises:
             DataError: there is no predicted token, or outputs and labels differ in their number of rows.
         """
-        if len(logits) != len(labels):
-            raise DataError(f"{len(logits)} rows of outputs but {len(labels)} rows of labels; give one for each row.")
-        sums = logits.detach().cpu().numpy().astype(np.float64)
-        if not len(sums) or sums[:, TOKENS].sum() == 0:
-            raise DataError("There is no token to score: at least one row with two tokens is needed.")
-        if not np.isfinite(sums).all():
-            return dict.fromkeys(self.metric_names, math.nan)
-        found = {}
-        for name in self.metric_names:
-            column = RIGHT if name == "next_token_accuracy" else SUMMED_LOSS
-            found[name] = metric_for(name, self.targets)(sums[:, TOKENS], sums[:, column])
-        return found
+        return scores(self.metric_names, logits, labels)

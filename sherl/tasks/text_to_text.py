@@ -17,6 +17,7 @@ from sherl.metrics import METRICS, Targets, Vector, metric_for
 from sherl.shapes import Float, Int
 from sherl.spec import TaskSpec
 from sherl.tasks.base import TASKS, Predicts, Task
+from sherl.tasks.token_sums import scores
 
 NO_CLASS = -1
 """Stands for an answer that is none of the class names."""
@@ -33,15 +34,18 @@ class TextToText(Task):
     class whose tokens it is, exactly, and class metrics score it (GLUE's protocol for T5: the target is the class index
     as a string); an answer that is none of them is wrong. Without, ``exact_match`` of the tokens is the metric. Where the
     metric scores values, the class names are the numbers that may be written (STS-B's in steps of 0.2); an answer that is
-    none of them counts as :data:`NO_NUMBER`.
+    none of them counts as :data:`NO_NUMBER`. Where the metric scores tokens (``neg_perplexity``), nothing is written to
+    score: outputs of rows with labels are float32 [rows, 3], summed over the target's tokens
+    (:mod:`sherl.tasks.token_sums`), each predicted behind those before it, and ``exact_match`` comes of the same pass.
     """
 
     predicts: ClassVar[Predicts] = "target_text"
 
     def __init__(self, spec: TaskSpec) -> None:
         self.targets: Targets = "classes" if spec.class_names else "texts"
-        if spec.class_names and METRICS.get(spec.metric).targets == "values":
-            self.targets = "values"
+        judged_by = METRICS.get(spec.metric).targets
+        if judged_by == "tokens" or (spec.class_names and judged_by == "values"):
+            self.targets = judged_by
         super().__init__(spec)
         problems = []
         if spec.target_length < 1:
@@ -62,6 +66,12 @@ class TextToText(Task):
             problems.append(f"{spec.metric} scores numbers, but {wrong[:5]} among the class names are none")
         if problems:
             raise SpecError("Text-to-text: " + "; ".join(problems) + ".")
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """All metrics that :meth:`metrics` gives, the default one first."""
+        names = super().metric_names
+        return (*names, "exact_match") if self.targets == "tokens" else names
 
     def labels_form(self, rows: int, tokens: int, targets: int) -> TensorForm:
         """int64 [rows, targets]."""
@@ -94,12 +104,16 @@ class TextToText(Task):
             for row, name in zip(rows, names, strict=True)
         ]
 
-    def metrics(self, logits: Int[Tensor, "rows written"], labels: Int[Tensor, "rows targets"]) -> dict[str, float]:
-        """Every metric over all rows; all NaN where logits were not finite while a row was written.
+    def metrics(
+        self, logits: Int[Tensor, "rows written"] | Float[Tensor, "rows 3"], labels: Int[Tensor, "rows targets"]
+    ) -> dict[str, float]:
+        """Every metric over all rows; all NaN where logits were not finite while a row was written or predicted.
 
         Raises:
             DataError: there is no row, outputs and labels differ in their number, or a label is none of the classes.
         """
+        if self.targets == "tokens":
+            return scores(self.metric_names, logits, labels)
         if len(logits) != len(labels):
             raise DataError(f"{len(logits)} written rows but {len(labels)} labels; give one label for each row.")
         if not len(labels):
@@ -115,8 +129,8 @@ class TextToText(Task):
                 truth, predicted = self._values(truth), self._values(predicted)
         else:
             truth, predicted = _numbered(_texts(labels), _texts(logits))
-        scores = {name: metric_for(name, self.targets) for name in self.metric_names}
-        return {name: metric(truth, predicted, self.spec.num_outputs) for name, metric in scores.items()}
+        found = {name: metric_for(name, self.targets) for name in self.metric_names}
+        return {name: metric(truth, predicted, self.spec.num_outputs) for name, metric in found.items()}
 
     def _values(self, named: Vector) -> Vector:
         """The numbers of class indices; the last place is what -1 takes."""

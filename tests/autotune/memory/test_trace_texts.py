@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,3 +138,19 @@ def test_t5_base_is_traced_from_its_configuration_alone() -> None:
     }  # fmt: skip
     assert figures["sherl"] < 0.25 * figures["lora"] < 0.25 * figures["full"]
     assert not torch.cuda.is_initialized()
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "gpt2"])
+@pytest.mark.parametrize("method", ["sherl", "lora"])
+def test_an_evaluation_that_writes_nothing_is_exact_and_priced_by_itself(name: str, method: str) -> None:
+    judged = replace(WRITTEN, metric="neg_perplexity")
+    traced, real = both(name, {"name": method}, task=judged, evaluated=(12, 9, 3))
+    assert traced == real
+    form = _form(6, 11, 4)
+    keys = {
+        Workload(
+            backbone_config={}, method={"name": method}, task=task, training=TRAINING, train_batch=form, eval_batch=form
+        ).key
+        for task in (judged, WRITTEN)
+    }
+    assert len(keys) == 2
