@@ -82,7 +82,9 @@ def final_norm_for(backbone: Backbone, stack: Stack) -> FinalNorm:
     if norm is None or not isinstance(getattr(norm, "weight", None), Tensor):
         raise UnsupportedBackboneError(
             f"Method sherl: final_norm 'new' puts a new norm in the place of the one behind {stack.blocks!r}, and a "
-            f"{backbone.family} model has none there{'' if norm is None else ' with a scale'}: take final_norm 'pretrained'."
+            f"{backbone.family} model has none there{'' if norm is None else ' with a scale'}: take final_norm 'pretrained' (beside "
+            "the preset 'released', which says 'new': {'preset': 'released', 'final_norm': 'pretrained'}). What is fused then ends "
+            "as the model does."
         )
     return FinalNorm(norm)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import pytest
 import torch
 
-from sherl.errors import SpecError
+from sherl.errors import SpecError, UnsupportedBackboneError
 from sherl.methods import SherlConfig, method_from_dict
 from sherl.methods.kept_layers import kept_of
 from sherl.methods.sherl import RELEASED_LAYERS
@@ -100,6 +101,17 @@ def test_unknown_presets_are_refused() -> None:
         method_from_dict({"name": "sherl", "preset": "relesed"})
     with pytest.raises(SpecError, match="unknown setting 'preset'"):
         method_from_dict({"name": "lora", "preset": "paper"})
+
+
+@pytest.mark.parametrize("family", ["bert", "bart", "resnet", "visual_bert", "lxmert"])
+def test_the_released_preset_says_what_to_add_where_no_norm_is_replaced(family: str) -> None:
+    plain = {"name": "sherl", "preset": "released", "reduction_factor": 2}
+    with pytest.raises(UnsupportedBackboneError, match=r"released', which says 'new': (\{.*?\})") as refusal:
+        method_from_dict(plain).apply(tiny_backbone(family), seed=0)
+    advice = ast.literal_eval(str(refusal.value).partition("says 'new': ")[2].partition(")")[0])
+    tuned = method_from_dict({**plain, **advice}).apply(tiny_backbone(family), seed=0)
+    assert "norm" not in tuned.added
+    assert (tuned.config.gate, tuned.config.similarity) == ("released", "learned")  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------------------- without late regulation
