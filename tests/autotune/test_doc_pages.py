@@ -57,6 +57,12 @@ def test_every_method_has_a_page() -> None:
     assert [page.stem for page in METHOD_PAGES] == [name for name in OWN if name != "sherl"]
 
 
+@pytest.mark.parametrize("page", [*METHOD_PAGES, DOCS / "sherl.md"], ids=lambda page: page.stem)
+def test_a_page_says_what_a_method_keeps_and_when_to_take_it(page: Path) -> None:
+    headings = re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings.count("Its memory") == headings.count("When to take it") == 1
+
+
 @pytest.mark.parametrize("page", METHOD_PAGES, ids=lambda page: page.stem)
 def test_the_settings_on_a_page_are_those_of_the_config(page: Path) -> None:
     assert settings_of(page) == defaults_of(METHODS.get(page.stem))
