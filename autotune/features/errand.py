@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -44,17 +44,14 @@ class Errand:
     def from_json(cls, text: str) -> Self:
         """What :meth:`to_json` wrote."""
         plain = json.loads(text)
-        wanted = tuple(
-            Wanted(places=tuple(Place(stack, n) for stack, n in one["places"]), passes=one["passes"])
-            for one in plain.pop("wanted")
-        )
+        wanted = tuple(Wanted(places=_places(one["places"]), passes=one["passes"]) for one in plain.pop("wanted"))
         return cls(**{**plain, "wanted": wanted, "plugins": tuple(plain["plugins"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
     """What came of it. places: that lie in the store whole, of all parts. bytes: of them. seconds: that all of it took.
-    reason: in words."""
+    reason: in words. slower: what sorts of trials need that are quicker without, by the speeds measured."""
 
     key: dict[str, Any]
     verdict: str
@@ -62,8 +59,14 @@ class Stored:
     bytes: int
     seconds: float
     reason: str
+    slower: tuple[tuple[Place, ...], ...] = ()
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """What ``dataclasses.asdict`` made."""
-        return cls(**{**plain, "places": tuple(Place(stack, n) for stack, n in plain["places"])})
+        slower = tuple(_places(one) for one in plain.get("slower", ()))
+        return cls(**{**plain, "places": _places(plain["places"]), "slower": slower})
+
+
+def _places(plain: Iterable[tuple[str, int]]) -> tuple[Place, ...]:
+    return tuple(Place(stack, n) for stack, n in plain)

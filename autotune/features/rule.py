@@ -43,13 +43,15 @@ class Speeds:
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What is stored. gain_seconds: what the study saves by it, building deducted; an estimate, 0.0 where nothing was measured.
-    reason: in words. left_out: of it, what was not taken and why, "" of all and of none."""
+    reason: in words. left_out: of it, what was not taken and why, "" of all and of none. slower: what groups need that would read
+    longer than they compute, and so do not read, though others have had it stored."""
 
     verdict: Literal["all", "some", "none"]
     places: frozenset[Place]
     gain_seconds: float
     reason: str
     left_out: str = ""
+    slower: frozenset[frozenset[Place]] = frozenset()
 
 
 def decide(
@@ -108,6 +110,7 @@ def decide(
         reason=f"{described(places, sizes)}: about {format_duration(gain)} of the study's "
         f"computing are saved, the {format_duration(cost)} of storing deducted{left_out and '; ' + left_out}",
         left_out=left_out,
+        slower=frozenset(group.places for group in groups if _gain(group, sizes, speeds) <= 0),
     )
 
 

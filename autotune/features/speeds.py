@@ -15,6 +15,7 @@ import torch
 
 from autotune.features.build import inputs_on
 from autotune.features.scarcity import out_of_memory, release
+from autotune.memory.cgroup import group_memory
 from sherl.backbones import Backbone
 from sherl.data.batching import evaluation_plan
 from sherl.data.part import Part
@@ -59,7 +60,7 @@ def read_speed(path: Path, total: int) -> float:
 
 def _read_speed(descriptor: int, size: int, total: int) -> float:
     into = np.empty(CHUNK, dtype=np.uint8)
-    if total > psutil.virtual_memory().available and hasattr(os, "posix_fadvise"):
+    if total > _available_bytes() and hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     with mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) as mapped:
         values = np.frombuffer(mapped, dtype=np.uint8)
@@ -70,6 +71,14 @@ def _read_speed(descriptor: int, size: int, total: int) -> float:
         seconds = time.perf_counter() - began
         del values, chunk
     return size / seconds
+
+
+def _available_bytes() -> int:
+    """What the page cache may still grow by: of the machine's memory, and of this process's control group, whose limit counts
+    its page cache too."""
+    machine = psutil.virtual_memory()
+    group = group_memory(machine_bytes=machine.total)
+    return int(machine.available if group is None else min(machine.available, group.free_bytes))
 
 
 def forward_seconds(backbone: Backbone, part: Part, *, batch_size: int) -> float:

@@ -82,6 +82,7 @@ def fill(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
         bytes=sum(sizes[place] for place in decision.places),
         seconds=time.perf_counter() - began,
         reason=decision.reason,
+        slower=tuple(sorted(tuple(sorted(places)) for places in decision.slower)),
     )
 
 

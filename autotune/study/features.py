@@ -105,7 +105,7 @@ class StudyFeatures:
             needs = needs_of(config, task, self._backbone)
         except SherlError:
             return None  # the prediction will say what is wrong with it
-        if not needs or not needs.issubset(stored.places):
+        if not needs or not needs.issubset(stored.places) or tuple(sorted(needs)) in stored.slower:
             return None
         stacks = {place.stack for place in needs}
         without = without_for(config, task, self._backbone, stacks)

@@ -19,6 +19,8 @@ from autotune.memory.meter import Meter
 
 GRACE_SECONDS = 5.0
 """From the request to end to the kill."""
+EXIT_SECONDS = 120.0
+"""From its last word to the kill: it only lets go of what it holds, but a busy machine takes its time."""
 _CHUNK = 1 << 16
 
 
@@ -111,7 +113,7 @@ class Filling:
         """It has closed its channel."""
         assert self._child is not None
         try:
-            code = self._child.wait(GRACE_SECONDS)
+            code = self._child.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._child.kill()
             code = self._child.wait()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from sherl.backbones import Backbone, backbone_from_config, load_config
 from sherl.checkpoint import load_checkpoint
 from sherl.data import DataSpec, PreparedData, prepare
 from sherl.evaluation import evaluate
+from sherl.features import Place as HiddenPlace
 
 from .small_study import SPACE, autotune, make_inputs
 
@@ -224,6 +227,17 @@ def test_a_store_that_goes_away_under_a_trial_is_said_by_it(phase: Phase) -> Non
         notes: list[str] = []
         assert shared.readers(("train", "valid"), notes) is None
         assert "holds no hidden states" in notes[-1]
+
+
+def test_a_sort_of_trials_that_computes_faster_does_not_read_what_others_have_stored(phase: Phase) -> None:
+    def filled(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
+        stored = replace(fill(errand, say), slower=((HiddenPlace("blocks", 3),),))
+        return Stored.from_dict(json.loads(json.dumps(asdict(stored))))
+
+    with phase(worker=filled)[0] as made:
+        assert made.of(PROBE) is None
+    with phase()[0] as made:
+        assert made.of(PROBE) is not None
 
 
 def test_what_is_gone_is_read_by_no_later_trial(phase: Phase) -> None:

@@ -58,6 +58,16 @@ def test_reading_that_takes_longer_than_computing_is_not_worth_it() -> None:
     made = decide([group(0, 1, 2), group(6, saved=3.0)], SIZES, slow, room=1000)
     assert (made.verdict, numbers(made)) == ("some", [6])
     assert "1 of 2 would read longer than they compute" in made.reason
+    assert made.slower == {group(0, 1, 2).places}
+
+
+def test_what_others_have_stored_is_still_not_read_by_those_who_compute_it_faster() -> None:
+    slow = Speeds(read=50.0, write=1e6, forward_seconds=1.0)
+    few = group(0, 1)  # 4 s of reading, 1 s of computing
+    made = decide([few, group(0, 1, 2, saved=30.0)], SIZES, slow, room=1000)
+    assert few.places < made.places
+    assert made.slower == {few.places}
+    assert decide([few, group(6)], SIZES, FAST, room=1000).slower == set()
 
 
 def test_storing_that_takes_longer_than_all_that_it_saves_is_not_worth_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from autotune.features import speeds
 from autotune.features.speeds import disk_speeds, forward_seconds, read_speed
+from autotune.memory.cgroup import GroupMemory
 from sherl.data.part import Part
 
 A_TOKEN = 2e-6
@@ -69,3 +71,17 @@ def test_reading_is_measured_on_a_file_that_is_there(tmp_path: Path) -> None:
     assert read_speed(path, 0) == float("inf")
     with pytest.raises(FileNotFoundError):
         read_speed(tmp_path / "none", 0)
+
+
+@pytest.mark.parametrize(("free", "from_the_disk"), [(2**62, False), (10**6, True), (None, False)])
+def test_what_a_container_may_hold_bounds_what_stays_in_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, from_the_disk: bool
+) -> None:
+    group = None if free is None else GroupMemory(limit_bytes=2**62, free_bytes=free)
+    monkeypatch.setattr(speeds, "group_memory", lambda machine_bytes: group)
+    dropped: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: dropped.append(1), raising=False)
+    path = tmp_path / "values"
+    path.write_bytes(b"x" * 100)
+    assert read_speed(path, 10**7) > 0
+    assert bool(dropped) is from_the_disk
