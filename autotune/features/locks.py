@@ -26,8 +26,9 @@ except ModuleNotFoundError:  # pragma: no cover - Windows
 
 PATIENCE_SECONDS = 5.0
 """How long a reader waits for whoever looks whether a file may go; that takes milliseconds."""
-STALLED_SECONDS = 300.0
-"""How long whoever waits for a builder bears that nothing of its work changes: longer than it measures, or flushes a file."""
+STALLED_SECONDS = 600.0
+"""How long whoever waits for a builder bears that nothing of its work changes: longer than a pass of a large
+backbone that it measures, or the flush of a file, takes."""
 LONGEST_SECONDS = 2 * 3600.0
 """How long anybody waits for a builder, however busy that is: a study that computes everything itself has come far by then."""
 POLL_SECONDS = 0.1
