@@ -117,10 +117,8 @@ def save_peft(model: TaskModel | Tuned, directory: str | Path) -> Path:
             "method 'lora'."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = tuned.parts()["lora"].parameters
-    write_adapter(
-        folder, parameters, rank=tuned.config.rank, alpha=tuned.config.alpha, base=tuned.backbone.source
-    )  # fmt: skip
+    parameters, config = tuned.parts()["lora"].parameters, tuned.config
+    write_adapter(folder, tuned.model, parameters, rank=config.rank, alpha=config.alpha, base=tuned.backbone.source)
     return folder
 
 

@@ -179,16 +179,18 @@ def _layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
 
 
 def write_adapter(
-    directory: Path, parameters: Mapping[str, Tensor], *, rank: int, alpha: float, base: str | None
+    directory: Path, model: nn.Module, parameters: Mapping[str, Tensor], *, rank: int, alpha: float, base: str | None
 ) -> None:
     """Write LoRA as peft does: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    parameters: by the names of :attr:`InjectedLora.parameters`. base: where the pretrained model lies, if it is known.
+    model: which LoRA is on. parameters: by the names of :attr:`InjectedLora.parameters`. base: where the pretrained model lies, if it is known.
     """
     settings, _, _ = _peft()
     layers = sorted({name.rpartition(".")[0] for name in parameters})
+    transposed = all(isinstance(model.get_submodule(f"{layer}.base_layer"), Conv1D) for layer in layers)
     config = settings(
-        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=layers, base_model_name_or_path=base, inference_mode=True
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=layers, base_model_name_or_path=base, inference_mode=True,
+        fan_in_fan_out=transposed,
     )  # fmt: skip
     state = {f"base_model.model.{name}.weight": tensor.detach().contiguous() for name, tensor in parameters.items()}
     config.save_pretrained(directory)
