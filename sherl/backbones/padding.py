@@ -34,7 +34,8 @@ def padding_in_front(batch: Mapping[str, Tensor]) -> Int[Tensor, "batch 1"] | No
     mask = batch.get("attention_mask")
     if mask is None or not has_bytes(mask) or bool(mask[:, :1].all()):
         return None
-    return (mask != 0).to(torch.uint8).argmax(dim=1, keepdim=True)
+    before = (mask != 0).to(torch.uint8).argmax(dim=1, keepdim=True)
+    return before if bool(before.any()) else None  # a row of padding alone has none in front of a token
 
 
 @contextmanager
@@ -87,7 +88,8 @@ def _reading(positions: Int[Tensor, "batch tokens"]) -> Callable[[nn.Module, Any
 
     def read(_table: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         rows = output if output.ndim == 2 else output[0]
-        return rows[positions]
+        # stored hidden states, of another stack perhaps, may stand in for a table whose rows nobody reads then
+        return rows[positions] if len(rows) == positions.shape[1] else output
 
     return read
 

@@ -15,6 +15,7 @@ from sherl.errors import SpecError
 from sherl.methods import method_from_dict
 from sherl.model import build_model
 from sherl.spec import TaskSpec
+from tests.sherl.feature_samples import READERS, model_of, recorded, with_features
 from tests.sherl.texts import WRITTEN, stirred, text_batch, text_model
 from tests.sherl.tiny import (
     CLASSIFICATION,
@@ -159,6 +160,23 @@ def test_padding_on_the_right_changes_nothing_to_the_bit(family: str) -> None:
         backbone.encode(padded_on_the_left(batch))
         assert any(hooks)
     assert all(len(module._forward_hooks) <= 1 for module in backbone.model.modules())
+
+
+@pytest.mark.parametrize("family", ["bert", "bart", "pegasus", "t5", "clip_text_model"])
+@pytest.mark.parametrize("case", ["sherl", "late-lora", "unipt", "linear_probe"])
+def test_stored_hidden_states_stand_where_their_tokens_stand(family: str, case: str) -> None:
+    model, left = model_of(family, READERS[case]), padded_on_the_left(batch_for(family))
+    for tokens in {None, 2} if len(model.tuned.backbone.stacks) > 1 else {None}:
+        batch = left if tokens is None else {**left, "decoder_input_ids": left["input_ids"][:, -tokens:]}
+        states = recorded(model.tuned.backbone, batch)
+        assert torch.equal(model(with_features(model, batch, states)), model(batch))
+
+
+@pytest.mark.parametrize("name", ["roformer", "ernie"])
+def test_a_row_of_padding_alone_is_none_on_the_left(name: str) -> None:
+    backbone, batch = found(name), text_batch()
+    batch["attention_mask"][0] = 0
+    assert bool(torch.isfinite(backbone.encode(batch)).all())
 
 
 @pytest.mark.parametrize("family", ["bert", "bart", "vilt", "gpt2"])
