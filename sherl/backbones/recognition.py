@@ -16,6 +16,25 @@ TWO_TOWERS = {
 """Architectures whose checkpoints hold an image and a text encoder, with the classes of the two."""
 
 
+_PATCHES_OF_ANY_FORM = (
+    "reads patches of images of any form, with a mask and the numbers of their rows and columns (NaFlex), which no kind of "
+    "sherl gives: take a SigLIP 2 of a fixed resolution, such as google/siglip2-base-patch16-224, whose model_type is siglip"
+)
+NOT_TAKEN = {
+    "siglip2": (
+        f"its image encoder {_PATCHES_OF_ANY_FORM}. Its text encoder can be tuned. Save it by itself: "
+        "transformers.Siglip2TextModel, .from_pretrained({source!r}).save_pretrained(folder), and give that folder"
+    ),
+    "siglip2_vision_model": f"it {_PATCHES_OF_ANY_FORM}",
+    "albert": (
+        "all its layers are one block that runs again and again (num_hidden_groups in its configuration says how many blocks "
+        "there are): no late layer has weights or a place of its own that could be tuned, and no early one could be left "
+        "frozen. Take bert, distilbert or electra"
+    ),
+}
+"""Why an architecture has no row, and what to take; ``source`` is what the model is called."""
+
+
 def family_of(config: Any, source: str) -> Family:
     """The row of a configuration, registered or found by structure. source: what the model is called in messages.
 
@@ -30,12 +49,16 @@ def family_of(config: Any, source: str) -> Family:
             f"{kind}_text_model). Save it by itself: {classes}, .from_pretrained({source!r}).save_pretrained(folder), and "
             "give that folder."
         )
+    if kind in NOT_TAKEN:
+        raise UnsupportedBackboneError(
+            f"{source!r} is a {kind!r} model, which cannot be tuned: {NOT_TAKEN[kind].format(source=source)}."
+        )
     if kind not in FAMILIES:
         inner = str(getattr(getattr(config, "text_config", None), "model_type", ""))
         if inner in FAMILIES:
             raise UnsupportedBackboneError(
                 f"{source!r} is a {kind!r} model, which sherl has no row for. Its text model is a {inner!r}, which is known: "
-                "load that alone."
+                f"load that alone. {_how_to_save_text(config.text_config, inner, source)}"
             )
         if rotary.is_dynamic(config):
             raise _dynamic(kind, source)
@@ -54,6 +77,23 @@ def family_of(config: Any, source: str) -> Family:
             "encoder-decoders are covered there. Decoders that are: gpt2, opt, llama and others."
         )
     return family
+
+
+def _how_to_save_text(text: Any, inner: str, source: str) -> str:
+    """What to run for a folder with the text model of a model of several."""
+    if not isinstance(FAMILIES.get(inner), DecoderFamily):
+        return "Save it to a folder by itself, and give that."
+    if getattr(text, "tie_word_embeddings", True):  # the head is the embeddings'
+        lines = [f"transformers.AutoModel.from_pretrained({source!r}).language_model.save_pretrained(folder)"]
+    else:
+        lines = [
+            f"whole = transformers.AutoModelForImageTextToText.from_pretrained({source!r})",
+            "text = transformers.AutoModelForCausalLM.from_config(whole.config.text_config)",
+            "text.model, text.lm_head = whole.model.language_model, whole.lm_head",
+            "text.save_pretrained(folder)",
+        ]
+    lines.append(f"transformers.AutoTokenizer.from_pretrained({source!r}).save_pretrained(folder)")
+    return f"Save it by itself, and give that folder: {'; '.join(lines)}"
 
 
 def _no_plain_decoder(config: Any) -> str | None:

@@ -122,7 +122,7 @@ _MIXTURE = {**WRITING, "num_key_value_heads": 1, "num_local_experts": 4, "num_ex
             "of type linear_attention, and full_attention",
         ),
         ("xlnet", {"vocab_size": 80, "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24}, "no past_key_values"),
-        ("siglip2", {}, "made of several models .*vision_config"),
+        ("groupvit", {}, "made of several models .*vision_config"),
     ],
 )
 def test_what_is_no_such_decoder_is_refused_with_the_reason(kind: str, settings: dict[str, Any], why: str) -> None:

@@ -134,7 +134,7 @@ def test_prompts_are_refused() -> None:
     [
         ("vit_mae", r"16 patches, it gives \[1, 5, 16\]"),
         ("sam_vision_model", "it gives"),
-        ("swinv2", "no linear layer|it gives|lists"),
+        ("donut-swin", "no linear layer|it gives|lists"),
         ("poolformer", "no image_size|lists|no linear"),
     ],
 )

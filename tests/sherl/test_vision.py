@@ -26,7 +26,9 @@ POOLED = {
     "clip_vision_model": lambda out: out.pooler_output,
     "siglip_vision_model": lambda out: out.last_hidden_state.mean(dim=1),
     "swin": lambda out: out.last_hidden_state.mean(dim=1),
+    "swinv2": lambda out: out.last_hidden_state.mean(dim=1),
 }
+STAGES = ("swin", "swinv2")
 each = pytest.mark.parametrize("family", VISION)
 
 
@@ -51,12 +53,12 @@ def test_hidden_states_and_pooled_vectors_are_transformers_own(family: str) -> N
     assert [seen[layer].shape[-1] for layer in seen] == [backbone.width_of(layer) for layer in seen]
     assert tuple(backbone.keep(batch).shape) == tuple(seen[0].shape[:2])
     assert bool(backbone.keep(batch).all())
-    if family != "swin":  # transformers gives Swin's hidden states by stage
+    if family not in STAGES:  # transformers gives Swin's hidden states by stage
         for layer in range(backbone.depth):
             assert torch.allclose(seen[layer], expected.hidden_states[layer], atol=1e-6), layer
 
 
-@pytest.mark.parametrize("family", [name for name in VISION if name != "swin"])
+@pytest.mark.parametrize("family", [name for name in VISION if name not in STAGES])
 def test_images_of_another_size_interpolate_the_position_table(family: str) -> None:
     backbone, batch = tiny_backbone(family), tiny_images(family, size=12)
     options = {} if family == "dinov2" else {"interpolate_pos_encoding": True}
@@ -65,6 +67,16 @@ def test_images_of_another_size_interpolate_the_position_table(family: str) -> N
         pooled = backbone.pool(hidden, backbone.pooled_mask(batch))
     assert torch.allclose(pooled, POOLED[family](own(backbone, batch, **options)), atol=1e-6)
     assert backbone.keep(batch).shape[1] == hidden.shape[1]
+
+
+@pytest.mark.parametrize("family", STAGES)
+def test_models_with_stages_take_other_square_sizes(family: str) -> None:
+    backbone, batch = tiny_backbone(family), tiny_images(family, size=24)
+    with torch.no_grad():
+        hidden = backbone.encode(batch)
+    torch.testing.assert_close(hidden, own(backbone, batch, interpolate_pos_encoding=True).last_hidden_state)
+    tuned = method_from_dict({"name": "sherl", "reduction_factor": 4}).apply(backbone, seed=0)
+    assert tuned(batch).shape == hidden.shape
 
 
 def test_dinov2_reads_56_pixels() -> None:

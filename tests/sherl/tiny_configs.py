@@ -165,6 +165,13 @@ def _swin(depth: int) -> Any:
     )  # fmt: skip
 
 
+def _swinv2(depth: int) -> Any:
+    return transformers.Swinv2Config(
+        image_size=16, patch_size=2, embed_dim=8, depths=[1, depth - 1], num_heads=[1, 2], window_size=2,
+        drop_path_rate=0.0, initializer_range=0.3, **_DROPOUTS,
+    )  # fmt: skip
+
+
 def _stages(config: type, **settings: Any) -> Callable[[int], Any]:
     return lambda depth: config(**{"hidden_sizes": [8, 16, 16, 24][:depth], "depths": [2, 1, 1, 1][:depth], **settings})
 
@@ -227,17 +234,21 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "phi3": _llama_like(transformers.Phi3Config, sliding_window=4, resid_pdrop=0.2, embd_pdrop=0.2),
     "clip_text_model": _clip_text_like(transformers.CLIPTextConfig),
     "siglip_text_model": _clip_text_like(transformers.SiglipTextConfig),
+    "siglip2_text_model": _clip_text_like(transformers.Siglip2TextConfig),
     "vit": _vit_like(transformers.ViTConfig, **_DROPOUTS),
     "deit": _vit_like(transformers.DeiTConfig, **_DROPOUTS),
     "dinov2": _vit_like(transformers.Dinov2Config, mlp_ratio=2, **_DROPOUTS),
     "clip_vision_model": _vit_like(transformers.CLIPVisionConfig, attention_dropout=0.2, initializer_factor=2.0),
     "siglip_vision_model": _vit_like(transformers.SiglipVisionConfig, attention_dropout=0.2),
     "swin": _swin,
+    "swinv2": _swinv2,
     "vilt": _joint(transformers.ViltConfig, image_size=8, patch_size=2),
     "lxmert": _lxmert,
     "visual_bert": _joint(transformers.VisualBertConfig, visual_embedding_dim=12),
     "resnet": _stages(transformers.ResNetConfig, embedding_size=8),
     "regnet": _stages(transformers.RegNetConfig, embedding_size=16, hidden_sizes=[16, 16, 24], groups_width=4),
+    # a ReLU's corner, or a variance over a few numbers, would make much of roundings
+    "bit": _stages(transformers.BitConfig, embedding_size=8, num_groups=2, hidden_act="silu"),
     "convnext": _convnext_like(transformers.ConvNextConfig),
     "convnextv2": _convnext_like(transformers.ConvNextV2Config),
     "mobilenet_v2": _mobilenet,

@@ -140,3 +140,4 @@ SIGLIP_TEXT = _add(
         model_class="SiglipTextModel",
     )
 )
+SIGLIP2_TEXT = _add(replace(SIGLIP_TEXT, name="siglip2_text_model", model_class="Siglip2TextModel"))

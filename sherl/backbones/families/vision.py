@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sherl.backbones.families.early import Early, alone, before_attention
+from sherl.backbones.families.early import Early, alone, before_attention, first_of_one
 from sherl.backbones.families.rows import FAMILIES, VisionFamily
 
 
@@ -82,5 +82,17 @@ SWIN = _add(
         front=0,
         widths=_swin_widths,
         no_prompts="they look at windows of a square grid of patches, in which prompts would have no place",
+    )
+)
+SWIN_V2 = _add(
+    replace(
+        SWIN,
+        name="swinv2",
+        lora_targets=("attention.self.query", "attention.self.value"),
+        attention_outputs=("attention.output.dense",),
+        feed_forward_output="output.dense",
+        early=Early(output=first_of_one),
+        attention=None,
+        made_of_values=True,
     )
 )

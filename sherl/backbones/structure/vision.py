@@ -26,6 +26,7 @@ from sherl.backbones.structure.blocks import (
 )
 from sherl.backbones.structure.running import Running
 
+_USUAL_SIZE = 224
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
@@ -36,6 +37,7 @@ def vision_row(model: Any, tried: Tried) -> VisionFamily:
         UnsupportedBackboneError: it is no stream of patches through one list of alike blocks.
     """
     config = model.config
+    _require_no_maps(model, tried)
     path, blocks = tried.longest_list(model, getattr(config, "num_hidden_layers", None))
     for name in ("image_size", "patch_size", "hidden_size"):
         if getattr(config, name, None) is None:
@@ -66,6 +68,25 @@ def vision_row(model: Any, tried: Tried) -> VisionFamily:
         no_prompts=WITHOUT_PROMPTS,
         found=note_of(tried.kind, described(path, blocks, targets, end), f"Positions beside the patches: {front}."),
     )
+
+
+def _require_no_maps(model: Any, tried: Tried) -> None:
+    """Refuse a convolutional network by what it is, and not by what it lacks of a transformer."""
+    config = model.config
+    if getattr(config, "patch_size", None) is not None:
+        return
+    size = side(getattr(config, "image_size", None) or _USUAL_SIZE)
+    try:
+        shape = tuple(_hidden(model, size).shape)
+    except FAILURES:
+        return  # it is told below what was looked for
+    if len(shape) == 4:
+        raise tried.refused(
+            f"its last hidden state is a feature map {list(shape)}, as of a convolutional network: of those none is taken "
+            "without a row. A ConvolutionalFamily says where the list of blocks (stages) is, what makes the first one's "
+            "input (stem), the channels of each block's input and of the last map (widths), which convolutions without "
+            "groups LoRA takes, and the norm behind a block's last one: sherl/backbones/families/cnns.py has some"
+        )
 
 
 def _is_made_of_values(config: Any) -> bool:
