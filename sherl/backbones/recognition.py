@@ -26,11 +26,6 @@ NOT_TAKEN = {
         "transformers.Siglip2TextModel, .from_pretrained({source!r}).save_pretrained(folder), and give that folder"
     ),
     "siglip2_vision_model": f"it {_PATCHES_OF_ANY_FORM}",
-    "albert": (
-        "all its layers are one block that runs again and again (num_hidden_groups in its configuration says how many blocks "
-        "there are): no late layer has weights or a place of its own that could be tuned, and no early one could be left "
-        "frozen. Take bert, distilbert or electra"
-    ),
 }
 """Why an architecture has no row, and what to take; ``source`` is what the model is called."""
 

@@ -75,7 +75,10 @@ def test_the_text_encoder_of_siglip_2_is_had_as_the_message_says(tmp_path: Path)
     ("kind", "message"),
     [
         ("siglip2_vision_model", r"cannot be tuned: it reads patches of images of any form.*siglip2-base-patch16-224"),
-        ("albert", r"cannot be tuned: all its layers are one block that runs again and again.*Take bert"),
+        (
+            "albert",
+            r"1 at 'encoder.albert_layer_groups'.*: its 12 layers are blocks that run again and again.*take bert",
+        ),
         ("mobilenet_v1", r"feature map \[1, 1024, 7, 7\].*A ConvolutionalFamily says.*\(stem\).*\(widths\)"),
         ("levit", r"'levit' model, which sherl has no row for"),
     ],
@@ -83,3 +86,10 @@ def test_the_text_encoder_of_siglip_2_is_had_as_the_message_says(tmp_path: Path)
 def test_the_reason_is_the_architectures_own(kind: str, message: str) -> None:
     with pytest.raises(UnsupportedBackboneError, match=message):
         backbone_from_config(transformers.AutoConfig.for_model(kind))
+
+
+def test_two_blocks_that_run_again_are_no_twelve() -> None:
+    with pytest.raises(
+        UnsupportedBackboneError, match=r"has 2, and the configuration says 12: its 12 layers are blocks that"
+    ):
+        backbone_from_config(transformers.AutoConfig.for_model("albert", num_hidden_groups=2))

@@ -80,7 +80,7 @@ class Tried:
             raise self.refused("its configuration says no vocab_size")
         return words
 
-    def longest_list(self, model: nn.Module, depth: int | None, inside: str = "") -> tuple[str, nn.ModuleList]:
+    def longest_list(self, model: Any, depth: int | None, inside: str = "") -> tuple[str, nn.ModuleList]:
         """The longest list of blocks of one class, with its path. depth: how many the configuration says. inside: path of the
         part of the model that is looked at.
 
@@ -99,7 +99,7 @@ class Tried:
         }
         if not alike or max(map(len, alike.values())) < 2:
             found = "; ".join(f"{len(blocks)} at {name!r}" for name, blocks in lists.items()) or "none"
-            raise self.refused(f"it has no list of at least two alike blocks (lists found: {found})")
+            raise self.refused(f"it has no list of at least two alike blocks (lists found: {found}){_why_few(model)}")
         # of lists inside blocks (experts) that are as long as the blocks' the outer one comes first
         path = max(alike, key=lambda name: (len(alike[name]) == depth, len(alike[name])))
         parent = path.rpartition(".")[0]
@@ -113,6 +113,7 @@ class Tried:
         if isinstance(depth, int) and depth != len(alike[path]):
             raise self.refused(
                 f"its longest list of blocks, {path!r}, has {len(alike[path])}, and the configuration says {depth}"
+                + _why_few(model)
             )
         return path, alike[path]
 
@@ -215,6 +216,17 @@ def short(error: Exception) -> str:
     """The first line of somebody else's message."""
     lines = str(error).strip().splitlines()
     return lines[0][:200].rstrip(".") if lines else type(error).__name__
+
+
+def _why_few(model: Any) -> str:
+    """Of ALBERT and its like why there are fewer blocks than layers; empty for others."""
+    if getattr(model.config, "num_hidden_groups", None) is None:
+        return ""
+    return (
+        f": its {model.config.num_hidden_layers} layers are blocks that run again and again (num_hidden_groups in its "
+        "configuration), so no late one has weights that could be tuned by themselves, and no early one could be left frozen; "
+        "take bert, distilbert or electra"
+    )
 
 
 def _keep_no_tensors(model: nn.Module) -> None:
