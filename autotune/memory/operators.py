@@ -40,8 +40,8 @@ ALIKE: frozenset[str] = frozenset(
     """
     _adaptive_avg_pool2d _foreach_add_ _foreach_mul_ _fused_adamw_ _log_softmax _log_softmax_backward_data _softmax
     _softmax_backward_data _to_copy _unsafe_view abs adaptive_max_pool2d add add_ alias arange avg_pool2d bitwise_and
-    bitwise_not bitwise_or cat ceil clamp clone constant_pad_nd copy_ cos detach diagonal diagonal_backward div embedding
-    empty empty_like eq expand fill_ flip full full_like gather ge gelu gelu_backward gt index le lift_fresh log lt masked_fill
+    bitwise_not bitwise_or cat ceil clamp clamp_min clone constant_pad_nd copy_ cos detach diagonal diagonal_backward div embedding
+    empty empty_like eq exp expand fill_ flip full full_like gather ge gelu gelu_backward gt index le lift_fresh log lt masked_fill
     masked_fill_ max_pool2d_with_indices max_pool2d_with_indices_backward minimum mse_loss mse_loss_backward mul mul_
     native_dropout native_dropout_backward ne neg new_empty new_empty_strided new_full new_ones new_zeros nll_loss2d_forward
     nll_loss_backward nll_loss_forward ones ones_like permute pow reciprocal relu relu_ repeat roll rsqrt rsub scalar_tensor

@@ -80,6 +80,7 @@ def test_the_text_encoder_of_siglip_2_is_had_as_the_message_says(tmp_path: Path)
             r"1 at 'encoder.albert_layer_groups'.*: its 12 layers are blocks that run again and again.*take bert",
         ),
         ("mobilenet_v1", r"feature map \[1, 1024, 7, 7\].*A ConvolutionalFamily says.*\(stem\).*\(widths\)"),
+        ("bit", r"feature map \[1, 2048, 7, 7\].*A ConvolutionalFamily says"),
         ("levit", r"'levit' model, which sherl has no row for"),
     ],
 )

@@ -247,8 +247,6 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "visual_bert": _joint(transformers.VisualBertConfig, visual_embedding_dim=12),
     "resnet": _stages(transformers.ResNetConfig, embedding_size=8),
     "regnet": _stages(transformers.RegNetConfig, embedding_size=16, hidden_sizes=[16, 16, 24], groups_width=4),
-    # a ReLU's corner, or a variance over a few numbers, would make much of roundings
-    "bit": _stages(transformers.BitConfig, embedding_size=8, num_groups=2, hidden_act="silu"),
     "convnext": _convnext_like(transformers.ConvNextConfig),
     "convnextv2": _convnext_like(transformers.ConvNextV2Config),
     "mobilenet_v2": _mobilenet,

@@ -18,11 +18,6 @@ def _resnet_widths(model: Any) -> list[int]:
     return [int(model.config.embedding_size), *map(int, model.config.hidden_sizes)]
 
 
-def _bit_widths(model: Any) -> list[int]:
-    first = [stage.layers[0] for stage in model.encoder.stages]
-    return [*(int(block.conv1.in_channels) for block in first), int(first[-1].conv3.out_channels)]
-
-
 def _convnext_widths(model: Any) -> list[int]:
     sizes = [int(size) for size in model.config.hidden_sizes]
     return [sizes[0], *sizes]
@@ -55,18 +50,6 @@ RESNET = _add(
 # its 3x3 convolutions, as ResNeXt's, have groups: LoRA takes the 1x1 ones around them
 REGNET = _add(
     replace(RESNET, name="regnet", lora_targets=("layers.*.layer.0.convolution", "layers.*.layer.-1.convolution"))
-)
-# its convolutions make their padding themselves, which LoRA's would not see: it takes the 1x1 ones, that have none
-BIT = _add(
-    replace(
-        RESNET,
-        name="bit",
-        lora_targets=("layers.*.conv1", "layers.*.conv3"),
-        feed_forward_output="layers.*.conv3",
-        made_of_values=True,
-        widths=_bit_widths,
-        beside_blocks=("norm",),
-    )
 )
 CONVNEXT = _add(
     ConvolutionalFamily(
