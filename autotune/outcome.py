@@ -83,6 +83,13 @@ class Outcome:
         told = self.details.get("features") or {}
         return str(told.get("why") or "no reason was told") if told.get("read") is False else None
 
+    def excused(self) -> Outcome:
+        """As interrupted, so that it is started again, where it took too much memory because it could not read; else as it is."""
+        if self.unread is None or self.status not in (Status.OVER_CAP, Status.OUT_OF_MEMORY):
+            return self
+        reason = f"Its prediction reckons with hidden states that it could not read, and without them: {self.reason}"
+        return replace(self, status=Status.INTERRUPTED, reason=reason)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary; :meth:`from_dict` reads it back to an equal outcome."""
         plain = asdict(self)

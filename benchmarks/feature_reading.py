@@ -26,8 +26,10 @@ import torch
 from conditions import write_result
 from torch import Tensor
 
-from autotune.features import FeatureStore, Layout, Reader
 from autotune.features.ahead import read_ahead
+from autotune.features.layout import Layout
+from autotune.features.reader import Reader
+from autotune.features.store import FeatureStore
 from sherl.data.batching import training_plan
 
 PLACE = ("blocks", 3)

@@ -21,9 +21,11 @@ from real_runs import material, peak_of, run_case, train_and_score, training_of
 from real_settings import Case
 
 from autotune.errors import StoreError
-from autotune.features import FeaturePart, FeatureStore, Reader
 from autotune.features.build import build, row_layouts
+from autotune.features.part import FeaturePart
+from autotune.features.reader import Reader
 from autotune.features.shared import FEATURES_VERSION
+from autotune.features.store import FeatureStore
 from sherl.backbones import Backbone, Without, load_backbone
 from sherl.cache import cache_directory
 from sherl.data.part import Part

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotune.features import FeaturePart, FeatureStore, Reader
 from autotune.features.build import build, row_layouts
+from autotune.features.part import FeaturePart
+from autotune.features.reader import Reader
+from autotune.features.store import FeatureStore
 from sherl.backbones import Backbone, load_backbone
 from sherl.data import Part
 from sherl.data.batching import training_plan

@@ -6,9 +6,10 @@ h_n of a stack: h_0 is what its first block gets, h_n the input of block n, h_N 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # whoever hands on places alone need not load torch
+    from torch import Tensor
 
 PREFIX = "features"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.features.errand import Wanted
+from autotune.features.marks import PARTS
 from autotune.features.rule import Decision, Group, Speeds, decide, described
-from autotune.features.shared import PARTS
 from autotune.features.speeds import SAMPLE_BYTES, disk_speeds, forward_seconds, read_speed
 from autotune.features.store import FeatureStore
 from autotune.features.values import free_bytes

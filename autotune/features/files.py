@@ -26,7 +26,7 @@ from typing import Any
 
 from autotune.features.leftovers import left_over, names_in, new_file, remove_left_over, remove_unused
 from autotune.features.manifests import FORMAT, FORMAT_VERSION, Manifest, read_json, read_manifest
-from autotune.features.marks import MANIFEST, SCRATCH, parse, stem_of
+from autotune.features.marks import MANIFEST, SCRATCH, folder_names, parse, stem_of
 
 META = "meta.json"
 
@@ -66,7 +66,7 @@ class Folder:
             ValueError: the key is no JSON.
         """
         digest = digest_of(key)
-        for name in (digest, *(f"{digest}-{number}" for number in range(2, 9))):
+        for name in folder_names(digest):
             folder = cls(root / name, digest, notes)
             wrong = folder._why_foreign(key)
             if wrong is None:

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 from autotune.errors import StoreError, StoreFull
 from autotune.features.build import build
 from autotune.features.deciding import BATCH_SIZE, Measured, budget_of, choose
+from autotune.features.marks import PARTS
 from autotune.features.present import Held, Layouts
 from autotune.features.rule import Decision
-from autotune.features.shared import PARTS
 from autotune.features.store import FeatureStore
 from autotune.features.writer import Writer
 from sherl.backbones import Backbone

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from functools import cache
 from uuid import uuid4
 
 from autotune.processes import started
 
+PARTS = ("train", "valid", "test")
 VALUES, MANIFEST, SCRATCH = ".bin", ".json", ".tmp"
 _NAME = re.compile(
     r"(?P<stem>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\.(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}(?P<kind>\.bin|\.json|\.tmp)"
 )
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def folder_names(digest: str) -> Iterator[str]:
+    """Where in the root a key's files lie: the first of these names that nothing else has taken."""
+    yield digest
+    yield from (f"{digest}-{number}" for number in range(2, 9))
 
 
 def stem_of(part: str, place: tuple[str, int]) -> str:

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from autotune.errors import StoreError
 from autotune.features.layout import Layout
+from autotune.features.marks import PARTS
 from autotune.features.reader import Reader
-from autotune.features.shared import PARTS
 from autotune.features.store import FeatureStore
 from sherl.features import Place
 

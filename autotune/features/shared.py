@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from autotune.features.contents import content_digest
 from autotune.features.files import digest_of
 from autotune.features.layout import Layout
+from autotune.features.marks import PARTS
 from autotune.features.reader import Reader
 from autotune.features.store import FeatureStore
 from sherl.features import Place, feature_name
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from sherl.backbones import Backbone, Without
     from sherl.data import PreparedData
 
-PARTS = ("train", "valid", "test")
 FEATURES_VERSION = 1
 """Grows when code of this project would give other hidden states of the same backbone and data, or other rows of them."""
 

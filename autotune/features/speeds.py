@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import torch
 
+from autotune.cgroup import group_memory
 from autotune.features.build import inputs_on
 from autotune.features.scarcity import out_of_memory, release
-from autotune.memory.cgroup import group_memory
 from sherl.backbones import Backbone
 from sherl.data.batching import evaluation_plan
 from sherl.data.part import Part

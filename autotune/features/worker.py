@@ -25,9 +25,10 @@ from autotune.features.build import row_layouts
 from autotune.features.deciding import measure_here
 from autotune.features.errand import Errand, Stored
 from autotune.features.filling import fill_missing, look_alone, once, tell
+from autotune.features.marks import PARTS
 from autotune.features.present import Held, Layouts
 from autotune.features.rule import Decision
-from autotune.features.shared import PARTS, store_key
+from autotune.features.shared import store_key
 from autotune.features.store import FeatureStore
 from sherl.backbones import Backbone, load_backbone
 from sherl.data import PreparedData

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import psutil
 
+from autotune.cgroup import group_memory
 from autotune.errors import DeviceError
 from autotune.memory import nvml
-from autotune.memory.cgroup import group_memory
 
 
 @dataclass(frozen=True, kw_only=True)

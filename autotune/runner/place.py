@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from autotune.errors import DeviceError, NoAnswerError
 from autotune.outcome import Outcome, Status
-from autotune.trial.filling import Filling
+from autotune.trial.filling import Filling, errand_of, lie_here
 from autotune.trial.fork_server import ForkServer, Lender
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
@@ -153,31 +152,6 @@ class Place(tune.Trainable):
         if self._server is not None:
             self._server.close()
             self._server = None
-
-
-def lie_here(shared: Mapping[str, Any]) -> bool:
-    """Whether all files that a trial reads are whole in this machine's store, by their names alone; the trial looks closer."""
-    folders = (Path(shared["root"], shared["folder"] + number) for number in ("", *(f"-{n}" for n in range(2, 9))))
-    wanted = {f"{part}.{stack}.{n}" for part in ("train", "valid", "test") for stack, n in shared["places"]}
-    return any(wanted <= {path.name.rsplit(".", 2)[0] for path in folder.glob("*.json")} for folder in folders)
-
-
-def errand_of(request: TrialRequest, shared: Mapping[str, Any], plugins: Sequence[str]) -> str:
-    """What :mod:`autotune.features.worker` is asked, to store what a trial reads. Importing its types would bring torch along."""
-    return json.dumps(
-        {
-            "source": request.backbone_source,
-            "prepared": request.prepared_dir,
-            "root": shared["root"],
-            "precision": request.training.get("precision", "fp32"),
-            "device": request.device,
-            "threads": request.threads,
-            "mode": "on",
-            "wanted": [{"places": shared["places"], "passes": 1.0}],
-            "budget": shared.get("budget"),
-            "plugins": list(plugins),
-        }
-    )
 
 
 def report(messages: list[Message], so_far: Outcome | None) -> dict[str, Any]:

@@ -128,11 +128,7 @@ class ConfirmSource:
         shutil.rmtree(
             request.checkpoint_dir, ignore_errors=True
         )  # what is scored and exported are the search's weights
-        if outcome.unread is not None and outcome.status in (Status.OVER_CAP, Status.OUT_OF_MEMORY):
-            reason = (
-                f"Its prediction reckons with hidden states that it could not read, and without them: {outcome.reason}"
-            )
-            outcome = replace(outcome, status=Status.INTERRUPTED, reason=reason)
+        outcome = outcome.excused()
         kept = replace(outcome, checkpoint=None, reason=_named(outcome.reason, number, due))
         confirmation = Confirmation(seed=due.seed, outcome=kept)
         self._record.confirm(due.member.number, confirmation)

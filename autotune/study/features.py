@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from autotune.config import StudyConfig
-from autotune.features import Reader
 from autotune.features.errand import Errand, Stored, Wanted
-from autotune.features.shared import PARTS, SharedFeatures, with_features
+from autotune.features.marks import PARTS
+from autotune.features.reader import Reader
+from autotune.features.shared import SharedFeatures, with_features
 from autotune.memory.context import context_bytes, surroundings_of
 from autotune.memory.device import DeviceInfo
 from autotune.memory.meter import METERS

@@ -25,7 +25,7 @@ def run_worker(
     """Let a process of its own do the errand, and end it over the cap and after ``seconds``; what it stored, or why it could
     not, in words."""
     until = None if seconds is None else time.monotonic() + seconds
-    with Filling(errand.to_json(), cap=cap, meter=meter) as filling:
+    with Filling(errand, cap=cap, meter=meter) as filling:
         while filling.answer is None:
             for message in filling.poll(_POLL_SECONDS):
                 on_message(message)

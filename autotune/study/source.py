@@ -191,7 +191,8 @@ class StudySource:
     def finished(self, number: int, outcome: Outcome) -> None:
         """Enters an outcome in the record, then tells MLflow and the display."""
         if outcome.unread is not None:
-            outcome = self._unread(number, outcome, outcome.unread)
+            self._computed_itself(number, outcome.unread)
+            outcome = outcome.excused()
         self._record.finish(number, outcome)
         if outcome.status is Status.COMPLETE and outcome.peak is not None:
             if outcome.unread is None:
@@ -204,20 +205,14 @@ class StudySource:
         self._tracker.trial_finished(ended)
         self._listener.finished(ended, front_of(trials, self._settings.metric))
 
-    def _unread(self, number: int, outcome: Outcome, why: str) -> Outcome:
-        """What becomes of a trial that computed what it was to read: its memory is not what was predicted, so nothing is learnt
-        from it, and where that was too much it is started again rather than held against its configuration."""
-        candidate = self.candidates[number]
+    def _computed_itself(self, number: int, why: str) -> None:
+        """A trial did not read what it was to: said aloud, with what becomes of those after it."""
         self._listener.warning(f"trial {number} computed hidden states that it was to read: {why}")
-        if self._settings.features_lost(candidate):
+        if self._settings.features_lost(self.candidates[number]):
             self._listener.warning(
                 "what was stored is gone: trials from now on compute all of their hidden states, and are predicted so"
             )
             self._fits.forget()
-        if outcome.status not in (Status.OVER_CAP, Status.OUT_OF_MEMORY):
-            return outcome
-        reason = f"Its prediction reckons with hidden states that it could not read, and without them: {outcome.reason}"
-        return replace(outcome, status=Status.INTERRUPTED, reason=reason)
 
     def _mispredicted(self, number: int, outcome: Outcome) -> None:
         """Its prediction fitted the cap and it did not: said aloud, with what becomes of it."""

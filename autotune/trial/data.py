@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-from autotune.features import FeaturePart, Reader
-from autotune.features.shared import PARTS, SharedFeatures
+from autotune.features.marks import PARTS
+from autotune.features.part import FeaturePart
+from autotune.features.reader import Reader
+from autotune.features.shared import SharedFeatures
 from autotune.trial.request import TrialRequest
 from sherl.backbones import Backbone, load_backbone
 from sherl.data import PreparedData

@@ -10,12 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+from autotune.features.errand import Errand, Wanted
+from autotune.features.leftovers import names_in
+from autotune.features.marks import MANIFEST, PARTS, folder_names, parse, stem_of
 from autotune.memory.guard import Guard
 from autotune.memory.meter import Meter
+from autotune.trial.request import TrialRequest
+from sherl.features import Place
 
 GRACE_SECONDS = 5.0
 """From the request to end to the kill."""
@@ -31,8 +37,8 @@ class Filling:
     Its messages come through a pipe of their own: whatever libraries print is none of them.
     """
 
-    def __init__(self, errand: str, *, cap: int, meter: Meter, path: Sequence[str] | None = None) -> None:
-        """errand: :meth:`autotune.features.errand.Errand.to_json`. cap: bytes. path: where modules are looked for; None: where
+    def __init__(self, errand: Errand, *, cap: int, meter: Meter, path: Sequence[str] | None = None) -> None:
+        """cap: bytes. path: where modules are looked for; None: where
         this process looks."""
         self._stack = ExitStack()
         self._child: subprocess.Popen[bytes] | None = None
@@ -41,7 +47,7 @@ class Filling:
         self._answer: dict[str, Any] | str | None = None
         search = os.pathsep.join(folder for folder in (sys.path if path is None else path) if folder)
         try:
-            self._start(errand, {**os.environ, "PYTHONPATH": search}, cap, meter)
+            self._start(errand.to_json(), {**os.environ, "PYTHONPATH": search}, cap, meter)
         except (OSError, ValueError) as error:
             self._stack.close()
             self._answer = f"the process that computes them cannot be started ({error})"
@@ -140,3 +146,26 @@ class Filling:
             except subprocess.TimeoutExpired:
                 self._child.kill()
         self._stack.close()
+
+
+def lie_here(shared: Mapping[str, Any]) -> bool:
+    """Whether all files that a trial reads are whole in this machine's store, by their names alone; the trial looks closer."""
+    wanted = {(stem_of(part, place), MANIFEST) for part in PARTS for place in shared["places"]}
+    folders = (Path(shared["root"], name) for name in folder_names(shared["folder"]))
+    return any(wanted <= {parse(name) for name in names_in(folder)} for folder in folders)
+
+
+def errand_of(request: TrialRequest, shared: Mapping[str, Any], plugins: Sequence[str]) -> Errand:
+    """What :mod:`autotune.features.worker` is asked, to store what a trial reads."""
+    return Errand(
+        source=request.backbone_source,
+        prepared=request.prepared_dir,
+        root=shared["root"],
+        precision=request.training.get("precision", "fp32"),
+        device=request.device,
+        threads=request.threads,
+        mode="on",
+        wanted=(Wanted(places=tuple(Place(*place) for place in shared["places"]), passes=1.0),),
+        budget=shared.get("budget"),
+        plugins=tuple(plugins),
+    )

@@ -48,19 +48,17 @@ def family_of(config: Any, source: str) -> Family:
         raise UnsupportedBackboneError(
             f"{source!r} is a {kind!r} model, which cannot be tuned: {NOT_TAKEN[kind].format(source=source)}."
         )
-    if kind not in FAMILIES:
-        inner = str(getattr(getattr(config, "text_config", None), "model_type", ""))
-        if inner in FAMILIES:
-            raise UnsupportedBackboneError(
-                f"{source!r} is a {kind!r} model, which sherl has no row for. Its text model is a {inner!r}, which is known: "
-                f"load that alone. {_how_to_save_text(config.text_config, inner, source)}"
-            )
-        if rotary.is_dynamic(config):
-            raise _dynamic(kind, source)
-        return row_by_structure(config, source)
-    family = FAMILIES.get(kind)
+    family = FAMILIES.get(kind) if kind in FAMILIES else None
+    inner = str(getattr(getattr(config, "text_config", None), "model_type", ""))
+    if family is None and inner in FAMILIES:
+        raise UnsupportedBackboneError(
+            f"{source!r} is a {kind!r} model, which sherl has no row for. Its text model is a {inner!r}, which is known: "
+            f"load that alone. {_how_to_save_text(config.text_config, inner, source)}"
+        )
     if rotary.is_dynamic(config):
         raise _dynamic(kind, source)
+    if family is None:
+        return row_by_structure(config, source)
     if isinstance(family, DecoderFamily):
         if problem := _no_plain_decoder(config):
             raise UnsupportedBackboneError(

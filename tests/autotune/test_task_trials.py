@@ -11,7 +11,8 @@ import torch
 
 from autotune.config import StudyConfig
 from autotune.features.errand import Errand, Wanted
-from autotune.features.shared import PARTS, SharedFeatures
+from autotune.features.marks import PARTS
+from autotune.features.shared import SharedFeatures
 from autotune.features.worker import fill
 from autotune.memory.device import cpu_device
 from autotune.memory.predict import Predictor

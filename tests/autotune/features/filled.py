@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from autotune.features.errand import Stored
-from autotune.features.shared import PARTS
+from autotune.features.marks import PARTS
 from autotune.features.store import FeatureStore
 from sherl.features import Place
 

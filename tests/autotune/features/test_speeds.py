@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from autotune.cgroup import GroupMemory
 from autotune.features import speeds
 from autotune.features.speeds import disk_speeds, forward_seconds, read_speed
-from autotune.memory.cgroup import GroupMemory
 from sherl.data.part import Part
 
 A_TOKEN = 2e-6

@@ -21,7 +21,7 @@ from autotune.features.build import build
 from autotune.features.errand import Errand, Stored, Wanted
 from autotune.features.eviction import make_room, possible_room, usage
 from autotune.features.files import Folder
-from autotune.features.shared import PARTS
+from autotune.features.marks import PARTS
 from autotune.features.store import FeatureStore
 from autotune.features.worker import fill
 from sherl.errors import SpecError

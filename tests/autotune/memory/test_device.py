@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from autotune.cgroup import GroupMemory, group_memory
 from autotune.memory import device as device_module
-from autotune.memory.cgroup import GroupMemory, group_memory
 from autotune.memory.device import available_device
 
 GB = 1_000_000_000
