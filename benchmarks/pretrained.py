@@ -17,7 +17,7 @@ import pretrained_speech as speech
 import pretrained_text as text
 import pretrained_vision as vision
 
-from sherl.backbones.loading import DEFAULT_BACKBONE, resolve_source
+from sherl.backbones import DEFAULT_BACKBONE, resolve_source
 
 PRETRAINED: dict[str, Callable[[], Path]] = {
     "minilm": lambda: Path(resolve_source(DEFAULT_BACKBONE)),

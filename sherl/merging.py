@@ -19,7 +19,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sherl.backbones.loading import quietly
+from sherl.backbones.sources import quietly
 from sherl.errors import SherlError
 from sherl.evaluation import evaluating
 from sherl.graph import sample_batches

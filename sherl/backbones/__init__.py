@@ -20,14 +20,8 @@ from sherl.backbones.families import (
     VisionFamily,
 )
 from sherl.backbones.light import Without, lighten
-from sherl.backbones.loading import (
-    DEFAULT_BACKBONE,
-    backbone_from_config,
-    load_backbone,
-    load_config,
-    load_tokenizer,
-    resolve_source,
-)
+from sherl.backbones.loading import backbone_from_config, load_backbone
+from sherl.backbones.sources import DEFAULT_BACKBONE, load_config, load_tokenizer, resolve_source
 from sherl.backbones.vision import VisionBackbone
 
 __all__ = [

