@@ -25,6 +25,7 @@ from sherl.data.part import Part
 from sherl.errors import DataError, SpecError
 from sherl.evaluation import evaluating
 from sherl.features import Place
+from sherl.forms import TensorForm
 from sherl.insertion import BlockCall, block_calls
 
 
@@ -60,18 +61,31 @@ def row_layouts(backbone: Backbone, part: Part, places: Iterable[tuple[str, int]
         DataError: the part has no rows.
         SpecError: there is no such place, or the backbone has a method on it or lacks blocks.
     """
-    wanted = _checked(backbone, places)
     if len(part) == 0:
         raise DataError(f"The part {part.name!r} has no rows whose hidden states could be computed.")
-    found: dict[Place, Layout] = {}
     lengths = np.asarray(part.lengths, dtype=np.int64)
+    found: dict[Place, Layout] = {}
+    for place, form in place_forms(backbone, part.largest_batch(1), places).items():
+        ragged = follows_tokens(backbone, place)
+        shape = form.shape[2:] if ragged else form.shape[1:]
+        found[place] = Layout(len(part), shape, getattr(torch, form.dtype), lengths if ragged else None)
+    return found
+
+
+def place_forms(
+    backbone: Backbone, batch: dict[str, Tensor], places: Iterable[tuple[str, int]]
+) -> dict[Place, TensorForm]:
+    """Shapes and types of these places' hidden states of a batch, found by running it through the backbone, fake tensors too.
+
+    Raises:
+        SpecError: there is no such place, or the backbone has a method on it or lacks blocks.
+    """
+    found: dict[Place, TensorForm] = {}
 
     def on_state(place: Place, hidden: Tensor) -> None:
-        ragged = follows_tokens(backbone, place)
-        shape = tuple(hidden.shape[2:] if ragged else hidden.shape[1:])
-        found[place] = Layout(len(part), shape, hidden.dtype, lengths if ragged else None)
+        found[place] = TensorForm.of(hidden)
 
-    _pass(backbone, inputs_on(backbone.device, part.largest_batch(1)), wanted, on_state)
+    _pass(backbone, inputs_on(backbone.device, batch), _checked(backbone, places), on_state)
     return found
 
 

@@ -16,8 +16,6 @@ from sherl.backbones import Backbone
 from sherl.data import PreparedData
 from sherl.features import Place
 
-BATCH_SIZE = 32
-"""Rows of a frozen pass, measured or stored."""
 SHARE_OF_DISK = 0.5
 """Of the disk's free room, what a store takes unless it is given a budget."""
 
@@ -42,11 +40,13 @@ def measure_here(
     sizes: Mapping[Place, int],
     present: frozenset[Place],
     problem: str,
+    *,
+    rows: int,
 ) -> Measured:
     """This machine's speeds where mode is ``auto``; else nothing is measured.
 
     wanted: what could be read, with all of its places in ``sizes`` (bytes of all parts). present: what lies there already,
-    held open by this process. problem: why nothing can be added, as far as that is known.
+    held open by this process. problem: why nothing can be added, as far as that is known. rows: of a pass.
 
     Raises:
         OSError: what lies there cannot be read.
@@ -56,7 +56,7 @@ def measure_here(
         return Measured(groups=_groups(wanted, backbone, seconds=1.0), speeds=free, asked=True, problem=problem)
     learnt = sum(len(data.part(part)) for part in ("train", "valid"))
     in_all = sum(len(data.part(part)) for part in PARTS)
-    once = forward_seconds(backbone, data.part("train"), batch_size=BATCH_SIZE) / len(data.part("train"))
+    once = forward_seconds(backbone, data.part("train"), batch_size=rows) / len(data.part("train"))
     writing = not problem and not present.issuperset(sizes)
     read, write, found = _disk(store, sum(sizes.values()), present, writing=writing)
     return Measured(

@@ -9,6 +9,9 @@ from typing import Any, Literal, Self
 
 from sherl.features import Place
 
+BATCH_ROWS = 32
+"""Rows of a frozen pass, measured or stored, where the cap has room for so many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -22,7 +25,7 @@ class Wanted:
 class Errand:
     """What is to be stored. mode: ``auto`` as far as it pays, ``on`` as far as there is room. budget: bytes that the store may
     hold in all; None: half of what the disk has free beside it. allocator_bytes: of a GPU, what torch's allocator may
-    hold there; None: no bound."""
+    hold there; None: no bound. rows: of a pass, at most."""
 
     source: str
     prepared: str
@@ -35,6 +38,7 @@ class Errand:
     budget: int | None = None
     allocator_bytes: int | None = None
     plugins: tuple[str, ...] = ()
+    rows: int = BATCH_ROWS
 
     def to_json(self) -> str:
         """One line; :meth:`from_json` reads it back."""

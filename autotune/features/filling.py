@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from autotune.errors import StoreError, StoreFull
 from autotune.features.build import build
-from autotune.features.deciding import BATCH_SIZE, Measured, budget_of, choose
+from autotune.features.deciding import Measured, budget_of, choose
 from autotune.features.marks import PARTS
 from autotune.features.present import Held, Layouts
 from autotune.features.rule import Decision
@@ -52,8 +52,10 @@ def fill_missing(
     backbone: Backbone,
     data: PreparedData,
     say: Say,
+    *,
+    rows: int,
 ) -> Decision:
-    """Decide, and write what is missing of it; ``held`` holds all of it then. layouts: of what may be stored.
+    """Decide, and write what is missing of it; ``held`` holds all of it then. layouts: of what may be stored. rows: of a pass.
 
     Raises:
         StoreError, StoreFull: it cannot be written, and nothing lies there already.
@@ -70,7 +72,7 @@ def fill_missing(
                 missing = decision.places - present
                 writers = _entered(store, held, layouts, missing, allowed, writing) if missing else {}
             tell(store.notes, say)
-            _write(writers, backbone, data, say)
+            _write(writers, backbone, data, say, batch_size=rows)
             for part in writers:
                 held.take(part, missing)
     except StoreError as error:
@@ -98,12 +100,12 @@ def _entered(
     }
 
 
-def _write(writers: Mapping[str, Writer], backbone: Backbone, data: PreparedData, say: Say) -> None:
+def _write(writers: Mapping[str, Writer], backbone: Backbone, data: PreparedData, say: Say, *, batch_size: int) -> None:
     rows = sum(len(data.part(part)) for part in writers)
     done = 0
     for part, writer in writers.items():
         on_batch = partial(_progress, say, before=done, rows=rows)
-        build(backbone, data.part(part), writer, batch_size=BATCH_SIZE, on_batch=on_batch)
+        build(backbone, data.part(part), writer, batch_size=batch_size, on_batch=on_batch)
         writer.finish()  # whoever comes after a kill need not compute this part again
         done += len(data.part(part))
 

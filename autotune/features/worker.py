@@ -1,7 +1,8 @@
 """The process that fills a store: it loads the backbone, measures, decides, computes, and ends, so that nothing of it stays.
 
 It reads one JSON object (:class:`autotune.features.errand.Errand`) from its standard input and writes JSON lines to the file
-descriptor whose number it is given, else to its standard output: ``{"note": ...}``, ``{"rows": [done, all]}`` and at last
+descriptor whose number it is given, else to its standard output: ``{"note": ...}``, ``{"computing": true}`` before the first
+pass of more than a row, ``{"rows": [done, all]}`` and at last
 ``{"stored": {...}}`` (:class:`autotune.features.errand.Stored`) or ``{"failed": ...}``.
 """
 
@@ -69,9 +70,11 @@ def fill(errand: Errand, say: Callable[[dict[str, Any]], None]) -> Stored:
             decision = Decision(verdict="none", places=frozenset(), gain_seconds=0.0, reason=reason)
         else:
             present = held.whole() & sizes.keys()
-            measured = measure_here(errand.mode, wanted, backbone, data, store, sizes, present, problem)
+            say({"computing": True})
+            rows = errand.rows
+            measured = measure_here(errand.mode, wanted, backbone, data, store, sizes, present, problem, rows=rows)
             of_these = {part: {place: layouts[part][place] for place in readable} for part in PARTS}
-            decision = fill_missing(store, held, of_these, measured, errand.budget, backbone, data, say)
+            decision = fill_missing(store, held, of_these, measured, errand.budget, backbone, data, say, rows=rows)
         if held.lost and decision.verdict == "all":
             decision = replace(decision, verdict="some")
         held.hand_over(decision.places)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ from autotune.features.marks import MANIFEST, PARTS, folder_names, parse, stem_o
 from autotune.memory.guard import Guard
 from autotune.memory.meter import Meter
 from autotune.trial.request import TrialRequest
+from autotune.units import count_words
 from sherl.features import Place
 
 GRACE_SECONDS = 5.0
 """From the request to end to the kill."""
 EXIT_SECONDS = 120.0
 """From its last word to the kill: it only lets go of what it holds, but a busy machine takes its time."""
+FEWER = 4
+"""By this the rows of a pass are divided where the cap has no room for so many."""
 _CHUNK = 1 << 16
 
 
@@ -34,20 +38,25 @@ class Filling:
     """:mod:`autotune.features.worker` at work on an errand, ended where it holds more than the cap. Use it as a context manager,
     or call :meth:`close`, which ends it. Nothing here raises: whatever goes wrong is the answer, in words.
 
-    Its messages come through a pipe of their own: whatever libraries print is none of them.
+    Its messages come through a pipe of their own: whatever libraries print is none of them. Where the cap ends it while it
+    computes, it is started again with fewer rows a pass; what it had finished by then is not computed anew.
     """
 
     def __init__(self, errand: Errand, *, cap: int, meter: Meter, path: Sequence[str] | None = None) -> None:
-        """cap: bytes. path: where modules are looked for; None: where
-        this process looks."""
+        """cap: bytes. path: where modules are looked for; None: where this process looks."""
+        self._errand, self._cap, self._meter = errand, cap, meter
+        self._path = os.pathsep.join(folder for folder in (sys.path if path is None else path) if folder)
         self._stack = ExitStack()
         self._child: subprocess.Popen[bytes] | None = None
+        self._answer: dict[str, Any] | str | None = None
+        self._begin()
+
+    def _begin(self) -> None:
         self._rest = b""
         self._last: dict[str, Any] = {}
-        self._answer: dict[str, Any] | str | None = None
-        search = os.pathsep.join(folder for folder in (sys.path if path is None else path) if folder)
+        self._computing = False
         try:
-            self._start(errand.to_json(), {**os.environ, "PYTHONPATH": search}, cap, meter)
+            self._start({**os.environ, "PYTHONPATH": self._path})
         except (OSError, ValueError) as error:
             self._stack.close()
             self._answer = f"the process that computes them cannot be started ({error})"
@@ -55,7 +64,7 @@ class Filling:
             self.close()
             raise
 
-    def _start(self, errand: str, environment: dict[str, str], cap: int, meter: Meter) -> None:
+    def _start(self, environment: dict[str, str]) -> None:
         self._complaints = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
         self._channel, writing = os.pipe()
         self._stack.callback(os.close, self._channel)
@@ -70,10 +79,10 @@ class Filling:
                     pass_fds=(writing,),
                 )
             )
-        self._guard = self._stack.enter_context(Guard(child.pid, cap, meter))
+        self._guard = self._stack.enter_context(Guard(child.pid, self._cap, self._meter))
         assert child.stdin is not None
         with contextlib.suppress(OSError):  # it has ended already: that shows when it is polled
-            child.stdin.write(errand.encode() + b"\n")
+            child.stdin.write(self._errand.to_json().encode() + b"\n")
             child.stdin.close()
 
     def __enter__(self) -> Filling:
@@ -92,12 +101,22 @@ class Filling:
                 break
             chunk = os.read(self._channel, _CHUNK)
             if not chunk:
-                self._answer = self._ended()
-                self.close()
+                said += self._finish(self._ended())
                 break
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             said += [message for line in lines if (message := self._heard(line)) is not None]
         return said
+
+    def _finish(self, answer: dict[str, Any] | str) -> list[dict[str, Any]]:
+        """That was its answer; or it begins again with fewer rows, and what is said of that."""
+        self._stack.close()
+        if not (self._guard.breached and self._computing and self._errand.rows > 1):
+            self._answer = answer
+            return []
+        self._errand = replace(self._errand, rows=max(1, self._errand.rows // FEWER))
+        self._begin()
+        rows = count_words(self._errand.rows, "row")
+        return [{"note": f"{answer} Hidden states are computed again, {rows} at a time."}]
 
     def _heard(self, line: bytes) -> dict[str, Any] | None:
         try:
@@ -106,6 +125,9 @@ class Filling:
             return None
         if not isinstance(message, dict) or "stored" in message or "failed" in message:
             self._last = message if isinstance(message, dict) else self._last
+            return None
+        if "computing" in message:
+            self._computing = True
             return None
         return message
 

@@ -118,6 +118,57 @@ def test_a_full_disk_of_temporary_files_is_said(tmp_path: Path, monkeypatch: pyt
     assert "No space left on device" in str(answer(tmp_path))
 
 
+class RowsMeter(ProcessMeter):
+    """A process holds 100 bytes, and 10 more a row as soon as it says, in a file, of how many."""
+
+    def __init__(self, folder: Path, *, from_begin: bool = False) -> None:
+        self._folder, self._from_begin = folder, from_begin
+
+    def device_bytes(self, pid: int) -> int | None:
+        told = self._folder / f"told-{pid}"
+        if self._from_begin:
+            return 1000
+        return 100 + 10 * int(told.read_text()) if told.exists() else 100
+
+
+def computing(folder: Path) -> str:
+    """A script that says that it computes, and how many rows it was given; where it is not ended within a second, it has stored."""
+    return f"""read errand
+rows=$(echo "$errand" | sed 's/.*"rows": \\([0-9]*\\).*/\\1/')
+echo '{{"computing": true}}' > /dev/fd/$3
+echo $rows >> {folder}/tried
+echo $rows > {folder}/told-$$
+sleep 1
+cat > /dev/fd/$3 <<'END'
+{json.dumps({"stored": STORED})}
+END"""
+
+
+def test_over_the_cap_it_begins_again_with_fewer_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter(monkeypatch, tmp_path, computing(tmp_path))
+    heard: list[dict[str, Any]] = []
+    got = run_worker(errand(str(tmp_path)), heard.append, cap=150, meter=RowsMeter(tmp_path))
+    assert got == Stored.from_dict(STORED)
+    assert (tmp_path / "tried").read_text().split() == ["32", "8", "2"]
+    notes = [message["note"] for message in heard]
+    assert ["8 rows at a time" in notes[0], "2 rows at a time" in notes[1], len(notes)] == [True, True, 2]
+    assert all("over the cap" in note for note in notes)
+
+
+def test_where_a_single_row_is_over_the_cap_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter(monkeypatch, tmp_path, computing(tmp_path))
+    got = run_worker(errand(str(tmp_path)), lambda _: None, cap=105, meter=RowsMeter(tmp_path))
+    assert "over the cap" in str(got)
+    assert (tmp_path / "tried").read_text().split() == ["32", "8", "2", "1"]
+
+
+def test_over_the_cap_before_it_computes_is_no_matter_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter(monkeypatch, tmp_path, f"echo started >> {tmp_path}/starts; exec sleep 20")
+    got = run_worker(errand(str(tmp_path)), lambda _: None, cap=150, meter=RowsMeter(tmp_path, from_begin=True))
+    assert "The process that computes them held" in str(got)
+    assert (tmp_path / "starts").read_text().split() == ["started"]
+
+
 def test_an_interrupt_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interpreter(monkeypatch, tmp_path, speaking(json.dumps({"note": "one"}), then="exec sleep 60"))
 
