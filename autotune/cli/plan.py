@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -78,6 +78,14 @@ def plan(
         str, typer.Option("--space", help="A search space: a name in search_spaces/ or a YAML file.")
     ] = "methods",
     precision: Annotated[str | None, typer.Option("--precision", help="fp32 or bf16; default: the space's.")] = None,
+    features: Annotated[
+        Literal["on", "off"],
+        typer.Option(
+            "--features",
+            help="on: what trials take that read hidden states of frozen layers from a store, as in a study that stores them; "
+            "off: what they take that compute all themselves.",
+        ),
+    ] = "off",
     largest_batch: Annotated[
         bool, typer.Option("--largest-batch/--no-largest-batch", help="Look for the largest batch that fits.")
     ] = True,
@@ -102,6 +110,7 @@ def plan(
         methods=method,
         space=space,
         precision=precision,
+        stored=features == "on",
         plugins=plugin or (),
     )
     errors = console(stderr=True, soft_wrap=False)
@@ -153,6 +162,10 @@ def _print(made: Plan, prices: list[Price], *, everything: bool, shown: Console)
         for price in rows:
             table.add_row(*_row(price, made.cap))
         shown.print(table)
+        if made.job.stored:
+            reading = sum(price.reads for price in rows)
+            others = "; the others compute everything themselves" if reading < len(rows) else ""
+            shown.print(f"{reading} of the {len(rows)} shown read stored hidden states{others}.", markup=False)
     unfit = [price for price in prices if price.figures and not price.fits(made.cap)]
     impossible = [price for price in prices if price.problem]
     shown.print(

@@ -46,7 +46,7 @@ class Plan:
         """In words, what the figures are for."""
         return (
             f"{self.model} on {self.job.device_name}: {self.job.task.kind} on batches of {self.batch_size} rows of "
-            f"{self.row_size}, "
+            f"{self.row_size}, {'hidden states of frozen layers read from a store, ' if self.job.stored else ''}"
             f"at most {format_bytes(self.cap)} of the device"
         )
 
@@ -76,6 +76,7 @@ class Plan:
             "batch_size": self.batch_size,
             "task": self.job.task.kind,
             "row": {name: list(form.shape[1:]) for name, form in self.job.row.items()},
+            "features": "on" if self.job.stored else "off",
             "context_bytes": self.job.context_bytes if self.job.device == "cuda" else None,
             "notes": list(self.notes),
             "configurations": [{**price.to_dict(), "fits": price.fits(self.cap)} for price in prices],
@@ -111,9 +112,11 @@ def plan_for(
     methods: Sequence[str] | None,
     space: str,
     precision: str | None,
+    stored: bool = False,
     plugins: Sequence[str] = (),
 ) -> Plan:
-    """Reads the model's configuration and the space, and settles device and cap. plugins: modules that are imported already.
+    """Reads the model's configuration and the space, and settles device and cap. stored: whether trials are priced as they are where
+    hidden states of frozen layers lie in a store. plugins: modules that are imported already.
 
     Raises:
         ConfigError: the device is not known, or the space has problems.
@@ -164,6 +167,7 @@ def plan_for(
         # by the threads that a study would give each trial here
         baseline_bytes=baseline_bytes() if on_cpu else 0,
         plugins=tuple(plugins),
+        stored=stored,
     )
     return Plan(
         model=model,

@@ -15,6 +15,7 @@ from autotune.memory.scaling import NotEvenError
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.plugins import load_plugins
 from autotune.space import SearchSpace, shape_key
+from autotune.study.stored_forms import StoredForms
 from sherl.errors import SherlError
 from sherl.forms import BatchForm, with_rows
 from sherl.spec import TaskSpec
@@ -29,6 +30,7 @@ class PricingJob:
 
     backbone_config: ``config.to_dict()``. row: shapes and types of a batch of one row, labels included. cap: bytes of the device. capability: compute
     capability of the GPU, None where it is not known. baseline_bytes: of a CPU trial's process after its imports. plugins: modules that those processes import first.
+    stored: whether trials read hidden states of frozen layers from a store where they can.
     """
 
     backbone_config: Mapping[str, Any]
@@ -41,6 +43,7 @@ class PricingJob:
     context_bytes: int = DEFAULT_CONTEXT_BYTES
     baseline_bytes: int = 0
     plugins: tuple[str, ...] = ()
+    stored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +52,15 @@ class Price:
 
     figures: predicted. parts: bytes at the peak of tensor bytes, by what they are for. largest_batch: the most rows of
     an optimizer step, gone through at once, that keep the device figure within the cap; 0 where not even one does, None
-    where it was not asked for. problem: why the configuration cannot be had at all; then there are no figures.
+    where it was not asked for. reads: whether it is of a trial that reads stored hidden states. problem: why the configuration cannot be
+    had at all; then there are no figures.
     """
 
     candidate: Candidate
     figures: MemoryFigures | None = None
     parts: dict[str, int] = field(default_factory=dict)
     largest_batch: int | None = None
+    reads: bool = False
     problem: str = ""
 
     @property
@@ -83,6 +88,7 @@ class Price:
             "dominant": part or None,
             "dominant_share": share if part else None,
             "largest_batch": self.largest_batch,
+            "reads_stored": self.reads,
             "problem": self.problem or None,
         }
 
@@ -96,6 +102,7 @@ class Pricer:
         def batch(rows: int) -> BatchForm:
             return with_rows(job.row, rows)
 
+        self._stored = StoredForms(job.backbone_config, job.task, job.row) if job.stored else None
         self._predictor = Predictor(
             job.backbone_config,
             job.task,
@@ -107,15 +114,17 @@ class Pricer:
             context_bytes=job.context_bytes,
             device_name=job.device_name,
             gpu=GpuKind.of(job.capability) if job.device == "cuda" else None,
+            with_features=self._stored,
         )
 
     def price(self, candidate: Candidate, *, largest_batch: bool) -> Price:
         """The price of a candidate at its own batch size, and the largest batch that fits where that is asked for."""
         rows = int(candidate.training["batch_size"])
         try:
+            reads = self._stored is not None and bool(self._stored.reads(candidate))
             if not largest_batch:
                 figures, parts = self._predictor.predict(candidate), self._predictor.trace(candidate).parts
-                return Price(candidate=candidate, figures=figures, parts=parts)
+                return Price(candidate=candidate, figures=figures, parts=parts, reads=reads)
             try:
                 at = self._predictor.by_rows(candidate)  # exact, and faster than a trace for each size
                 figures, traced = at(rows)
@@ -125,7 +134,7 @@ class Pricer:
                 most = largest_within(lambda count: self._device(candidate, count), self._cap, start=rows)
         except SherlError as error:
             return Price(candidate=candidate, problem=str(error))
-        return Price(candidate=candidate, figures=figures, parts=traced.parts, largest_batch=most)
+        return Price(candidate=candidate, figures=figures, parts=traced.parts, largest_batch=most, reads=reads)
 
     def _device(self, candidate: Candidate, rows: int) -> int:
         resized = replace(candidate, training={**candidate.training, "batch_size": rows})

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.features.build import row_layouts
+from autotune.features.shared import with_features
 from autotune.study import pricing
 from autotune.study.planning import plan_for
 from autotune.study.pricing import Pricer, largest_within
+from autotune.study.stored_forms import StoredForms
+from sherl.backbones import backbone_from_config
+from sherl.data import Part
 from sherl.errors import SherlError, SpecError, UnknownNameError, UnsupportedBackboneError
+from sherl.forms import BatchForm, blank_batch, with_rows
+from sherl.precision import weights_dtype
 from tests.autotune.warm import run_warm
 from tests.sherl.tiny import tiny_config
 
@@ -256,3 +266,94 @@ def test_start_layers_count_in_the_stack_that_runs_last(tmp_path: Path) -> None:
     made = planned(config, space)
     assert {candidate.method["start_layer"] for candidate in made.candidates} == {-1}
     assert any("left out -4" in note for note in made.notes)
+
+
+# ---- stored hidden states ---------------------------------------------------------------------------------------
+
+
+class OneRow(Part):
+    """A part of one row of this form."""
+
+    name = "train"
+
+    def __init__(self, row: BatchForm) -> None:
+        self._row = row
+        self.lengths = np.asarray([row["input_ids"].shape[1] if "input_ids" in row else 1])
+        self.labels = np.zeros(1)
+
+    def batch(self, rows: Any) -> dict[str, torch.Tensor]:
+        assert list(rows) == [0]
+        made = blank_batch(self._row)
+        return {**made, "attention_mask": made["attention_mask"] + 1} if "attention_mask" in made else made
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bert", {}),
+        ("bert", {"precision": "bf16"}),
+        ("llama", {"task": "language-modelling"}),
+        ("t5", {}),
+        ("t5", {"task": "regression"}),
+        ("dinov2", {}),
+        ("resnet", {"image_size": 32}),
+    ],
+)
+def test_batches_are_priced_with_what_a_store_would_give_them(
+    tmp_path: Path, space_file: Path, family: str, changes: dict[str, Any]
+) -> None:
+    """The same forms as a study takes from the layouts of its store, which real hidden states have made."""
+    tiny_config(family).save_pretrained(tmp_path / family)
+    plan = planned(tmp_path / family / "config.json", space_file, stored=True, **changes)
+    stored = StoredForms(plan.job.backbone_config, plan.job.task, plan.job.row)
+    train, evaluation = with_rows(plan.job.row, 8), with_rows(plan.job.row, 3)
+    dtype = weights_dtype(plan.candidates[0].training.get("precision", "fp32"))
+    backbone = backbone_from_config(tiny_config(family), dtype=dtype)
+    read = 0
+    for candidate in plan.candidates:
+        places = stored.reads(candidate)
+        layouts = row_layouts(backbone, OneRow(plan.job.row), places) if places else {}
+        many = {place: replace(layout, rows=8, lengths=_again(layout.lengths)) for place, layout in layouts.items()}
+        expected = with_features(train, many, 8), with_features(evaluation, many, 3)
+        assert stored(candidate, train, evaluation) == expected
+        read += bool(places)
+    assert 0 < read < len(plan.candidates)
+
+
+def _again(lengths: Any) -> Any:
+    return None if lengths is None else np.repeat(lengths, 8)
+
+
+def test_a_trial_that_would_read_is_priced_without_early_layers(config_file: Path, space_file: Path) -> None:
+    by_features = {}
+    for stored in (False, True):
+        plan = planned(config_file, space_file, stored=stored, batch_size=32)
+        assert plan.to_dict([])["features"] == ("on" if stored else "off")
+        assert ("read from a store" in plan.headline) == stored
+        by_features[stored] = {price.candidate.label: price for price in plan.prices()}
+    assert by_features[False].keys() == by_features[True].keys()
+    assert {name for name, price in by_features[True].items() if price.reads} == {
+        name for name in by_features[True] if not name.startswith("full")
+    }
+    for name, computed in by_features[False].items():
+        reading = by_features[True][name]
+        assert computed.figures is not None
+        assert reading.figures is not None
+        assert not computed.reads
+        if reading.reads:
+            assert reading.figures.allocated < computed.figures.allocated
+            assert reading.parts["weights"] < computed.parts["weights"]
+        else:
+            assert reading == computed
+
+
+def test_the_command_prices_stored_hidden_states(config_file: Path, space_file: Path) -> None:
+    done = command(
+        "--model", str(config_file), "--space", str(space_file), "--device", GPU, "--max-length", "16", "--features", "on"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "hidden states of frozen layers read from a store" in done.stdout
+    assert "3 of the 5 shown read stored hidden states; the others" in " ".join(done.stdout.split())
+    wrong = command("--model", str(config_file), "--features", "auto")
+    assert wrong.returncode == 2
+    assert "auto" in wrong.stderr
