@@ -60,3 +60,7 @@ class SomeRows(Part):
     def batch(self, rows: Sequence[int] | Indices) -> Any:
         """The batch of these rows, in this order."""
         return self._part.batch(rows)
+
+    def hollow_batch(self, rows: Sequence[int] | Indices) -> Any:
+        """The same as its part gives it."""
+        return self._part.hollow_batch(rows)

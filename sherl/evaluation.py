@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from sherl.backbones.writing import PADDING
 from sherl.errors import DataError
+from sherl.forms import moved
 from sherl.model import TaskModel
 from sherl.tasks import task_for
 
@@ -48,7 +49,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def to_device(batch: Batch, model: nn.Module) -> Batch:
     """The batch on the device of the model's parameters (the same tensors where they are there already)."""
     device = next(model.parameters()).device
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {name: moved(tensor, device) for name, tensor in batch.items()}
 
 
 def eval_step(model: TaskModel, batch: Batch, *, whole_length: bool = False) -> Tensor:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # whoever hands on places alone need not load torch
     from torch import Tensor
 
 PREFIX = "features"
+SHAPE_ALONE = frozenset({"pixel_values"})
+"""Of a batch that brings hidden states, what is looked at for its shape alone: the images that they were computed from."""
 
 
 class Place(NamedTuple):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -17,7 +17,7 @@ NO_LABEL = -100
 
 @dataclass(frozen=True)
 class TensorForm:
-    """A tensor's shape, its rows first, and its type's name, e.g. ``int64``.
+    """A tensor's shape, its rows first, and its type's name, e.g. ``int64``; hollow: whether it has no values (:func:`hollow`).
 
     Raises:
         ValueError: a dimension is below 1, or torch has no such type.
@@ -25,6 +25,7 @@ class TensorForm:
 
     shape: tuple[int, ...]
     dtype: str = "int64"
+    hollow: bool = False
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
@@ -35,16 +36,44 @@ class TensorForm:
     @classmethod
     def of(cls, tensor: Tensor) -> TensorForm:
         """The form of a tensor."""
-        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), is_hollow(tensor))
 
     @property
     def nbytes(self) -> int:
         """Bytes of a tensor of this form."""
-        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize  # type: ignore[no-any-return]  # by its name
+        held = 1 if self.hollow else math.prod(self.shape)
+        return held * getattr(torch, self.dtype).itemsize  # type: ignore[no-any-return]  # by its name
 
     def blank(self) -> Tensor:
         """Zeros of this form."""
-        return torch.zeros(self.shape, dtype=getattr(torch, self.dtype))
+        dtype = getattr(torch, self.dtype)
+        return hollow(self.shape, dtype) if self.hollow else torch.zeros(self.shape, dtype=dtype)
+
+
+def hollow(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor whose shape alone is looked at: every element is the same 0 in memory."""
+    return torch.zeros((), dtype=dtype).expand(tuple(shape))
+
+
+def is_hollow(tensor: Tensor) -> bool:
+    """Whether all elements of a tensor, of several, are one in memory."""
+    return tensor.numel() > 1 and not any(tensor.stride())
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device (itself where it is there already), copied while this thread goes on; a hollow one stays so."""
+    if is_hollow(tensor):
+        return _element(tensor).to(device, non_blocking=True).expand(tensor.shape)
+    return tensor.to(device, non_blocking=True)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a type (itself where it is of it already); a hollow one stays so."""
+    return _element(tensor).to(dtype).expand(tensor.shape) if is_hollow(tensor) else tensor.to(dtype)
+
+
+def _element(tensor: Tensor) -> Tensor:
+    return tensor[(0,) * tensor.dim()]
 
 
 BatchForm: TypeAlias = Mapping[str, TensorForm]
@@ -62,7 +91,12 @@ def blank_batch(form: BatchForm) -> dict[str, Tensor]:
 
 def with_rows(form: BatchForm, rows: int) -> dict[str, TensorForm]:
     """The form with another number of rows."""
-    return {name: TensorForm((rows, *one.shape[1:]), one.dtype) for name, one in form.items()}
+    return {name: replace(one, shape=(rows, *one.shape[1:])) for name, one in form.items()}
+
+
+def hollowed(form: BatchForm, names: Collection[str]) -> dict[str, TensorForm]:
+    """The form with these of its tensors hollow."""
+    return {name: replace(one, hollow=True) if name in names else one for name, one in form.items()}
 
 
 def widest(*forms: BatchForm) -> dict[str, TensorForm]:
@@ -80,7 +114,8 @@ def widest(*forms: BatchForm) -> dict[str, TensorForm]:
         same = [form[name] for form in forms]
         if len({(len(each.shape), each.dtype) for each in same}) > 1:
             raise ValueError(f"Forms of {name!r} differ in more than their sizes: {same}.")
-        made[name] = TensorForm(tuple(map(max, zip(*(each.shape for each in same), strict=True))), one.dtype)
+        largest = tuple(map(max, zip(*(each.shape for each in same), strict=True)))
+        made[name] = TensorForm(largest, one.dtype, all(each.hollow for each in same))
     return made
 
 
@@ -94,6 +129,9 @@ def enlarged(batch: Mapping[str, Tensor], form: BatchForm) -> dict[str, Tensor]:
         raise ValueError(f"A batch of the form {form_of(batch)} cannot be enlarged to the smaller {dict(form)}.")
     made = {}
     for name, tensor in batch.items():
+        if form[name].hollow:
+            made[name] = form[name].blank()
+            continue
         again = torch.arange(form[name].shape[0]) % len(tensor)
         missing = [size - own for size, own in zip(form[name].shape[1:], tensor.shape[1:], strict=True)]
         behind = [width for size in reversed(missing) for width in (0, size)]

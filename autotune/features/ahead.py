@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sherl.forms import moved
+
 T = TypeVar("T")
 
 
@@ -36,7 +38,7 @@ class SideStream:
     def send(self, batch: dict[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
         """Begin the copy of a batch in pinned memory; the answer waits for it, on the stream of whoever calls it."""
         with torch.cuda.stream(self._stream):
-            sent = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
+            sent = {name: moved(tensor, self._device) for name, tensor in batch.items()}
             copied = self._stream.record_event()
 
         def receive() -> dict[str, Tensor]:

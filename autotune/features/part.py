@@ -13,12 +13,14 @@ from autotune.features.ahead import SideStream, read_ahead
 from autotune.features.reader import Reader
 from sherl.data.batching import Indices
 from sherl.data.part import Batch, Part
-from sherl.features import feature_name
+from sherl.features import SHAPE_ALONE, feature_name
+from sherl.forms import hollow, is_hollow
 
 
 class FeaturePart(Part):
     """Batches of another part, and beside each of their tensors ``features.<stack>.<n>``: ``[batch, tokens, width]`` with zeros
-    at padding, or ``[batch, *shape]``. Everything else that the other part has (texts, longest_label, ...) is its own.
+    at padding, or ``[batch, *shape]``. Images have no values then (:func:`sherl.forms.hollow`). Everything else that the other part
+    has (texts, longest_label, ...) is its own.
     """
 
     def __init__(
@@ -59,14 +61,14 @@ class FeaturePart(Part):
 
     def batch(self, rows: Sequence[int] | Indices) -> Batch:
         """The batch of these rows, in this order, on the CPU; in pinned memory where the device is a GPU."""
-        made = self._part.batch(rows)
+        made = self._part.hollow_batch(rows)
         index = np.asarray(rows, dtype=np.int64)
         if self._device.type != "cuda":
             for place in self._reader.places:
                 made[feature_name(place)] = self._read(place, index, self._reader.shape(place, index))
             return made
         with torch.cuda.device(self._device):  # pinning would else begin to use the first GPU
-            made = {name: tensor.pin_memory() for name, tensor in made.items()}
+            made = {name: tensor if is_hollow(tensor) else tensor.pin_memory() for name, tensor in made.items()}
             for place in self._reader.places:
                 shape = self._reader.shape(place, index)
                 made[feature_name(place)] = self._read(place, index, shape, pinned=True)
@@ -78,7 +80,11 @@ class FeaturePart(Part):
         Raises:
             SpecError: the batch size is below 1.
         """
-        made = self._part.largest_batch(batch_size)
+        whole = self._part.largest_batch(batch_size)
+        made = {
+            name: hollow(tensor.shape, tensor.dtype) if name in SHAPE_ALONE else tensor
+            for name, tensor in whole.items()
+        }
         index = self.order[:batch_size]
         for place in self._reader.places:
             layout = self._reader.layout(place)

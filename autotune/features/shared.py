@@ -13,8 +13,8 @@ from autotune.features.layout import Layout
 from autotune.features.marks import PARTS
 from autotune.features.reader import Reader
 from autotune.features.store import FeatureStore
-from sherl.features import Place, feature_name
-from sherl.forms import BatchForm, TensorForm
+from sherl.features import SHAPE_ALONE, Place, feature_name
+from sherl.forms import BatchForm, TensorForm, hollowed
 
 if TYPE_CHECKING:
     from sherl.backbones import Backbone, Without
@@ -108,7 +108,7 @@ class SharedFeatures:
 
 def with_features(form: BatchForm, layouts: Mapping[Place, Layout], rows: int) -> dict[str, TensorForm]:
     """The form of a part's largest batch of this many rows with the hidden states of these places beside it."""
-    made = dict(form)
+    made = hollowed(form, SHAPE_ALONE) if layouts else dict(form)
     for place, layout in layouts.items():
         shape = layout.batch_shape(min(rows, layout.rows), layout.longest)
         made[feature_name(place)] = TensorForm(shape, layout.dtype_name)

@@ -87,7 +87,7 @@ class Workload:
             "task": [self.task.kind, self.task.num_outputs, task_for(self.task).targets],
             "training": training,
             "batches": [
-                sorted((name, one.shape, one.dtype) for name, one in form.items())
+                sorted((name, one.shape, one.dtype, one.hollow) for name, one in form.items())
                 for form in (self.train_batch, self.eval_batch)
             ],
             "written": self.task.target_length,

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autotune.features.build import place_forms
 from autotune.outcome import Candidate
 from sherl.backbones import backbone_from_config
-from sherl.features import Place, feature_name
-from sherl.forms import BatchForm, TensorForm, blank_batch, with_rows
+from sherl.features import SHAPE_ALONE, Place, feature_name
+from sherl.forms import BatchForm, TensorForm, blank_batch, hollowed, with_rows
 from sherl.methods import method_from_dict
 from sherl.precision import weights_dtype
 from sherl.sharing import needs_of, stacks_to_store
@@ -52,10 +52,15 @@ class StoredForms:
     ) -> tuple[dict[str, TensorForm], dict[str, TensorForm]]:
         """The forms of a candidate's two batches with what it reads beside them; raises as :meth:`reads`."""
         needs = self.reads(candidate)
-        of_row = self._of_row(candidate) if needs else {}
+        if not needs:
+            return dict(train), dict(evaluation)
+        of_row = self._of_row(candidate)
         beside = {feature_name(place): of_row[place] for place in sorted(needs)}
-        train_rows, evaluation_rows = (form["labels"].shape[0] for form in (train, evaluation))
-        return {**train, **with_rows(beside, train_rows)}, {**evaluation, **with_rows(beside, evaluation_rows)}
+        made = [
+            {**hollowed(form, SHAPE_ALONE), **with_rows(beside, form["labels"].shape[0])}
+            for form in (train, evaluation)
+        ]
+        return made[0], made[1]
 
     def _of_row(self, candidate: Candidate) -> dict[Place, TensorForm]:
         """Of every place of the stacks that are stored for this task, in the candidate's precision."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sherl.backbones.backbone import Backbone, Batch
 from sherl.errors import SpecError
-from sherl.forms import TensorForm
+from sherl.forms import TensorForm, cast
 from sherl.shapes import Float, Int
 
 USUAL_SIZE = 224
@@ -61,7 +61,7 @@ def pixels_of(
         raise SpecError(
             f"The images are {pixels.shape[2]} x {pixels.shape[3]} pixels: give at least {smallest} x {smallest}."
         )
-    return pixels.to(dtype)
+    return cast(pixels, dtype)
 
 
 def side(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

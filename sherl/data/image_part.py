@@ -17,6 +17,7 @@ from torch import Tensor
 from sherl.data.batching import Indices
 from sherl.data.part import Batch, Part
 from sherl.errors import DataError
+from sherl.forms import hollow
 
 
 class ImagePart(Part):
@@ -59,6 +60,14 @@ class ImagePart(Part):
         index = np.asarray(rows, dtype=np.int64)
         return {
             "pixel_values": normalised(np.asarray(self.pixels[index]), self._scale),
+            "labels": self.labels[torch.from_numpy(index)],
+        }
+
+    def hollow_batch(self, rows: Sequence[int] | Indices) -> Batch:
+        """The same with images of which there is the shape alone: none is read from the disk."""
+        index = np.asarray(rows, dtype=np.int64)
+        return {
+            "pixel_values": hollow((len(index), *self.pixels.shape[1:]), torch.float32),
             "labels": self.labels[torch.from_numpy(index)],
         }
 

@@ -35,6 +35,11 @@ class Part(ABC):
     def batch(self, rows: Sequence[int] | Indices) -> Batch:
         """The batch of these rows, in this order."""
 
+    def hollow_batch(self, rows: Sequence[int] | Indices) -> Batch:
+        """The same without the values that nobody reads where hidden states of these rows are brought beside it
+        (:data:`sherl.features.SHAPE_ALONE`); here with all of them."""
+        return self.batch(rows)
+
     @cached_property
     def order(self) -> Indices:
         """Row indices in the order of evaluation, the longest row first, equally long ones in row order."""

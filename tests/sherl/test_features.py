@@ -17,7 +17,17 @@ from sherl.insertion import block_calls
 from sherl.methods.tuned import Route
 from sherl.model import TaskModel
 from sherl.spec import TaskSpec
-from tests.sherl.feature_samples import READERS, STORED, learnt, model_of, poisoned, recorded, same, with_features
+from tests.sherl.feature_samples import (
+    READERS,
+    STORED,
+    learnt,
+    model_of,
+    poisoned,
+    recorded,
+    same,
+    with_features,
+    without_values,
+)
 from tests.sherl.tiny import ALL_FAMILIES, CLASSIFICATION, batch_for
 
 JOINT = ("vilt", "visual_bert")  # a text's padding stands in the middle of their rows
@@ -58,6 +68,7 @@ def test_a_pass_on_stored_states_is_the_same_to_the_bit(family: str, method: str
     poisoned(model)
     assert all(bool(torch.isfinite(value).all()) for value in live.values())
     assert same(learnt(model, full), live)
+    assert same(learnt(model, without_values(full)), live), "of images the shape alone is looked at"
     assert not same(learnt(model, batch), live), "without stored states the early blocks do run"
     assert all(torch.equal(hidden, states[place]) for place, hidden in features_of(full).items())
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sherl.forms import TensorForm, blank_batch, enlarged, form_of, text_form, widest
+from sherl.forms import (
+    TensorForm,
+    blank_batch,
+    cast,
+    enlarged,
+    form_of,
+    hollow,
+    hollowed,
+    is_hollow,
+    moved,
+    text_form,
+    widest,
+    with_rows,
+)
 from sherl.tasks import task_for
 from tests.sherl.tiny import CLASSIFICATION, tiny_backbone, tiny_batch
 
@@ -63,3 +76,51 @@ def test_a_batch_is_enlarged_by_its_own_rows_and_padding() -> None:
     assert all(torch.equal(enlarged(batch, form_of(batch))[name], tensor) for name, tensor in batch.items())
     with pytest.raises(ValueError, match="cannot be enlarged"):
         enlarged(batch, text_form(1, 4, TensorForm((1, 2)), token_types=True))
+
+
+def test_a_hollow_tensor_has_a_shape_and_no_values() -> None:
+    made = hollow((4, 3, 8, 6), torch.float32)
+    assert (tuple(made.shape), made.dtype) == ((4, 3, 8, 6), torch.float32)
+    assert made.untyped_storage().nbytes() == 4
+    assert is_hollow(made)
+    assert is_hollow(made[1:2])
+    assert not any(
+        is_hollow(other) for other in (torch.zeros(4, 3), torch.zeros(1), torch.zeros(()), torch.zeros(0, 3))
+    )
+
+
+def test_a_hollow_tensor_stays_hollow() -> None:
+    made = hollow((4, 3, 8, 6), torch.float32)
+    for other in (moved(made, torch.device("cpu")), moved(made, torch.device("meta")), cast(made, torch.bfloat16)):
+        assert is_hollow(other)
+        assert other.shape == made.shape
+    assert cast(made, torch.bfloat16).dtype is torch.bfloat16
+    assert moved(made, torch.device("meta")).device.type == "meta"
+    pieces = made.tensor_split(3)
+    assert [len(piece) for piece in pieces] == [2, 1, 1]
+    assert all(map(is_hollow, pieces))
+
+
+def test_other_tensors_are_moved_and_cast_as_ever() -> None:
+    tensor = torch.rand(3, 2)
+    assert moved(tensor, torch.device("cpu")) is tensor
+    assert cast(tensor, torch.float32) is tensor
+    assert torch.equal(cast(tensor, torch.bfloat16), tensor.to(torch.bfloat16))
+
+
+def test_forms_know_what_is_hollow() -> None:
+    batch = {"labels": torch.arange(2), "pixel_values": hollow((2, 3, 8, 6), torch.float32)}
+    form = form_of(batch)
+    assert form["pixel_values"] == TensorForm((2, 3, 8, 6), "float32", hollow=True)
+    assert form["pixel_values"].nbytes == 4
+    assert is_hollow(blank_batch(form)["pixel_values"])
+    assert with_rows(form, 7)["pixel_values"] == TensorForm((7, 3, 8, 6), "float32", hollow=True)
+    whole = {**form, "pixel_values": TensorForm((1, 3, 9, 6), "float32")}
+    assert hollowed(whole, {"pixel_values"})["pixel_values"].hollow
+    assert hollowed(whole, {"labels"})["pixel_values"] == whole["pixel_values"]
+    assert widest(form, whole)["pixel_values"] == TensorForm((2, 3, 9, 6), "float32")
+    larger = widest(form, hollowed(whole, {"pixel_values"}))
+    assert larger["pixel_values"] == TensorForm((2, 3, 9, 6), "float32", hollow=True)
+    made = enlarged(batch, with_rows(larger, 5))
+    assert form_of(made) == with_rows(larger, 5)
+    assert made["labels"].tolist() == [0, 1, 0, 1, 0]

@@ -16,9 +16,10 @@ from autotune.features.layout import Layout
 from autotune.features.part import FeaturePart
 from autotune.features.store import FeatureStore
 from sherl.data import EncodedPart
+from sherl.data.image_part import ImagePart
 from sherl.data.part import Batch, Part
 from sherl.errors import SpecError
-from sherl.forms import enlarged, form_of, widest, with_rows
+from sherl.forms import TensorForm, enlarged, form_of, hollowed, widest, with_rows
 from tests.autotune.features.samples import KEY, build, padded, row_values
 
 LENGTHS = [3, 1, 5, 2, 5, 4, 1]
@@ -158,3 +159,35 @@ def test_targets_of_prepared_texts_stay_padded_to_the_longest(tmp_path: Path) ->
     for batch in part.batches(2, seed=0):
         assert batch["features.decoder.1"].shape[:2] == batch["labels"].shape
         assert widest(form, form_of(batch)) == form
+
+
+def test_no_image_is_read_whose_hidden_states_are(tmp_path: Path) -> None:
+    """Only their shape is looked at; whatever hands images out is never asked for their values."""
+    pixels = np.arange(5 * 3 * 4 * 4, dtype=np.uint8).reshape(5, 3, 4, 4)
+    np.save(tmp_path / "train.npy", pixels)
+    save_file({"labels": torch.arange(5)}, tmp_path / "train.safetensors")
+    images = ImagePart(tmp_path, name="train", mean=[0.5] * 3, std=[0.5] * 3)
+    place, layout = ("blocks", 2), Layout.fixed(5, (3, 2), torch.float32)
+    store = FeatureStore.open(tmp_path / "store", KEY)
+    build(store, {place: layout})
+    reader = store.reader("train", [place])
+    assert reader is not None
+    part, whole = FeaturePart(images, reader), images.batch([3, 0])
+    images.pixels = _Unreadable(pixels.shape)
+    made = part.batch([3, 0])
+    assert form_of(made) == {
+        **hollowed(form_of(whole), {"pixel_values"}),
+        "features.blocks.2": TensorForm((2, 3, 2), "float32"),
+    }
+    assert torch.equal(made["labels"], whole["labels"])
+    assert len(list(part.batches(2, seed=0))) == 3
+    images.pixels = pixels
+    assert form_of(part.largest_batch(2)) == form_of(made)
+
+
+class _Unreadable:
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError(f"images {index} are read")

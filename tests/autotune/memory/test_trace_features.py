@@ -20,7 +20,7 @@ from sherl.model import build_model
 from sherl.precision import weights_dtype
 from sherl.sharing import needs_of, without_for
 from sherl.spec import TaskSpec, TrainingConfig
-from tests.sherl.feature_samples import recorded
+from tests.sherl.feature_samples import recorded, without_values
 from tests.sherl.texts import WRITTEN, text_batch
 from tests.sherl.tiny import CLASSIFICATION, batch_for, tiny_backbone
 
@@ -56,6 +56,7 @@ def both(
     for batch in batches:
         states = recorded(whole, batch)
         batch.update({feature_name(place): states[place] for place in places})
+    batches = [without_values(batch) for batch in batches]
     without = without_for(method, task, backbone, stacks_stored(batches[0]))
     if without is not None:
         lighten(backbone, without)
@@ -73,7 +74,7 @@ def both(
     ("family", "method"),
     [(family, method) for family in ("bert", "t5") for method in METHODS]
     + [(family, method) for family in ("mpnet", "llama", "vit") for method in ("multi-lora", "unipt")]
-    + [("bart", "sherl"), ("swin", "sherl"), ("resnet", "multi-lora")],
+    + [("bart", "sherl"), ("swin", "sherl"), ("resnet", "multi-lora"), ("vit", "ladder"), ("dinov2", "linear_probe")],
 )
 def test_every_reader_is_exact(family: str, method: str) -> None:
     settings = METHODS[method]
@@ -128,6 +129,30 @@ def test_a_gpu_is_priced_without_them_too() -> None:
     assert stored.reserved is not None
     assert live.reserved is not None
     assert stored.reserved <= live.reserved
+
+
+@pytest.mark.parametrize("gpu", [None, GpuKind(capability=(9, 0))], ids=["cpu", "cuda"])
+def test_images_whose_hidden_states_are_stored_take_no_memory(gpu: GpuKind | None) -> None:
+    """Of the batch that the step copies to a GPU either: the inputs are labels and hidden states."""
+    method, whole = method_from_dict(METHODS["linear_probe"]), tiny_backbone("dinov2")
+    batch = batch_for("dinov2", rows=64)
+    states = recorded(whole, batch)
+    places = needs_of(method, CLASSIFICATION, whole)
+    full = {**batch, **{feature_name(place): states[place] for place in places}}
+    traced = {}
+    for name, given in {"whole": full, "hollow": without_values(full)}.items():
+        form = form_of(given)
+        workload = Workload(
+            backbone_config=whole.config.to_dict(), method=METHODS["linear_probe"], task=CLASSIFICATION,
+            training=TRAINING, train_batch=form, eval_batch=form,
+        )  # fmt: skip
+        traced[name] = (workload.key, trace(workload, gpu))
+    assert traced["whole"][0] != traced["hollow"][0]
+    pixels = batch["pixel_values"].nbytes
+    less = traced["whole"][1].parts["inputs"] - traced["hollow"][1].parts["inputs"]
+    # on a CPU both batches of a rehearsal lie there; a GPU has the one that it works on
+    assert less == pytest.approx((2 if gpu is None else 1) * pixels, abs=16)
+    assert traced["hollow"][1].allocated < traced["whole"][1].allocated
 
 
 def test_training_and_evaluation_must_agree() -> None:
