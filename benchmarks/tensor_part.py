@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from sherl.data import Part
+from sherl.features import SHAPE_ALONE
+from sherl.forms import hollow
 
 
 class TensorPart(Part):
@@ -31,3 +33,12 @@ class TensorPart(Part):
         """The batch of these rows, in this order."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         return {**{name: tensor[index] for name, tensor in self._inputs.items()}, "labels": self.labels[index]}
+
+    def hollow_batch(self, rows: Any) -> dict[str, Tensor]:
+        """The same with the shape alone of images."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        inputs = {
+            name: hollow((len(index), *tensor.shape[1:]), tensor.dtype) if name in SHAPE_ALONE else tensor[index]
+            for name, tensor in self._inputs.items()
+        }
+        return {**inputs, "labels": self.labels[index]}
