@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -130,10 +131,28 @@ def ray_session(machine: Machine, address: str | None) -> Iterator[RaySession]:
             )
         finally:
             try:
-                ray.shutdown()
+                with _nothing_collected():
+                    ray.shutdown()
             finally:  # also when Ctrl-C cuts that short: the reaper ends what is left
                 logging.getLogger("ray").handlers.clear()
                 reaper.close()
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """What is garbage by now goes first, and no garbage is collected inside.
+
+    Ray ends the whole process, with one line and exit code 1, when a thread lets go of a reference to one of its objects while it
+    shuts down; and whichever thread happens to collect garbage then (one that writes to MLflow, say) lets go of what Ray Tune left.
+    """
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextlib.contextmanager

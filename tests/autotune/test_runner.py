@@ -327,3 +327,36 @@ def test_soon_after_the_driver_was_killed_nothing_is_left(tmp_path: Path) -> Non
     assert left == []
     assert not root.exists()
     assert all(line.startswith("epoch") for line in said), said  # Ray says nothing of its own
+
+
+GARBAGE = """
+import gc, threading, time
+from autotune.runner import Machine
+from autotune.runner.session import ray_session
+
+class Knot:
+    pass
+
+def tie():
+    while refs:
+        knot = Knot()
+        knot.itself, knot.ref = knot, refs.pop()
+        del knot
+        time.sleep(0.0002)
+
+with ray_session(Machine(device="cpu", threads=1, budget=10**9), None):
+    import ray
+
+    refs = [ray.put(1) for _ in range(8000)]
+    gc.set_threshold(1, 1, 1)
+    threading.Thread(target=tie, daemon=True).start()
+assert gc.isenabled()
+assert len(refs) < 8000
+print("went on")
+"""
+
+
+def test_garbage_of_rays_in_another_thread_does_not_end_the_process() -> None:
+    """A thread whose every step is a collection, of what refers to Ray's objects, while Ray shuts down."""
+    done = subprocess.run([sys.executable, "-c", GARBAGE], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "went on"), done.stderr
