@@ -55,6 +55,11 @@ def hollow(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.zeros((), dtype=dtype).expand(tuple(shape))
 
 
+def without_values(batch: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The batch with these of its tensors hollow."""
+    return {name: hollow(one.shape, one.dtype) if name in names else one for name, one in batch.items()}
+
+
 def is_hollow(tensor: Tensor) -> bool:
     """Whether all elements of a tensor, of several, are one in memory."""
     return tensor.numel() > 1 and not any(tensor.stride())

@@ -14,7 +14,7 @@ from autotune.features.reader import Reader
 from sherl.data.batching import Indices
 from sherl.data.part import Batch, Part
 from sherl.features import SHAPE_ALONE, feature_name
-from sherl.forms import hollow, is_hollow
+from sherl.forms import is_hollow, without_values
 
 
 class FeaturePart(Part):
@@ -80,11 +80,7 @@ class FeaturePart(Part):
         Raises:
             SpecError: the batch size is below 1.
         """
-        whole = self._part.largest_batch(batch_size)
-        made = {
-            name: hollow(tensor.shape, tensor.dtype) if name in SHAPE_ALONE else tensor
-            for name, tensor in whole.items()
-        }
+        made = without_values(self._part.largest_batch(batch_size), SHAPE_ALONE)
         index = self.order[:batch_size]
         for place in self._reader.places:
             layout = self._reader.layout(place)

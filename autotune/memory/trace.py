@@ -30,7 +30,7 @@ from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.rehearsal import followed, measure_rehearsal
 from autotune.memory.replay import replay
-from sherl.backbones import Backbone, backbone_from_config, lighten
+from sherl.backbones import Backbone, backbone_from_config, config_from_dict, lighten
 from sherl.errors import SpecError
 from sherl.features import stacks_stored
 from sherl.forms import BatchForm, blank_batch
@@ -139,10 +139,7 @@ def trace_events(workload: Workload, gpu: GpuKind | None = None) -> list[Event]:
 
 
 def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool = False) -> TensorMemory:
-    import transformers  # its first use takes a second; a cached prediction should not
-
-    settings = dict(workload.backbone_config)
-    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    config = config_from_dict(workload.backbone_config)
     with _TRACING, FakeTensorMode():
         backbone = backbone_from_config(config, dtype=weights_dtype(workload.training.precision))
         method = method_from_dict(dict(workload.method))

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autotune.features.build import place_forms
 from autotune.outcome import Candidate
-from sherl.backbones import backbone_from_config
+from sherl.backbones import backbone_from_config, config_from_dict
 from sherl.features import SHAPE_ALONE, Place, feature_name
 from sherl.forms import BatchForm, TensorForm, blank_batch, hollowed, with_rows
 from sherl.methods import method_from_dict
@@ -26,8 +25,7 @@ class StoredForms:
 
     def __init__(self, backbone_config: Mapping[str, Any], task: TaskSpec, row: BatchForm) -> None:
         """backbone_config: ``config.to_dict()``. row: of a batch of one row, labels included; all rows are alike."""
-        settings = dict(backbone_config)
-        self._config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+        self._config = config_from_dict(backbone_config)
         self._task, self._row = task, row
         with torch.device("meta"):
             self._backbone = backbone_from_config(self._config)

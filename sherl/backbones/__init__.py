@@ -21,7 +21,7 @@ from sherl.backbones.families import (
 )
 from sherl.backbones.light import Without, lighten
 from sherl.backbones.loading import backbone_from_config, load_backbone
-from sherl.backbones.sources import DEFAULT_BACKBONE, load_config, load_tokenizer, resolve_source
+from sherl.backbones.sources import DEFAULT_BACKBONE, config_from_dict, load_config, load_tokenizer, resolve_source
 from sherl.backbones.vision import VisionBackbone
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "VisionFamily",
     "Without",
     "backbone_from_config",
+    "config_from_dict",
     "lighten",
     "load_backbone",
     "load_config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -91,6 +91,12 @@ def load_config(source: str) -> Any:
         raise SpecError(f"The configuration of {source!r} is damaged: {' '.join(str(error).split())}.") from error
     family_of(config, source)
     return config
+
+
+def config_from_dict(plain: Mapping[str, Any]) -> Any:
+    """The configuration that ``config.to_dict()`` gave."""
+    settings = dict(plain)
+    return transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
 def load_tokenizer(source: str) -> Any:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sherl.data.batching import Indices, checked_batch_size, evaluation_plan, longest_first, training_plan
-from sherl.forms import TensorForm, form_of, with_rows
+from sherl.features import SHAPE_ALONE
+from sherl.forms import TensorForm, form_of, with_rows, without_values
 
 Batch: TypeAlias = dict[str, Tensor]
 
@@ -37,8 +38,8 @@ class Part(ABC):
 
     def hollow_batch(self, rows: Sequence[int] | Indices) -> Batch:
         """The same without the values that nobody reads where hidden states of these rows are brought beside it
-        (:data:`sherl.features.SHAPE_ALONE`); here with all of them."""
-        return self.batch(rows)
+        (:data:`sherl.features.SHAPE_ALONE`)."""
+        return without_values(self.batch(rows), SHAPE_ALONE)
 
     @cached_property
     def order(self) -> Indices:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from sherl.backbones import FAMILIES, Backbone
 from sherl.evaluation import eval_step
-from sherl.features import SHAPE_ALONE, Place, feature_name
-from sherl.forms import hollow
+from sherl.features import Place, feature_name
 from sherl.insertion import block_calls
 from sherl.methods import method_from_dict
 from sherl.model import TaskModel, build_model
@@ -76,13 +75,6 @@ def recorded(backbone: Backbone, batch: dict[str, Tensor]) -> dict[Place, Tensor
 def with_features(model: TaskModel, batch: dict[str, Tensor], states: dict[Place, Tensor]) -> dict[str, Tensor]:
     """The batch with what the model needs."""
     return {**batch, **{feature_name(place): states[place] for place in sorted(model.tuned.needs())}}
-
-
-def without_values(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with the shape alone of what nobody reads beside hidden states."""
-    return {
-        name: hollow(tensor.shape, tensor.dtype) if name in SHAPE_ALONE else tensor for name, tensor in batch.items()
-    }
 
 
 def learnt(model: TaskModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sherl.backbones import FAMILIES
 from sherl.errors import UnsupportedBackboneError
-from sherl.features import Place, feature_name, features_of, place_of, stacks_stored
+from sherl.features import SHAPE_ALONE, Place, feature_name, features_of, place_of, stacks_stored
+from sherl.forms import without_values
 from sherl.insertion import block_calls
 from sherl.methods.tuned import Route
 from sherl.model import TaskModel
@@ -26,7 +27,6 @@ from tests.sherl.feature_samples import (
     recorded,
     same,
     with_features,
-    without_values,
 )
 from tests.sherl.tiny import ALL_FAMILIES, CLASSIFICATION, batch_for
 
@@ -68,7 +68,7 @@ def test_a_pass_on_stored_states_is_the_same_to_the_bit(family: str, method: str
     poisoned(model)
     assert all(bool(torch.isfinite(value).all()) for value in live.values())
     assert same(learnt(model, full), live)
-    assert same(learnt(model, without_values(full)), live), "of images the shape alone is looked at"
+    assert same(learnt(model, without_values(full, SHAPE_ALONE)), live), "of images the shape alone is looked at"
     assert not same(learnt(model, batch), live), "without stored states the early blocks do run"
     assert all(torch.equal(hidden, states[place]) for place, hidden in features_of(full).items())
 

@@ -185,6 +185,25 @@ def test_no_image_is_read_whose_hidden_states_are(tmp_path: Path) -> None:
     assert form_of(part.largest_batch(2)) == form_of(made)
 
 
+def test_a_part_of_ones_own_brings_no_values_of_images_either(tmp_path: Path) -> None:
+    """What was predicted, and rehearsed, has them hollow; so must be what comes."""
+
+    class Own(Part):
+        name, labels, lengths = "train", torch.arange(5), np.ones(5, dtype=np.int64)
+
+        def batch(self, rows: Any) -> Batch:
+            return {"pixel_values": torch.rand(len(rows), 3, 4, 4), "labels": self.labels[np.asarray(rows)]}
+
+    place = ("blocks", 2)
+    store = FeatureStore.open(tmp_path / "store", KEY)
+    build(store, {place: Layout.fixed(5, (3, 2), torch.float32)})
+    reader = store.reader("train", [place])
+    assert reader is not None
+    part = FeaturePart(Own(), reader)
+    assert form_of(part.batch([3, 0])) == form_of(part.largest_batch(2))
+    assert form_of(part.batch([3, 0]))["pixel_values"] == TensorForm((2, 3, 4, 4), "float32", hollow=True)
+
+
 class _Unreadable:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape

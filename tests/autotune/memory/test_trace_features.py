@@ -13,14 +13,14 @@ from autotune.memory.rehearsal import measure_rehearsal
 from autotune.memory.trace import Workload, trace
 from sherl.backbones import lighten
 from sherl.errors import SpecError
-from sherl.features import feature_name, stacks_stored
-from sherl.forms import form_of
+from sherl.features import SHAPE_ALONE, feature_name, stacks_stored
+from sherl.forms import form_of, without_values
 from sherl.methods import method_from_dict
 from sherl.model import build_model
 from sherl.precision import weights_dtype
 from sherl.sharing import needs_of, without_for
 from sherl.spec import TaskSpec, TrainingConfig
-from tests.sherl.feature_samples import recorded, without_values
+from tests.sherl.feature_samples import recorded
 from tests.sherl.texts import WRITTEN, text_batch
 from tests.sherl.tiny import CLASSIFICATION, batch_for, tiny_backbone
 
@@ -56,7 +56,7 @@ def both(
     for batch in batches:
         states = recorded(whole, batch)
         batch.update({feature_name(place): states[place] for place in places})
-    batches = [without_values(batch) for batch in batches]
+    batches = [without_values(batch, SHAPE_ALONE) for batch in batches]
     without = without_for(method, task, backbone, stacks_stored(batches[0]))
     if without is not None:
         lighten(backbone, without)
@@ -140,7 +140,7 @@ def test_images_whose_hidden_states_are_stored_take_no_memory(gpu: GpuKind | Non
     places = needs_of(method, CLASSIFICATION, whole)
     full = {**batch, **{feature_name(place): states[place] for place in places}}
     traced = {}
-    for name, given in {"whole": full, "hollow": without_values(full)}.items():
+    for name, given in {"whole": full, "hollow": without_values(full, SHAPE_ALONE)}.items():
         form = form_of(given)
         workload = Workload(
             backbone_config=whole.config.to_dict(), method=METHODS["linear_probe"], task=CLASSIFICATION,
