@@ -119,33 +119,31 @@ def test_a_full_disk_of_temporary_files_is_said(tmp_path: Path, monkeypatch: pyt
 
 
 class RowsMeter(ProcessMeter):
-    """A process holds 100 bytes, and 10 more a row as soon as it says, in a file, of how many."""
+    """A process holds 100 bytes, and as many more as it says in a file of its own."""
 
-    def __init__(self, folder: Path, *, from_begin: bool = False) -> None:
-        self._folder, self._from_begin = folder, from_begin
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def device_bytes(self, pid: int) -> int | None:
         told = self._folder / f"told-{pid}"
-        if self._from_begin:
-            return 1000
-        return 100 + 10 * int(told.read_text()) if told.exists() else 100
+        return 100 + int((told.exists() and told.read_text()) or 0)
 
 
-def computing(folder: Path) -> str:
-    """A script that says that it computes, and how many rows it was given; where it is not ended within a second, it has stored."""
+def computing(folder: Path, fitting: int) -> str:
+    """A script that says that it computes and holds 10 bytes a row; it stores where its rows fit, else it waits to be ended."""
     return f"""read errand
 rows=$(echo "$errand" | sed 's/.*"rows": \\([0-9]*\\).*/\\1/')
 echo '{{"computing": true}}' > /dev/fd/$3
 echo $rows >> {folder}/tried
-echo $rows > {folder}/told-$$
-sleep 1
+echo ${{rows}}0 > {folder}/told-$$
+[ $rows -le {fitting} ] || exec sleep 60
 cat > /dev/fd/$3 <<'END'
 {json.dumps({"stored": STORED})}
 END"""
 
 
 def test_over_the_cap_it_begins_again_with_fewer_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interpreter(monkeypatch, tmp_path, computing(tmp_path))
+    interpreter(monkeypatch, tmp_path, computing(tmp_path, 2))
     heard: list[dict[str, Any]] = []
     got = run_worker(errand(str(tmp_path)), heard.append, cap=150, meter=RowsMeter(tmp_path))
     assert got == Stored.from_dict(STORED)
@@ -156,15 +154,16 @@ def test_over_the_cap_it_begins_again_with_fewer_rows(tmp_path: Path, monkeypatc
 
 
 def test_where_a_single_row_is_over_the_cap_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interpreter(monkeypatch, tmp_path, computing(tmp_path))
+    interpreter(monkeypatch, tmp_path, computing(tmp_path, 0))
     got = run_worker(errand(str(tmp_path)), lambda _: None, cap=105, meter=RowsMeter(tmp_path))
     assert "over the cap" in str(got)
     assert (tmp_path / "tried").read_text().split() == ["32", "8", "2", "1"]
 
 
 def test_over_the_cap_before_it_computes_is_no_matter_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interpreter(monkeypatch, tmp_path, f"echo started >> {tmp_path}/starts; exec sleep 20")
-    got = run_worker(errand(str(tmp_path)), lambda _: None, cap=150, meter=RowsMeter(tmp_path, from_begin=True))
+    loading = f"echo started >> {tmp_path}/starts\necho 900 > {tmp_path}/told-$$\nexec sleep 60"
+    interpreter(monkeypatch, tmp_path, loading)
+    got = run_worker(errand(str(tmp_path)), lambda _: None, cap=150, meter=RowsMeter(tmp_path))
     assert "The process that computes them held" in str(got)
     assert (tmp_path / "starts").read_text().split() == ["started"]
 
