@@ -11,13 +11,9 @@ from autotune.features.marks import PARTS
 from autotune.features.rule import Decision, Group, Speeds, decide, described
 from autotune.features.speeds import SAMPLE_BYTES, disk_speeds, forward_seconds, read_speed
 from autotune.features.store import FeatureStore
-from autotune.features.values import free_bytes
 from sherl.backbones import Backbone
 from sherl.data import PreparedData
 from sherl.features import Place
-
-SHARE_OF_DISK = 0.5
-"""Of the disk's free room, what a store takes unless it is given a budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +110,3 @@ def _share(backbone: Backbone, places: tuple[Place, ...]) -> float:
     """Of the backbone's blocks, those that do not run where these places are read."""
     spans = backbone.stacks
     return sum(max((one.n for one in places if one.stack == name), default=0) for name in spans) / backbone.depth
-
-
-def budget_of(given: int | None, store: FeatureStore) -> int:
-    """Bytes that the whole store may hold: what was given, else what it holds and a share of what the disk has free."""
-    return store.usage().bytes + round(SHARE_OF_DISK * free_bytes(store.root)) if given is None else given

@@ -17,11 +17,13 @@ from autotune.features.files import META, Folder
 from autotune.features.leftovers import exclusively, names_in
 from autotune.features.manifests import FORMAT, FORMAT_VERSION, Manifest, is_promised, read_json, read_manifest
 from autotune.features.marks import MANIFEST, SCRATCH, VALUES, parse, writer_lives
-from autotune.features.values import free_bytes
+from autotune.features.new_files import free_bytes
 from autotune.units import format_bytes
 
 _FOLDER = re.compile(r"[0-9a-f]{32}(-[2-8])?")
 """Names of folders that the store makes."""
+SHARE_OF_DISK = 0.5
+"""Of the disk's free room, what a store takes unless it is given a budget."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ def possible_room(root: Path, budget: int) -> int:
     nobody has open or can use. Below 0 where what is open exceeds the budget alone."""
     folders = _folders(root, [])
     return _free(root, budget, _held_bytes(folders)) + _going(_candidates(folders))
+
+
+def budget_of(given: int | None, root: Path) -> int:
+    """Bytes that the whole store may hold: what was given, else what it holds and a share of what the disk has free."""
+    return usage(root).bytes + round(SHARE_OF_DISK * free_bytes(root)) if given is None else given
 
 
 def _going(candidates: list[_Candidate], missing: float = math.inf) -> int:

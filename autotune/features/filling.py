@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 from autotune.errors import StoreError, StoreFull
 from autotune.features.build import build
-from autotune.features.deciding import Measured, budget_of, choose
+from autotune.features.deciding import Measured, choose
+from autotune.features.eviction import budget_of
 from autotune.features.marks import PARTS
 from autotune.features.present import Held, Layouts
 from autotune.features.rule import Decision
@@ -67,7 +68,7 @@ def fill_missing(
             with ExitStack() as alone:
                 if not measured.problem and sizes.keys() - present:
                     alone.enter_context(store.room(lambda text: say({"note": text})))
-                allowed = budget_of(budget, store)
+                allowed = budget_of(budget, store.root)
                 decision = choose(measured, sizes, store.possible_room(allowed), present)
                 missing = decision.places - present
                 writers = _entered(store, held, layouts, missing, allowed, writing) if missing else {}

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ def read_json(path: Path) -> dict[str, Any] | str:
 def read_manifest(path: Path, digest: str) -> Manifest | str:
     """The manifest at a path if it and its file of values look whole, else what is wrong."""
     content = read_json(path)
-    if isinstance(content, str):
-        return f"it {content}"
+    return f"it {content}" if isinstance(content, str) else manifest_of(content, path, digest)
+
+
+def manifest_of(content: Mapping[str, Any], path: Path, digest: str) -> Manifest | str:
+    """What stands, or is to stand, in the manifest at a path, if it and its file of values look whole, else what is wrong."""
     if (content.get("format"), content.get("format_version")) != (FORMAT, FORMAT_VERSION):
         return "it is of another format or version"
     if content.get("key_digest") != digest:

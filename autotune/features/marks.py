@@ -16,6 +16,8 @@ from autotune.processes import started
 
 PARTS = ("train", "valid", "test")
 VALUES, MANIFEST, SCRATCH = ".bin", ".json", ".tmp"
+BUILDING_LOCK, ROOM_LOCK = "building.lock", "room.lock"
+"""In a key's folder, held by whoever fills it; in the root, by whoever takes room there."""
 _NAME = re.compile(
     r"(?P<stem>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\.(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}(?P<kind>\.bin|\.json|\.tmp)"
 )

@@ -20,12 +20,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
 from autotune.features.files import Folder
 from autotune.features.layout import DTYPES, STAND_INS, Layout
-from autotune.features.locks import Lock, is_at, lock_shared
 from autotune.features.manifests import Manifest, touch
+from autotune.features.wholeness import damaged_row, has_its_index, open_values
 from sherl.features import Place
 
 Rows = NDArray[np.int64]
@@ -141,14 +140,6 @@ class OpenFile:
             if end - begin < len(target):
                 target[end - begin :] = 0
 
-    def damaged_row(self, checksums: NDArray[np.uint64]) -> int | None:
-        """The first row whose values are not those that were written."""
-        begins = self._begins.tolist()
-        for row, expected in enumerate(checksums.tolist()):
-            if xxh3_64_intdigest(self._values[begins[row] : begins[row + 1]].data) != expected:
-                return row
-        return None
-
 
 def open_reader(folder: Folder, part: str, places: Iterable[tuple[str, int]], *, verify: bool) -> Reader | None:
     """All of these places, or None where one of them is not whole; the folder's notes say which and why."""
@@ -169,18 +160,11 @@ def open_reader(folder: Folder, part: str, places: Iterable[tuple[str, int]], *,
 
 def _open(folder: Folder, manifest: Manifest, known: dict[str, Rows], *, verify: bool) -> OpenFile | None:
     """Map a file and hold it; ``known`` keeps lengths by their digest, since all places of a part mostly share them."""
-    try:
-        descriptor = os.open(manifest.values, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        folder.note(f"{manifest.values} cannot be read ({error.strerror}): it is passed over.")
+    descriptor = open_values(manifest)
+    if isinstance(descriptor, str):
+        folder.note(f"{manifest.values} {descriptor}: it is passed over.")
         return None
     try:
-        if lock_shared(descriptor) is Lock.BUSY or not is_at(descriptor, manifest.values) or not manifest.path.exists():
-            folder.note(f"{manifest.values} is being evicted: it is passed over.")
-            return None
-        if os.fstat(descriptor).st_size != manifest.file_bytes:
-            folder.note(f"{manifest.values} changed its size: it is passed over.")
-            return None
         # the map keeps a copy of the descriptor, and with it the lock
         content = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) if manifest.file_bytes else b""
     except (OSError, ValueError) as error:
@@ -188,20 +172,16 @@ def _open(folder: Folder, manifest: Manifest, known: dict[str, Rows], *, verify:
         return None
     finally:
         os.close(descriptor)
-    wrong = "has a damaged index"
-    made = None
-    index = content[manifest.value_bytes :]
-    if xxh3_128_hexdigest(index) == manifest.index_checksum:
-        try:
-            made = OpenFile(_layout(manifest, index, known), content)
-        except (ValueError, KeyError) as error:
-            wrong = f"has a manifest that does not suit it ({error})"
-    if made is not None and verify:
-        row = made.damaged_row(
-            np.frombuffer(index, dtype="<u8")[-manifest.rows :] if manifest.rows else np.zeros(0, "u8")
-        )
-        if row is not None:
-            made, wrong = None, f"has a damaged row {row}: its checksum is not that of the values that were written"
+    wrong, made = "has a damaged index", None
+    with memoryview(content) as seen:
+        if has_its_index(manifest, seen):
+            try:
+                made = OpenFile(_layout(manifest, bytes(seen[manifest.value_bytes :]), known), content)
+            except (ValueError, KeyError) as error:
+                wrong = f"has a manifest that does not suit it ({error})"
+        row = damaged_row(manifest, seen) if made is not None and verify else None
+    if row is not None:
+        made, wrong = None, f"has a damaged row {row}: its checksum is not that of the values that were written"
     if made is None:
         del content
         if verify:

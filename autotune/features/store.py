@@ -20,6 +20,7 @@ from autotune.features.files import Folder
 from autotune.features.layout import Layout
 from autotune.features.locks import alone
 from autotune.features.manifests import promise
+from autotune.features.marks import BUILDING_LOCK, ROOM_LOCK
 from autotune.features.reader import Reader, open_reader
 from autotune.features.writer import Writer
 
@@ -127,7 +128,7 @@ class FeatureStore:
         Raises:
             StoreError: on entering: the folder cannot be written, or the other hangs or takes too long.
         """
-        return self._alone(self.folder / "building.lock", say)
+        return self._alone(self.folder / BUILDING_LOCK, say)
 
     def room(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
         """Be the only process that makes room under the root, and takes it. It is for the moment until all writers are entered,
@@ -136,7 +137,7 @@ class FeatureStore:
         Raises:
             StoreError: on entering, as :meth:`building`.
         """
-        return self._alone(self.root / "room.lock", say)
+        return self._alone(self.root / ROOM_LOCK, say)
 
     @contextmanager
     def _alone(self, path: Path, say: Callable[[str], None]) -> Iterator[None]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,15 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
-from autotune.features.files import Folder, write_all
+from autotune.features.files import Folder
 from autotune.features.layout import Layout
-from autotune.features.leftovers import new_file
-from autotune.features.locks import Lock, is_at, try_lock
 from autotune.features.manifests import FORMAT, FORMAT_VERSION
-from autotune.features.marks import MANIFEST, VALUES
+from autotune.features.new_files import NewFile
 from sherl.features import Place
-
-_NO_SUCH_CALL = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 class ValuesFile:
@@ -30,28 +23,16 @@ class ValuesFile:
     def __init__(self, folder: Folder, stem: str, layout: Layout) -> None:
         self.layout = layout
         self._folder = folder
-        self._stem = stem
+        self._file = NewFile(folder, stem)
         self._begins = layout.begins()
         self._came = np.zeros(layout.rows, dtype=np.bool_)
         self._checksums = np.zeros(layout.rows, dtype="<u8")
-        self._descriptor, self._path = new_file(folder.path, stem, VALUES)
-        self._finished = False
 
     def take_room(self) -> None:
         """Raises:
         OSError: there is none.
         """
-        size = self.layout.file_bytes
-        if not size:
-            return
-        try:
-            os.posix_fallocate(self._descriptor, 0, size)
-        except (AttributeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_SUCH_CALL:
-                raise
-            if free_bytes(self._path.parent) < size:  # this system cannot promise room
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-            os.ftruncate(self._descriptor, size)
+        self._file.take_room(self.layout.file_bytes)
 
     def put(self, rows: NDArray[np.int64], values: Tensor) -> None:
         layout = self.layout
@@ -65,14 +46,14 @@ class ValuesFile:
         for row, own, begin, end in zip(rows.tolist(), raw, begins, ends, strict=True):
             kept = own[: end - begin].reshape(-1).data
             self._checksums[row] = xxh3_64_intdigest(kept)
-            write_all(self._descriptor, kept, begin * size)
+            self._file.write(kept, begin * size)
         self._came[rows] = True
 
     def _check(self, rows: NDArray[np.int64], values: Tensor) -> None:
         layout = self.layout
         if rows.size and not (rows.min() >= 0 and rows.max() < layout.rows):
             raise ValueError(
-                f"Rows of {self._stem} are 0 to {layout.rows - 1}; {rows.min()} to {rows.max()} were given."
+                f"Rows of {self._file.stem} are 0 to {layout.rows - 1}; {rows.min()} to {rows.max()} were given."
             )
         tokens = None
         if layout.lengths is not None:
@@ -80,7 +61,7 @@ class ValuesFile:
         wanted = layout.batch_shape(len(rows), tokens)
         if tuple(values.shape) != wanted or values.dtype != layout.dtype:
             raise ValueError(
-                f"Values of {self._stem} for these rows are {layout.dtype_name} {list(wanted)}; "
+                f"Values of {self._file.stem} for these rows are {layout.dtype_name} {list(wanted)}; "
                 f"{values.dtype} {list(values.shape)} were given."
             )
 
@@ -97,21 +78,18 @@ class ValuesFile:
         Raises:
             OSError: the disk does not take them, or the file was removed.
         """
-        if self._finished:
+        if self._file.finished:
             return
         layout = self.layout
         index = self._checksums.tobytes()
         if layout.lengths is not None:
             index = layout.lengths.astype("<i8").tobytes() + index
-        write_all(self._descriptor, memoryview(index), layout.value_bytes)
-        os.fsync(self._descriptor)
-        if not is_at(self._descriptor, self._path):
-            raise OSError(errno.ENOENT, f"{self._path} was removed while it was written")
+        self._file.write(memoryview(index), layout.value_bytes)
         manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "key_digest": self._folder.digest,
-            "stem": self._stem,
+            "stem": self._file.stem,
             "rows": layout.rows,
             "shape": list(layout.shape),
             "dtype": layout.dtype_name,
@@ -122,29 +100,13 @@ class ValuesFile:
             "index_checksum": xxh3_128_hexdigest(index),
             "lengths_digest": lengths_digest(layout),
         }
-        self._folder.put_json(self._stem, self._path.with_suffix(MANIFEST), manifest)
-        self._finished = True
+        self._file.finish(manifest)
 
     def close(self, *, keep: bool) -> None:
-        """Let the file go; harmless a second time. What is not finished is removed, and without ``keep`` what is, unless
-        somebody has it open."""
-        if self._descriptor < 0:
-            return
-        if self._finished and not keep and try_lock(self._descriptor, exclusive=True) is Lock.HELD:
-            self._path.with_suffix(MANIFEST).unlink(missing_ok=True)
-            self._finished = False
-        if not self._finished:
-            self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        """As :meth:`autotune.features.new_files.NewFile.close`."""
+        self._file.close(keep=keep)
 
 
 def lengths_digest(layout: Layout) -> str:
     """Equal for layouts whose rows have equal lengths; empty where the shape is fixed."""
     return "" if layout.lengths is None else hashlib.sha256(layout.lengths.astype("<i8").tobytes()).hexdigest()[:32]
-
-
-def free_bytes(path: Path) -> int:
-    """What the file system has left for this user."""
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize

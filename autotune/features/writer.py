@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -12,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autotune.errors import StoreError, StoreFull
 from autotune.features.files import Folder
 from autotune.features.layout import Layout
 from autotune.features.locks import alone
 from autotune.features.marks import stem_of
-from autotune.features.values import ValuesFile, free_bytes, lengths_digest
-from autotune.units import format_bytes
+from autotune.features.new_files import cannot_write
+from autotune.features.values import ValuesFile, lengths_digest
 from sherl.features import Place
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Writer:
@@ -64,7 +60,7 @@ class Writer:
                 self._files[place].take_room()
         except OSError as error:
             self._abandon()
-            raise self._in_words(error, needed) from error
+            raise cannot_write(error, self._folder.path, needed) from error
         except BaseException:
             self._abandon()
             raise
@@ -91,7 +87,7 @@ class Writer:
         try:
             file.put(np.asarray(rows, dtype=np.int64), values)
         except OSError as error:
-            raise self._in_words(error, file.layout.file_bytes) from error
+            raise cannot_write(error, self._folder.path, file.layout.file_bytes) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -122,7 +118,7 @@ class Writer:
                 file.finish()
         except OSError as error:
             needed = sum(file.layout.file_bytes for file in self._files.values())
-            raise self._in_words(error, needed) from error
+            raise cannot_write(error, self._folder.path, needed) from error
 
     def _is_whole(self, place: Place, layout: Layout) -> bool:
         for found in self._folder.manifests(stem_of(self._part, place)):
@@ -137,22 +133,3 @@ class Writer:
         for file in self._files.values():
             file.close(keep=keep)
         self._held.close()
-
-    def _in_words(self, error: OSError, needed: int) -> StoreError:
-        where = self._folder.path
-        if error.errno not in _NO_ROOM:
-            return StoreError(
-                f"Features cannot be written to {where}: {error}. Give another folder or go on without them."
-            )
-        free = free_bytes(where)
-        reason = (
-            f"{format_bytes(free)} are free"
-            if error.errno == errno.ENOSPC
-            else f"{error.strerror}, although {format_bytes(free)} are free"
-        )
-        return StoreFull(
-            f"There is no room for features in {where}: {format_bytes(needed)} are needed, {reason}. Free some of the "
-            "disk, give another folder, or go on without them.",
-            needed=needed,
-            free=free,
-        )

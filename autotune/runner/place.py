@@ -11,7 +11,7 @@ from ray import tune
 
 from autotune.errors import DeviceError, NoAnswerError
 from autotune.outcome import Outcome, Status
-from autotune.trial.filling import Filling, errand_of, lie_here
+from autotune.runner.fetching import Fetching, lie_here, node_here
 from autotune.trial.fork_server import ForkServer, Lender
 from autotune.trial.measuring import meter_for
 from autotune.trial.process import TrialProcess
@@ -24,7 +24,8 @@ REPORT = "autotune"
 
 @dataclass(frozen=True)
 class Errand:
-    """What a place is to do. resources: asked of Ray. target, preload, path, lender: see TrialProcess and ForkServer."""
+    """What a place is to do. resources: asked of Ray. target, preload, path, lender: see TrialProcess and ForkServer. home: Ray's
+    number of the driver's machine."""
 
     request: TrialRequest
     resources: Mapping[str, float]
@@ -32,6 +33,7 @@ class Errand:
     preload: tuple[str, ...]
     path: tuple[str, ...]  # the driver's, so that a trial finds what the driver has found
     lender: Lender | None = None
+    home: str = ""
 
 
 class Place(tune.Trainable):
@@ -48,8 +50,8 @@ class Place(tune.Trainable):
         self._process: TrialProcess | None = None
         self._errand: Errand = config["errand"]
         self._stop: tuple[str, Status] | None = None
-        self._filling: Filling | None = None
-        self._asked: dict[str, str] = {}  # what this place has had stored, and why that failed
+        self._fetching: Fetching | None = None
+        self._asked: dict[str, str] = {}  # what this place has had brought, and why that failed
         self._warm()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -88,8 +90,8 @@ class Place(tune.Trainable):
             request = self._errand.request
             if not self._server.ready_within(STEP_SECONDS):
                 return report([], None)
-            if request.features is not None and request.device == "cpu":
-                why = self._features(request, request.features)
+            if request.features is not None:
+                why = self._features(request.features)
                 if why is None:
                     return report([], None)
                 request = replace(request, features={**request.features, "not_stored": why})
@@ -102,27 +104,25 @@ class Place(tune.Trainable):
             messages = [] if message is None else [message]
         return report(messages, self._process.outcome_so_far(Status.INTERRUPTED, ""))
 
-    def _features(self, request: TrialRequest, shared: Mapping[str, Any]) -> str | None:
-        """Has a machine of its own store hold what a trial reads, before it starts, by a process under the same cap; None while
-        that is at work, else why it is not there, "" where it is. On the driver's machine it is there. Two places that want the
-        same wait for one another, by the store's lock. On a GPU nothing is stored: that would take memory that nobody has reckoned
-        with, and a trial computes everything itself there."""
+    def _features(self, shared: Mapping[str, Any]) -> str | None:
+        """Has a machine of its own store hold what a trial reads, before it starts: as the driver's machine has it, byte for byte,
+        so that a trial learns the same wherever it runs, and without a device's memory. None while that is at work, else why it is
+        not there, "" where it is. Two places that want the same wait for one another, by the store's lock."""
         wanted = json.dumps([shared["root"], shared["folder"], shared["places"]])
         if lie_here(shared):
             return ""
         if wanted in self._asked:
             return self._asked[wanted]
-        if self._filling is None:
-            errand = errand_of(request, shared, self._errand.preload)
-            self._filling = Filling(errand, cap=request.memory_cap, meter=meter_for(request), path=self._errand.path)
-        self._filling.poll(STEP_SECONDS)
-        answer = self._filling.answer
+        if self._errand.home in ("", node_here()):
+            return ""  # the driver's own machine: it has gone meanwhile, and the trial says so
+        if self._fetching is None:
+            self._fetching = Fetching(shared, self._errand.home)
+        answer = self._fetching.wait(STEP_SECONDS)
         if answer is None:
             return None
-        self._filling.close()
-        self._filling = None
-        self._asked[wanted] = answer if isinstance(answer, str) else str(answer["reason"])
-        return "" if lie_here(shared) else self._asked[wanted]
+        self._fetching = None
+        self._asked[wanted] = answer
+        return answer
 
     def _warm(self) -> None:
         """A fork server, started in the background where none lives."""
@@ -140,9 +140,9 @@ class Place(tune.Trainable):
             )
 
     def _end(self, why: str) -> None:
-        if self._filling is not None:
-            self._filling.close()
-            self._filling = None
+        if self._fetching is not None:
+            self._fetching.close()
+            self._fetching = None
         if self._process is not None:
             self._process.stop(why, Status.INTERRUPTED)
             self._process = None

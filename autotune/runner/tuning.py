@@ -14,6 +14,7 @@ from ray.tune.stopper import Stopper
 
 from autotune.outcome import Status
 from autotune.runner.desk import Assignment, Desk
+from autotune.runner.fetching import node_here
 from autotune.runner.place import Errand, Place, read_report
 from autotune.runner.session import RaySession, ray_environment
 from autotune.runner.source import DONE
@@ -58,6 +59,7 @@ class _Asking(Searcher):
         self._target = target
         self._preload = preload
         self._lender = lender
+        self._home = node_here()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         given = self._desk.give(trial_id)
@@ -67,7 +69,7 @@ class _Asking(Searcher):
             return None
         resources = self._desk.machine.resources(given.share)
         path = tuple(sys.path) if self._lender is None else self._lender.path
-        return {"errand": Errand(given.request, resources, self._target, self._preload, path, self._lender)}
+        return {"errand": Errand(given.request, resources, self._target, self._preload, path, self._lender, self._home)}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback hears more."""

@@ -181,8 +181,7 @@ def test_on_a_full_disk_what_is_old_goes_before_it_is_measured(
     def free(_: Path) -> int:
         return 10**9 if not other.has("train", FIRST) else 0
 
-    for module in (eviction, deciding):
-        monkeypatch.setattr(module, "free_bytes", free)
+    monkeypatch.setattr(eviction, "free_bytes", free)
     monkeypatch.setattr(deciding, "SAMPLE_BYTES", 10_000)
     stored, notes = filling(mode="auto", budget=10**9)
     assert stored.verdict == "all"

@@ -16,8 +16,8 @@ import pytest
 
 from autotune.errors import StoreError, StoreFull
 from autotune.features import leftovers, locks, marks
+from autotune.features.new_files import free_bytes
 from autotune.features.store import FeatureStore
-from autotune.features.values import free_bytes
 from tests.autotune.features.samples import (
     FIRST,
     KEY,
