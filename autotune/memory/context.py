@@ -17,6 +17,7 @@ from pathlib import Path
 
 from autotune.files import append_line
 from autotune.memory.device import DeviceInfo
+from autotune.memory.gpus import gpu_key
 from sherl.cache import cache_directory
 
 # A CUDA context with torch's kernels loaded takes 300 to 600 MB; the upper end, where none was measured.
@@ -33,7 +34,8 @@ MEASURED: dict[tuple[str, str, str], int] = {}
 @dataclass(frozen=True)
 class Surroundings:
     """What a context's size depends on. torch_version, driver: as they call themselves (``2.13.0+cu130``, ``580.65.06``),
-    of which the leading numbers count; device_name: as NVML shows it. What is left empty is not known."""
+    of which the leading numbers count; device_name: of a single GPU, as NVML or a person names it. What is left empty is
+    not known."""
 
     torch_version: str = ""
     device_name: str = ""
@@ -41,9 +43,9 @@ class Surroundings:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """torch's major and minor version, the device, the driver's major version."""
+        """torch's major and minor version, the kind of GPU (:func:`autotune.memory.gpus.gpu_key`), the driver's major version."""
         version = ".".join(self.torch_version.split("+")[0].split(".")[:2])
-        return version, self.device_name, self.driver.split(".")[0]
+        return version, gpu_key(self.device_name), self.driver.split(".")[0]
 
 
 def contexts_file() -> Path:
@@ -51,9 +53,14 @@ def contexts_file() -> Path:
     return cache_directory() / "contexts.jsonl"
 
 
-def surroundings_of(device: DeviceInfo) -> Surroundings:
-    """What the size of a CUDA context depends on, of the device of a study."""
-    return Surroundings(metadata.version("torch"), device.name, device.driver)
+def surroundings_of(device: DeviceInfo) -> tuple[Surroundings, ...]:
+    """What the size of a CUDA context depends on, for each kind of GPU of a study's device; none for a CPU."""
+    return tuple(Surroundings(metadata.version("torch"), name, device.driver) for name in device.gpus)
+
+
+def context_on(device: DeviceInfo, file: Path | None = None) -> int:
+    """Bytes outside the allocator on any of the device's GPUs: of several kinds the most (:func:`context_bytes`)."""
+    return max((context_bytes(around, file) for around in surroundings_of(device)), default=DEFAULT_CONTEXT_BYTES)
 
 
 def context_bytes(around: Surroundings, file: Path | None = None) -> int:
@@ -69,9 +76,10 @@ def context_bytes(around: Surroundings, file: Path | None = None) -> int:
         most = max((count for key, count in found if _matches(key, wanted)), default=None)
         if most is not None:
             return most
+    for_all = {(torch, gpu_key(gpu), driver): count for (torch, gpu, driver), count in MEASURED.items()}
     for wanted in (*alike, (version, "", "")):
-        if any(wanted) and wanted in MEASURED:
-            return MEASURED[wanted]
+        if any(wanted) and wanted in for_all:
+            return for_all[wanted]
     return DEFAULT_CONTEXT_BYTES
 
 
@@ -82,7 +90,7 @@ def keep_context(around: Surroundings, measured: int, file: Path | None = None) 
         OSError: the file cannot be written.
     """
     file = contexts_file() if file is None else file
-    if not around.device_name or not PLAUSIBLE[0] <= measured <= PLAUSIBLE[1]:
+    if not around.key[1] or not PLAUSIBLE[0] <= measured <= PLAUSIBLE[1]:
         return
     if any(key == around.key and count >= measured for key, count in _measured(file)):
         return
@@ -99,4 +107,4 @@ def _measured(file: Path) -> Iterator[tuple[tuple[str, str, str], int]]:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a crash cut short
                 plain = json.loads(line)
                 version, name, driver = map(str, plain["key"])
-                yield (version, name, driver), int(plain["bytes"])
+                yield (version, gpu_key(name), driver), int(plain["bytes"])

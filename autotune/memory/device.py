@@ -13,6 +13,7 @@ import psutil
 from autotune.cgroup import group_memory
 from autotune.errors import DeviceError
 from autotune.memory import nvml
+from autotune.memory.gpus import gpu_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class DeviceInfo:
     the machine's and the control group's; with several GPUs those of the one that has the least, since a trial may be
     placed on any. count: how many such devices. meter: the name in :data:`autotune.memory.meter.METERS` of what reads it.
     limited_by: "" or what makes the total smaller than the machine's own, in words. capability: of the GPU, (major,
-    minor), the highest of several, where it is known; driver: its version, "" where that is not known."""
+    minor), the highest of several, where it is known; driver: its version, "" where that is not known. gpus: each kind
+    of GPU by the name that NVML shows, while ``name`` is for people (``2 GPUs (NVIDIA A100)``)."""
 
     kind: Literal["cpu", "cuda"]
     name: str
@@ -32,6 +34,13 @@ class DeviceInfo:
     count: int = 1
     capability: tuple[int, int] | None = None
     driver: str = ""
+    gpus: tuple[str, ...] = ()
+
+    @property
+    def gpu_kind(self) -> str:
+        """What a single one of its GPUs is called (:func:`autotune.memory.gpus.gpu_key`); of several kinds, all of them.
+        "" for a CPU. What is learnt on one GPU holds for each of its kind, so it is kept under this."""
+        return "+".join(sorted({gpu_key(name) for name in self.gpus}))
 
 
 def available_device(environment: Mapping[str, str] = os.environ) -> DeviceInfo:
@@ -92,6 +101,7 @@ def gpus_device(gpus: Sequence[Mapping[str, Any]]) -> DeviceInfo:
         count=len(gpus),
         capability=max((tuple(gpu["capability"]) for gpu in gpus if gpu.get("capability")), default=None),
         driver=str(gpus[0].get("driver", "")),
+        gpus=tuple(names),
     )
 
 

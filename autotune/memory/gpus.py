@@ -97,6 +97,19 @@ _GPUS: dict[str, tuple[int, tuple[int, int]]] = {
 }
 
 
+# Maker, series and form: a name without them is the same GPU. (Quadro is not among them: Quadro RTX 6000 is none of those
+# that came after it.)
+_FORMS = ("sxm", "sxm2", "sxm3", "sxm4", "sxm5", "sxm6", "pcie", "fhhl", "dgxs", "hbm2", "hbm2e", "hbm3", "hbm3e")
+_SAY_NOTHING = frozenset(("nvidia", "geforce", "tesla", "gpu", "generation", *_FORMS))
+# One GPU under several names, as the driver has them (README of NVIDIA's open kernel modules, "Compatible GPUs").
+_ALSO_CALLED = {
+    f"rtxpro6000blackwell{edition}": "rtxpro6000"
+    for edition in ("", "workstationedition", "maxqworkstationedition", "serveredition")
+}
+# A size of memory that stands as a word of its own (80GB, 80 GB, 144G); not the 1g.5gb of a slice.
+_SIZE = re.compile(r"(?<![a-z0-9.])[0-9]+ ?gi?b?(?![a-z0-9.])")
+
+
 def names() -> tuple[str, ...]:
     """All known names."""
     return tuple(_GPUS)
@@ -135,12 +148,17 @@ def _known(name: str) -> KnownGpu:
     return KnownGpu(name=name, total_bytes=size * MIB, capability=capability)
 
 
+def gpu_key(name: str) -> str:
+    """One word for a kind of GPU, whoever names it: ``NVIDIA GeForce RTX 4070`` (NVML) and ``RTX 4070`` (a person) are
+    ``rtx4070``, ``NVIDIA A100-SXM4-80GB`` is ``a100``. "" where the name says nothing but a size.
+
+    The size of its memory is left out, since what a context takes does not depend on it; a slice (``MIG 1g.5gb``) is a
+    kind of its own. A key is its own key.
+    """
+    key = _key(_SIZE.sub(" ", name.lower()))
+    return _ALSO_CALLED.get(key, key)
+
+
 def _key(name: str) -> str:
-    """What is left of a name without maker, series and punctuation."""
-    words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
-    kept = [
-        word
-        for word in words
-        if word not in ("nvidia", "geforce", "tesla", "quadro", "gpu", "sxm4", "sxm5", "sxm2", "pcie", "hbm3")
-    ]
-    return "".join(kept)
+    """What is left of a name without maker, series and punctuation; its memory's size stays."""
+    return "".join(word for word in re.sub(r"[^a-z0-9]+", " ", name.lower()).split() if word not in _SAY_NOTHING)

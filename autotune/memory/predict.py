@@ -13,6 +13,7 @@ from typing import Any, Literal
 from autotune.files import append_line
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.gpu import GpuKind
+from autotune.memory.gpus import gpu_key
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import MarginKind, margin_bytes, score
 from autotune.memory.scaling import LEAST_ROWS, ByRows
@@ -59,7 +60,7 @@ class Predictor:
         device: what the trials run on.
         context_bytes: of a CUDA context (:func:`autotune.memory.context.context_bytes`).
         cache_path: a file of JSON lines, read at the start and appended to; lines that are damaged or of other code are passed over.
-        device_name: the GPU's name; what finished trials teach is kept for each.
+        device_name: a single GPU's name, as NVML or a person names it; what finished trials teach is kept for each kind.
         gpu: what kind of GPU it is; None is :class:`GpuKind` as this environment has it, of the default generation.
         expandable_segments: whether trials run with ``expandable_segments:True``.
         with_features: given a candidate and the forms of its two batches, these with the hidden states that its batches bring
@@ -88,7 +89,7 @@ class Predictor:
         self._baseline_bytes, self._cap_bytes, self._device = baseline_bytes, cap_bytes, device
         self._context_bytes = context_bytes
         self._gpu = None if device == "cpu" else gpu or GpuKind.of()
-        self._device_name, self._expandable = device_name, expandable_segments
+        self._device_name, self._expandable = gpu_key(device_name), expandable_segments
         self._with_features = with_features
         # what GPU trials teach is told beside the context's bytes that were reckoned with
         self._store = _Store(cache_path, context_bytes=context_bytes)
@@ -275,7 +276,9 @@ class _Store:
             key = str(line["breach"])
             self.breaches[key] = max(int(line["held"]), self.breaches.get(key, 0))
         elif "score" in line and self._tells(line):
-            self.scores.setdefault((line["kind"], str(line.get("device", ""))), []).append(float(line["score"]))
+            self.scores.setdefault((line["kind"], gpu_key(str(line.get("device", "")))), []).append(
+                float(line["score"])
+            )
 
     def _tells(self, line: dict[str, Any]) -> bool:
         """Whether a score is of a known kind and on the base, and beside the context, that are reckoned with now."""

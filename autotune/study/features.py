@@ -17,7 +17,7 @@ from autotune.features.errand import Errand, Stored, Wanted
 from autotune.features.marks import PARTS
 from autotune.features.reader import Reader
 from autotune.features.shared import SharedFeatures, with_features
-from autotune.memory.context import context_bytes, surroundings_of
+from autotune.memory.context import context_on
 from autotune.memory.device import DeviceInfo
 from autotune.memory.meter import METERS
 from autotune.outcome import Candidate
@@ -266,7 +266,7 @@ def _most_seconds(
 def _allocator_bytes(config: StudyConfig, device: DeviceInfo) -> int | None:
     if device.kind == "cpu":
         return None
-    return max(1, config.memory_cap - context_bytes(surroundings_of(device)))
+    return max(1, config.memory_cap - context_on(device))
 
 
 def _tell(message: Mapping[str, Any], listener: StudyListener) -> None:

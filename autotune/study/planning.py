@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from autotune.memory.context import Surroundings, context_bytes
+from autotune.memory.context import Surroundings, context_bytes, context_on
 from autotune.memory.device import DeviceInfo, available_device, cpu_device
-from autotune.memory.gpus import KnownGpu, find_gpu
+from autotune.memory.gpus import KnownGpu, find_gpu, gpu_key
 from autotune.outcome import Candidate
 from autotune.runner.shares import usable_cores
 from autotune.space import SearchSpace
@@ -160,9 +160,12 @@ def plan_for(
         cap=cap,
         device="cpu" if on_cpu else "cuda",
         device_name=settled.name,
+        gpu_kind=settled.gpu_kind if isinstance(settled, DeviceInfo) else gpu_key(settled.name),
         capability=settled.capability,
-        context_bytes=context_bytes(
-            Surroundings(torch.__version__, settled.name, settled.driver if isinstance(settled, DeviceInfo) else "")
+        context_bytes=(
+            context_on(settled)
+            if isinstance(settled, DeviceInfo)
+            else context_bytes(Surroundings(torch.__version__, settled.name))
         ),
         # by the threads that a study would give each trial here
         baseline_bytes=baseline_bytes() if on_cpu else 0,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from autotune.config import StudyConfig
-from autotune.memory.context import context_bytes, contexts_file, keep_context, surroundings_of
+from autotune.memory.context import context_on, contexts_file, keep_context, surroundings_of
 from autotune.memory.device import DeviceInfo
 from autotune.memory.gpu import GpuKind
 from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS
@@ -20,11 +20,14 @@ from sherl.data import PreparedData
 
 
 def learn_context(device: DeviceInfo, peak: MemoryFigures, warn: Callable[[str], None]) -> None:
-    """Keep what a trial held of a GPU outside its allocator, where that was measured; ``warn`` says why it could not be."""
-    if peak.reserved is None or peak.meter not in (SOURCE_PROCESS, SOURCE_GROWTH):
+    """Keep what a trial held of a GPU outside its allocator, where that was measured; ``warn`` says why it could not be.
+
+    Nothing is kept where GPUs of several kinds are there: which of them the trial was placed on is not known."""
+    kinds = surroundings_of(device)
+    if peak.reserved is None or peak.meter not in (SOURCE_PROCESS, SOURCE_GROWTH) or len(kinds) != 1:
         return
     try:
-        keep_context(surroundings_of(device), peak.device - peak.reserved)
+        keep_context(kinds[0], peak.device - peak.reserved)
     except OSError as error:
         warn(f"what a CUDA context takes here could not be kept in {contexts_file()} ({error})")
 
@@ -70,9 +73,9 @@ def predictor_for(
         baseline_bytes=int(baseline),
         cap_bytes=config.memory_cap,
         device=device.kind,
-        device_name=device.name,
+        device_name=device.gpu_kind,
         gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
-        context_bytes=context_bytes(surroundings_of(device)),
+        context_bytes=context_on(device),
         cache_path=folder.predictions_file,
         with_features=None if features is None else features.forms,
     )

@@ -8,7 +8,16 @@ import pytest
 
 from autotune.errors import DeviceError
 from autotune.memory import context
-from autotune.memory.context import DEFAULT_CONTEXT_BYTES, PLAUSIBLE, Surroundings, context_bytes, keep_context
+from autotune.memory.context import (
+    DEFAULT_CONTEXT_BYTES,
+    PLAUSIBLE,
+    Surroundings,
+    context_bytes,
+    context_on,
+    keep_context,
+    surroundings_of,
+)
+from autotune.memory.device import DeviceInfo, cpu_device, gpus_device
 from autotune.memory.gpu import DEFAULT_CAPABILITY, GpuKind, cublas_workspace_bytes
 
 KIB = 1024
@@ -88,3 +97,42 @@ def test_what_is_no_context_is_not_kept(tmp_path: Path) -> None:
     assert context_bytes(here(), file) == DEFAULT_CONTEXT_BYTES
     keep_context(here(), 400_000_000, file)
     assert context_bytes(here(), file) == 400_000_000
+
+
+def with_gpus(*names: str) -> DeviceInfo:
+    return gpus_device([{"name": name, "total_bytes": 1, "free_bytes": 1, "driver": "580.65.06"} for name in names])
+
+
+def test_a_context_is_known_whoever_names_the_gpu_and_however_many_there_are(tmp_path: Path) -> None:
+    one, two = with_gpus("NVIDIA GeForce RTX 4070"), with_gpus(*["NVIDIA GeForce RTX 4070"] * 2)
+    (around,) = surroundings_of(two)
+    for kept in (around, *surroundings_of(one), Surroundings(around.torch_version, "RTX 4070", "580.65.06")):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        keep_context(kept, 412_000_000, file)
+        assert context_on(one, file) == context_on(two, file) == 412_000_000
+        trial = Surroundings(around.torch_version, "NVIDIA GeForce RTX 4070", "580.65.06")  # as a trial's process asks
+        named = Surroundings(around.torch_version, "rtx4070")  # as a person who plans elsewhere does
+        assert context_bytes(trial, file) == context_bytes(named, file) == 412_000_000
+        assert context_on(with_gpus("NVIDIA GeForce RTX 4070 Ti"), file) == DEFAULT_CONTEXT_BYTES
+    assert two.name == "2 GPUs (NVIDIA GeForce RTX 4070)", "people are told of both"
+
+
+def test_what_was_kept_under_a_drivers_name_is_still_known(tmp_path: Path) -> None:
+    file = tmp_path / "contexts.jsonl"
+    file.write_text('{"key": ["2.13", "NVIDIA A100-SXM4-80GB", "580"], "bytes": 410000000}\n')
+    assert context_bytes(here(name="A100 40GB"), file) == 410_000_000
+
+
+def test_gpus_of_several_kinds_are_reckoned_with_the_larger_context(tmp_path: Path) -> None:
+    file = tmp_path / "contexts.jsonl"
+    both = with_gpus("NVIDIA L4", "NVIDIA A100 80GB PCIe")
+    around = dict(zip(both.gpus, surroundings_of(both), strict=True))
+    keep_context(around["NVIDIA L4"], 300_000_000, file)
+    assert context_on(both, file) == DEFAULT_CONTEXT_BYTES, "the other's is not known"
+    keep_context(around["NVIDIA A100 80GB PCIe"], 450_000_000, file)
+    assert context_on(both, file) == 450_000_000
+    assert both.gpu_kind == with_gpus("NVIDIA A100-SXM4-40GB", "NVIDIA L4").gpu_kind == "a100+l4"
+
+
+def test_a_cpu_is_no_kind_of_gpu() -> None:
+    assert (cpu_device().gpu_kind, surroundings_of(cpu_device())) == ("", ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autotune.errors import ConfigError, UnitError
-from autotune.memory.gpus import find_gpu, names
+from autotune.memory.gpus import find_gpu, gpu_key, names
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,36 @@ def test_what_is_not_known_is_told_with_what_is_near() -> None:
         find_gpu("Radeon VII")
     with pytest.raises(UnitError, match="above zero"):
         find_gpu("0GB")
+
+
+@pytest.mark.parametrize(
+    ("key", "called"),
+    [
+        ("rtx4070", ["NVIDIA GeForce RTX 4070", "GeForce RTX 4070", "RTX 4070", "rtx4070", "RTX-4070"]),
+        ("rtx4070tisuper", ["NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070Ti Super 16 GB"]),
+        ("rtx4070laptop", ["NVIDIA GeForce RTX 4070 Laptop GPU", "RTX 4070 Laptop"]),
+        ("rtx4060ti", ["NVIDIA GeForce RTX 4060 Ti", "RTX 4060 Ti 16GB", "RTX 4060 Ti"]),
+        ("a100", ["NVIDIA A100-SXM4-80GB", "NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe", "A100 40GB", "a100-80gb"]),
+        ("v100", ["Tesla V100-SXM2-32GB", "Tesla V100-FHHL-16GB", "V100 16GB"]),
+        ("h100", ["NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "H100"]),
+        ("gh200", ["NVIDIA GH200 480GB", "NVIDIA GH200 144G HBM3e", "GH200"]),
+        ("a100mig1g5gb", ["NVIDIA A100-SXM4-40GB MIG 1g.5gb"]),
+        ("a100mig1g10gb", ["NVIDIA A100-SXM4-80GB MIG 1g.10gb"]),
+        ("quadrortx6000", ["Quadro RTX 6000"]),
+        ("rtx6000ada", ["NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"]),
+        (
+            "rtxpro6000",
+            ["NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "RTX PRO 6000 Blackwell", "RTX PRO 6000"],
+        ),
+        ("", ["", "12 GB", "16GiB"]),
+    ],
+)
+def test_one_key_for_a_gpu_whoever_names_it(key: str, called: list[str]) -> None:
+    assert {gpu_key(name) for name in called} == {key}
+    assert gpu_key(key) == key
+
+
+def test_gpus_of_different_memory_alone_share_a_key() -> None:
+    shared = {name for name in names() if sum(gpu_key(other) == gpu_key(name) for other in names()) > 1}
+    assert shared == {"RTX 3080", "RTX 3080 12GB", "RTX 4060 Ti", "RTX 4060 Ti 16GB", "RTX 5060 Ti", "RTX 5060 Ti 16GB",
+                      "V100 16GB", "V100 32GB", "A100 40GB", "A100 80GB"}  # fmt: skip

@@ -101,6 +101,7 @@ def test_what_one_device_teaches_says_nothing_of_another(tmp_path: Path) -> None
     )
     assert predictor.predict(_candidate()).device == 1100 * MB
     assert _on_gpu(cache_path=file).predict(_candidate()).device == 1100 * MB
+    assert _on_gpu(cache_path=file, device_name="A100 40GB").predict(_candidate()).device == 1100 * MB, "the same kind"
     assert _on_gpu(cache_path=file, device_name="NVIDIA L4").predict(_candidate()).device == 1044 * MB
     assert _predictor(cache_path=file).predict(_candidate()).device == BASELINE + 800 * MB
 
