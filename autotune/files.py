@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 from uuid import uuid4
 
 
@@ -41,3 +44,28 @@ def append_line(target: Path, line: str) -> None:
         os.write(descriptor, b"\n" + line.encode() + b"\n")
     finally:
         os.close(descriptor)
+
+
+def json_lines(target: Path) -> Iterator[dict[str, Any]]:
+    """The objects in a file of JSON lines, as :func:`append_line` writes one. What is damaged is passed over: a line that a
+    crash cut short, what is no object, and figures that are none (``NaN``, ``1e999``).
+
+    Raises:
+        OSError: the file is not there or cannot be read.
+    """
+    for line in target.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            found = json.loads(line, parse_float=_finite, parse_constant=_no_figure)
+        except (ValueError, RecursionError):  # the latter: more brackets in each other than any writer makes
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
+def _finite(text: str) -> float:
+    figure = float(text)
+    return figure if math.isfinite(figure) else _no_figure(text)
+
+
+def _no_figure(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no finite figure.")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from autotune.files import append_line
+from autotune.files import append_line, json_lines
 from autotune.memory.device import DeviceInfo
 from autotune.memory.gpus import gpu_key
 from sherl.cache import cache_directory
@@ -103,8 +103,8 @@ def _matches(key: tuple[str, str, str], wanted: tuple[str, str, str]) -> bool:
 
 def _measured(file: Path) -> Iterator[tuple[tuple[str, str, str], int]]:
     with contextlib.suppress(OSError):  # a file that is not there, or not to be read, tells nothing
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a crash cut short
-                plain = json.loads(line)
-                version, name, driver = map(str, plain["key"])
-                yield (version, gpu_key(name), driver), int(plain["bytes"])
+        for line in json_lines(file):
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line of another form
+                version, name, driver = map(str, line["key"])
+                if PLAUSIBLE[0] <= line["bytes"] <= PLAUSIBLE[1]:
+                    yield (version, gpu_key(name), driver), int(line["bytes"])

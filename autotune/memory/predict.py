@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from autotune.files import append_line
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.gpu import GpuKind
 from autotune.memory.gpus import gpu_key
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import MarginKind, margin_bytes, score
+from autotune.memory.prediction_store import PredictionStore
 from autotune.memory.scaling import LEAST_ROWS, ByRows
 from autotune.memory.trace import TraceResult, Workload, trace, trace_events
 from autotune.outcome import Candidate, MemoryFigures
@@ -31,9 +29,6 @@ _METERS: dict[MarginKind, str] = {
     "tight": "prediction (tight heap)",
     "cuda": "prediction",
 }
-
-# What a kind's margin is a share of. Scores on another base, of older versions, say nothing.
-_BASES: dict[MarginKind, str] = {"fast": "allocated", "tight": "allocated", "cuda": "reserved"}
 
 
 def heap_plan_of(predicted: MemoryFigures | None) -> HeapPlan:
@@ -92,7 +87,7 @@ class Predictor:
         self._device_name, self._expandable = gpu_key(device_name), expandable_segments
         self._with_features = with_features
         # what GPU trials teach is told beside the context's bytes that were reckoned with
-        self._store = _Store(cache_path, context_bytes=context_bytes)
+        self._store = PredictionStore(cache_path, context_bytes=context_bytes)
         self._lock = threading.Lock()
 
     def workload(self, candidate: Candidate) -> Workload:
@@ -236,56 +231,3 @@ class Predictor:
     def _margin(self, kind: MarginKind, base: int) -> int:
         name = self._device_name if kind == "cuda" else ""
         return margin_bytes(kind, base, self._store.scores.get((kind, name), ()))
-
-
-class _Store:
-    """Traces' figures, scores and breaches in memory, and in a file of JSON lines where a path is given."""
-
-    def __init__(self, path: Path | None, *, context_bytes: int) -> None:
-        self._context_bytes = context_bytes
-        self.traces: dict[str, TraceResult] = {}
-        self.scores: dict[tuple[MarginKind, str], list[float]] = {}  # by kind and GPU
-        self.breaches: dict[str, int] = {}  # of each shape, the most that a trial held which memory ended
-        self._path = path
-        if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                # a line cut short by a crash is no reason to stop; what it held is traced again
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                    self._take(json.loads(line))
-
-    def add_trace(self, key: str, result: TraceResult) -> None:
-        self.traces[key] = result
-        figures = {name: value for name, value in dataclasses.asdict(result).items() if value is not None}
-        self._append({"trace": key, **figures})
-
-    def add_score(self, kind: MarginKind, device: str, value: float) -> None:
-        self.scores.setdefault((kind, device), []).append(value)
-        line = {"score": value, "kind": kind, "base": _BASES[kind], "device": device}
-        self._append({**line, "context": self._context_bytes} if kind == "cuda" else line)
-
-    def add_breach(self, key: str, held: int, predicted: int) -> None:
-        self.breaches[key] = held
-        self._append({"breach": key, "held": held, "predicted": predicted})
-
-    def _take(self, line: dict[str, Any]) -> None:
-        if "trace" in line:
-            parts = {str(part): int(count) for part, count in line["parts"].items()}
-            reserved = {name: int(line[name]) for name in ("reserved", "reserved_expandable") if name in line}
-            self.traces[str(line["trace"])] = TraceResult(allocated=int(line["allocated"]), parts=parts, **reserved)
-        elif "breach" in line:
-            key = str(line["breach"])
-            self.breaches[key] = max(int(line["held"]), self.breaches.get(key, 0))
-        elif "score" in line and self._tells(line):
-            self.scores.setdefault((line["kind"], gpu_key(str(line.get("device", "")))), []).append(
-                float(line["score"])
-            )
-
-    def _tells(self, line: dict[str, Any]) -> bool:
-        """Whether a score is of a known kind and on the base, and beside the context, that are reckoned with now."""
-        kind = line["kind"]
-        same_context = kind != "cuda" or line.get("context") == self._context_bytes
-        return kind in _METERS and line.get("base", "allocated") == _BASES[kind] and same_context
-
-    def _append(self, line: dict[str, Any]) -> None:
-        if self._path is not None:
-            append_line(self._path, json.dumps(line))

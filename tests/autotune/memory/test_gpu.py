@@ -94,6 +94,9 @@ def test_what_is_no_context_is_not_kept(tmp_path: Path) -> None:
     keep_context(Surroundings(), 400_000_000, file)
     assert not file.exists()
     file.write_text('{"key": ["2.13", "NVIDIA A100", "580"]\n{"key": 3, "bytes": 400000000}\nno json\n')
+    with file.open("a") as lines:
+        for figure in ("1e999", "NaN", '"4e8"', "-5", "1e15", "null"):
+            lines.write(f'{{"key": ["2.13", "NVIDIA A100", "580"], "bytes": {figure}}}\n')
     assert context_bytes(here(), file) == DEFAULT_CONTEXT_BYTES
     keep_context(here(), 400_000_000, file)
     assert context_bytes(here(), file) == 400_000_000

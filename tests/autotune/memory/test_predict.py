@@ -117,13 +117,37 @@ def test_the_file_is_read_again_and_damage_is_passed_over(traced: list[Workload]
     assert len(traced) == 2
 
 
-@pytest.mark.parametrize("line", ["[]", "3", '{"trace": "x"}', '{"trace": "x", "allocated": "?", "parts": {}}', "\x00\xff",
-                                  '{"score": "high", "kind": "fast"}', '{"score": 1e9, "kind": "unknown"}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "3",
+        "[" * 100_000,
+        '{"trace": "x"}',
+        '{"trace": "x", "allocated": "?", "parts": {}}',
+        '{"trace": "KEY", "allocated": 1e999, "parts": {}}',
+        '{"trace": "KEY", "allocated": -5, "parts": {}}',
+        "\x00\xff",
+        '{"score": "high", "kind": "fast"}',
+        '{"score": 1e9, "kind": "unknown"}',
+        '{"score": 1e999, "kind": "fast", "base": "allocated"}',
+        '{"score": NaN, "kind": "fast", "base": "allocated"}',
+        '{"score": -Infinity, "kind": "fast", "base": "allocated"}',
+        '{"score": "1e999", "kind": "fast", "base": "allocated"}',
+        '{"score": 1e300, "kind": "fast", "base": "allocated"}',
+        '{"breach": "KEY", "held": 1e999}',
+        '{"breach": "KEY", "held": NaN}',
+        '{"breach": "KEY", "held": 1e300}',
+    ],
+)
 @pytest.mark.usefixtures("traced")
 def test_foreign_lines_do_no_harm(line: str, tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
-    file.write_text(line, encoding="latin-1")
-    assert _predictor(cache_path=file).predict(_candidate()) == _predictor().predict(_candidate())
+    own = _predictor()
+    key = own.workload(_candidate()).key
+    file.write_text(line.replace("KEY", key), encoding="latin-1")
+    read = _predictor(cache_path=file)
+    assert read.predict(_candidate()) == own.predict(_candidate())
 
 
 def test_two_threads_trace_a_shape_once(traced: list[Workload]) -> None:
