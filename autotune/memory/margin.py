@@ -10,9 +10,10 @@ Measured (``benchmarks/trial_memory.py``: MiniLM, nine configurations, 116 to 60
 
 On a GPU ``device = predicted reserved bytes + context + margin``; the margin holds what the replay of the trace does not show:
 kernels' own buffers, fragmentation by batches of changing lengths, a context larger than the one reckoned with. The rule is
-max(64 MB, 5 % of the reserved bytes), and pairs are kept for each device by its name. No GPU has confirmed that share yet.
+max(64 MB, 5 % of the reserved bytes). No GPU has confirmed that share yet.
 
-Each finished trial adds a pair. Its score is the excess it had over the margin that the rule gives. With fewer than
+Each finished trial adds a pair (:mod:`autotune.memory.pairs`), which teaches trials of its architecture, torch version, kind of
+device, driver and threads. Its score is the excess it had over the margin that the rule gives. With fewer than
 20 pairs of a kind the rule stands, raised to the highest score seen; from then on it is scaled by the scores' 95 % quantile (as
 conformal prediction takes it: of n scores the ceil(0.95 (n + 1))-th), so that 95 % of trials stay within it.
 A trial that ended for want of memory adds a pair as well where what it held was over its margin: a lower bound.

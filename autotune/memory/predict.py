@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from autotune.memory.context import DEFAULT_CONTEXT_BYTES
+from autotune.memory.context import DEFAULT_CONTEXT_BYTES, Surroundings
 from autotune.memory.gpu import GpuKind
-from autotune.memory.gpus import gpu_key
 from autotune.memory.heap import HeapPlan
-from autotune.memory.margin import MarginKind, margin_bytes, score
+from autotune.memory.margin import MarginKind, margin_bytes
+from autotune.memory.nvml_meter import SOURCE_ASSUMED
+from autotune.memory.pairs import Origin, Pair
 from autotune.memory.prediction_store import PredictionStore
 from autotune.memory.scaling import LEAST_ROWS, ByRows
 from autotune.memory.trace import TraceResult, Workload, trace, trace_events
@@ -55,7 +57,8 @@ class Predictor:
         device: what the trials run on.
         context_bytes: of a CUDA context (:func:`autotune.memory.context.context_bytes`).
         cache_path: a file of JSON lines, read at the start and appended to; lines that are damaged or of other code are passed over.
-        device_name: a single GPU's name, as NVML or a person names it; what finished trials teach is kept for each kind.
+        device_name: a single GPU's name, as NVML or a person names it; driver: its version; threads: of a trial on a CPU. What
+            finished trials teach is kept for each (:class:`autotune.memory.pairs.Origin`); "" and 0 are not known.
         gpu: what kind of GPU it is; None is :class:`GpuKind` as this environment has it, of the default generation.
         expandable_segments: whether trials run with ``expandable_segments:True``.
         with_features: given a candidate and the forms of its two batches, these with the hidden states that its batches bring
@@ -75,6 +78,8 @@ class Predictor:
         context_bytes: int = DEFAULT_CONTEXT_BYTES,
         cache_path: Path | None = None,
         device_name: str = "",
+        driver: str = "",
+        threads: int = 0,
         gpu: GpuKind | None = None,
         expandable_segments: bool = False,
         with_features: WithFeatures | None = None,
@@ -84,10 +89,17 @@ class Predictor:
         self._baseline_bytes, self._cap_bytes, self._device = baseline_bytes, cap_bytes, device
         self._context_bytes = context_bytes
         self._gpu = None if device == "cpu" else gpu or GpuKind.of()
-        self._device_name, self._expandable = gpu_key(device_name), expandable_segments
+        self._expandable = expandable_segments
+        torch_version, gpu_kind, driver_version = Surroundings(version("torch"), device_name, driver).key
+        self._origin = Origin(
+            torch=torch_version,
+            gpu=gpu_kind if device == "cuda" else "",
+            driver=driver_version if device == "cuda" else "",
+            model=str(backbone_config.get("model_type", "")),
+            threads=threads if device == "cpu" else 0,
+        )
         self._with_features = with_features
-        # what GPU trials teach is told beside the context's bytes that were reckoned with
-        self._store = PredictionStore(cache_path, context_bytes=context_bytes)
+        self._store = PredictionStore(cache_path, origin=self._origin, context_bytes=context_bytes)
         self._lock = threading.Lock()
 
     def workload(self, candidate: Candidate) -> Workload:
@@ -171,9 +183,11 @@ class Predictor:
 
     def calibrate(self, predicted: MemoryFigures, measured: MemoryFigures) -> None:
         """Learn from a finished trial: its prediction and its measured ``device``. Kept on disk beside the traces."""
-        kind, value = self._score(predicted, measured.device)
+        pair = self._pair(predicted, measured.device)
+        if measured.meter == SOURCE_ASSUMED and measured.reserved is not None:
+            pair = dataclasses.replace(pair, assumed_context=measured.device - measured.reserved)
         with self._lock:
-            self._store.add_score(kind, self._device_name if kind == "cuda" else "", value)
+            self._store.add_pair(pair)
 
     def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool = True) -> None:
         """Learn from a trial that ended for want of memory, so that the same shape is not mistaken twice. Kept on disk beside the
@@ -192,13 +206,12 @@ class Predictor:
             raise ValueError(f"A trial holds at least 0 bytes, {held_bytes} were given.")
         predicted = self.predict(candidate)
         key = self._key(self.workload(candidate))
-        kind, value = self._score(predicted, held_bytes)
         least = (self._cap_bytes or 0) if refused_by_cap else 0
         with self._lock:
             known = self._store.breaches.get(key, 0)
             self._store.add_breach(key, max(held_bytes, least, known), predicted.device)
             if held_bytes > predicted.device:
-                self._store.add_score(kind, self._device_name if kind == "cuda" else "", value)
+                self._store.add_pair(self._pair(predicted, held_bytes))
 
     def _traced(self, workload: Workload) -> TraceResult:
         key = self._key(workload)
@@ -217,17 +230,16 @@ class Predictor:
         assert reserved is not None  # priced for a GPU
         return reserved
 
-    def _score(self, predicted: MemoryFigures, held: int) -> tuple[MarginKind, float]:
+    def _pair(self, predicted: MemoryFigures, held: int) -> Pair:
         if self._device == "cuda":
             base = predicted.allocated if predicted.reserved is None else predicted.reserved
-            return "cuda", score("cuda", base, held - self._context_bytes - base)
-        kind = heap_plan_of(predicted)
-        return kind, score(kind, predicted.allocated, held - self._baseline_bytes - predicted.allocated)
+            return Pair(kind="cuda", base=base, beyond=held - base, origin=self._origin)
+        beyond = held - self._baseline_bytes - predicted.allocated
+        return Pair(kind=heap_plan_of(predicted), base=predicted.allocated, beyond=beyond, origin=self._origin)
 
     def _on_cpu(self, plan: HeapPlan, allocated: int, floor: int) -> MemoryFigures:
         device = self._baseline_bytes + allocated + self._margin(plan, allocated)
         return MemoryFigures(allocated=allocated, device=max(device, floor), meter=_METERS[plan])
 
     def _margin(self, kind: MarginKind, base: int) -> int:
-        name = self._device_name if kind == "cuda" else ""
-        return margin_bytes(kind, base, self._store.scores.get((kind, name), ()))
+        return margin_bytes(kind, base, self._store.scores.get(kind, ()))

@@ -11,33 +11,31 @@ from typing import Any
 from autotune.files import append_line, json_lines
 from autotune.memory.gpus import gpu_key
 from autotune.memory.margin import MarginKind
+from autotune.memory.pairs import BASES, Origin, Pair, checked_bytes
 from autotune.memory.trace import TraceResult
 
-# What a kind's margin is a share of. Scores on another base, of older versions, say nothing.
-_BASES: dict[MarginKind, str] = {"fast": "allocated", "tight": "allocated", "cuda": "reserved"}
-
-_MOST_BYTES = 2**60
-"""More than any device has: such a figure is damage."""
 _MOST_SCORE = 1e6
-"""A trial that used so many times its margin is damage too: of the least margin it is 64 TB."""
+"""A trial that used so many times its margin is damage: of the least margin it is 64 TB."""
 
 
 class PredictionStore:
-    """Traces' figures, scores and breaches in memory, and in a file of JSON lines where a path is given.
+    """Traces' figures, pairs and breaches in memory, and in a file of JSON lines where a path is given.
 
     Args:
         path: the file, read at the start and appended to; lines that are damaged or of other code are passed over.
-        context_bytes: of a CUDA context, with which predictions are made now.
+        origin: what is predicted for now; pairs that do not teach it stay in the file and count for nothing.
+        context_bytes: what a CUDA context takes, by what is known now.
 
     Raises:
         OSError: the file is there and cannot be read; of the methods: it cannot be written.
     """
 
-    def __init__(self, path: Path | None, *, context_bytes: int) -> None:
-        self._context_bytes = context_bytes
+    def __init__(self, path: Path | None, *, origin: Origin, context_bytes: int) -> None:
+        self._origin, self._context_bytes = origin, context_bytes
         self.traces: dict[str, TraceResult] = {}
-        self.scores: dict[tuple[MarginKind, str], list[float]] = {}  # by kind and GPU
+        self.scores: dict[MarginKind, list[float]] = {}  # of the pairs that teach
         self.breaches: dict[str, int] = {}  # of each shape, the most that a trial held which memory ended
+        self._counted: set[str] = set()  # names of pairs
         self._path = path
         if path is not None and path.exists():
             for line in json_lines(path):
@@ -51,11 +49,10 @@ class PredictionStore:
         figures = {name: value for name, value in dataclasses.asdict(result).items() if value is not None}
         self._append({"trace": key, **figures})
 
-    def add_score(self, kind: MarginKind, device: str, value: float) -> None:
-        """Remember how much of its margin a trial used (:func:`autotune.memory.margin.score`)."""
-        self.scores.setdefault((kind, device), []).append(value)
-        line = {"score": value, "kind": kind, "base": _BASES[kind], "device": device}
-        self._append({**line, "context": self._context_bytes} if kind == "cuda" else line)
+    def add_pair(self, pair: Pair) -> None:
+        """Remember what a trial was predicted to hold and what it held."""
+        self._count(pair)
+        self._append(pair.to_line())
 
     def add_breach(self, key: str, held: int, predicted: int) -> None:
         """Remember what a trial of a shape held, in bytes, when memory ended it."""
@@ -64,37 +61,35 @@ class PredictionStore:
 
     def _take(self, line: dict[str, Any]) -> None:
         if "trace" in line:
-            parts = {str(part): _bytes(count) for part, count in line["parts"].items()}
-            reserved = {name: _bytes(line[name]) for name in ("reserved", "reserved_expandable") if name in line}
-            self.traces[str(line["trace"])] = TraceResult(allocated=_bytes(line["allocated"]), parts=parts, **reserved)
+            parts = {str(part): checked_bytes(count) for part, count in line["parts"].items()}
+            reserved = {name: checked_bytes(line[name]) for name in ("reserved", "reserved_expandable") if name in line}
+            allocated = checked_bytes(line["allocated"])
+            self.traces[str(line["trace"])] = TraceResult(allocated=allocated, parts=parts, **reserved)
         elif "breach" in line:
             key = str(line["breach"])
-            self.breaches[key] = max(_bytes(line["held"]), self.breaches.get(key, 0))
+            self.breaches[key] = max(checked_bytes(line["held"]), self.breaches.get(key, 0))
+        elif "pair" in line:
+            self._count(Pair.from_line(line))
         elif "score" in line and self._tells(line):
-            self.scores.setdefault((line["kind"], gpu_key(str(line.get("device", "")))), []).append(
-                _score(line["score"])
-            )
+            self.scores.setdefault(line["kind"], []).append(_score(line["score"]))
+
+    def _count(self, pair: Pair) -> None:
+        if pair.origin.teaches(self._origin) and pair.name not in self._counted:
+            self._counted.add(pair.name)
+            self.scores.setdefault(pair.kind, []).append(pair.score(self._context_bytes))
 
     def _tells(self, line: dict[str, Any]) -> bool:
-        """Whether a score is of a known kind and on the base, and beside the context, that are reckoned with now."""
+        """Of a score as it was written before pairs were: whether it is of a known kind, and on the base, of the GPU and
+        beside the context that are reckoned with now."""
         kind = line["kind"]
-        same_context = kind != "cuda" or line.get("context") == self._context_bytes
-        return kind in _BASES and line.get("base", "allocated") == _BASES[kind] and same_context
+        same_gpu = gpu_key(str(line.get("device", ""))) == self._origin.gpu and (
+            line.get("context") == self._context_bytes
+        )
+        return kind in BASES and line.get("base", "allocated") == BASES[kind] and (kind != "cuda" or same_gpu)
 
     def _append(self, line: dict[str, Any]) -> None:
         if self._path is not None:
             append_line(self._path, json.dumps(line))
-
-
-def _bytes(figure: Any) -> int:
-    """A figure of a line, in bytes.
-
-    Raises:
-        ValueError: it is none that memory can have.
-    """
-    if not isinstance(figure, int) or not 0 <= figure < _MOST_BYTES:
-        raise ValueError(f"{figure!r} is no number of bytes.")
-    return figure
 
 
 def _score(figure: Any) -> float:

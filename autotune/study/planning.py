@@ -161,6 +161,7 @@ def plan_for(
         device="cpu" if on_cpu else "cuda",
         device_name=settled.name,
         gpu_kind=settled.gpu_kind if isinstance(settled, DeviceInfo) else gpu_key(settled.name),
+        driver=settled.driver if isinstance(settled, DeviceInfo) else "",
         capability=settled.capability,
         context_bytes=(
             context_on(settled)

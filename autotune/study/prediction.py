@@ -74,6 +74,8 @@ def predictor_for(
         cap_bytes=config.memory_cap,
         device=device.kind,
         device_name=device.gpu_kind,
+        driver=device.driver,
+        threads=threads,
         gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
         context_bytes=context_on(device),
         cache_path=folder.predictions_file,

@@ -29,7 +29,7 @@ class PricingJob:
     """What is priced, as plain data that travels to other processes.
 
     backbone_config: ``config.to_dict()``. row: shapes and types of a batch of one row, labels included. cap: bytes of the device. device_name:
-    for people; gpu_kind: what a single GPU of it is called, under which is kept what finished trials taught. capability: compute
+    for people; gpu_kind: what a single GPU of it is called, driver: its version, under which is kept what finished trials taught. capability: compute
     capability of the GPU, None where it is not known. baseline_bytes: of a CPU trial's process after its imports. plugins: modules that those processes import first.
     stored: whether trials read hidden states of frozen layers from a store where they can.
     """
@@ -41,6 +41,7 @@ class PricingJob:
     device: Literal["cpu", "cuda"]
     device_name: str = ""
     gpu_kind: str = ""
+    driver: str = ""
     capability: tuple[int, int] | None = None
     context_bytes: int = DEFAULT_CONTEXT_BYTES
     baseline_bytes: int = 0
@@ -115,6 +116,7 @@ class Pricer:
             device=job.device,
             context_bytes=job.context_bytes,
             device_name=job.gpu_kind,
+            driver=job.driver,
             gpu=GpuKind.of(job.capability) if job.device == "cuda" else None,
             with_features=self._stored,
         )
