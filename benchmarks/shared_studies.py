@@ -62,6 +62,7 @@ def run_study(folder: Path, mode: str, *, trials: int, also: str) -> Row:
     environment = {
         **os.environ,
         "AUTOTUNE_CACHE": str(linked_cache(cache).resolve()),
+        "AUTOTUNE_PAIRS": "",  # the study that comes second is to know no more than the first
         "COLUMNS": "200",
         "PYTHONUNBUFFERED": "1",
     }

@@ -17,6 +17,7 @@ from autotune.memory.nvml_meter import SOURCE_ASSUMED
 from autotune.memory.pairs import Origin, Pair
 from autotune.memory.prediction_store import PredictionStore
 from autotune.memory.scaling import LEAST_ROWS, ByRows
+from autotune.memory.shared_pairs import SharedPairs
 from autotune.memory.trace import TraceResult, Workload, trace, trace_events
 from autotune.outcome import Candidate, MemoryFigures
 from sherl.features import stacks_stored
@@ -39,6 +40,22 @@ def heap_plan_of(predicted: MemoryFigures | None) -> HeapPlan:
     return "fast" if predicted is not None and predicted.meter == _METERS["fast"] else "tight"
 
 
+def origin_for(
+    backbone_config: Mapping[str, Any],
+    *,
+    device: Literal["cpu", "cuda"],
+    device_name: str = "",
+    driver: str = "",
+    threads: int = 0,
+) -> Origin:
+    """What pairs of such trials are of, and must be of to teach them; see :class:`Predictor` for the arguments."""
+    version_here, gpu, driver = Surroundings(version("torch"), device_name, driver).key
+    model = str(backbone_config.get("model_type", ""))
+    if device == "cpu":
+        return Origin(torch=version_here, model=model, threads=threads)
+    return Origin(torch=version_here, gpu=gpu, driver=driver, model=model)
+
+
 class Predictor:
     """Predicts the figures of a study's candidates; each shape is traced once, and remembered on disk too.
 
@@ -59,6 +76,7 @@ class Predictor:
         cache_path: a file of JSON lines, read at the start and appended to; lines that are damaged or of other code are passed over.
         device_name: a single GPU's name, as NVML or a person names it; driver: its version; threads: of a trial on a CPU. What
             finished trials teach is kept for each (:class:`autotune.memory.pairs.Origin`); "" and 0 are not known.
+        shared_pairs: what this user's other studies taught, and where this one's trials teach them; None: nothing is shared.
         gpu: what kind of GPU it is; None is :class:`GpuKind` as this environment has it, of the default generation.
         expandable_segments: whether trials run with ``expandable_segments:True``.
         with_features: given a candidate and the forms of its two batches, these with the hidden states that its batches bring
@@ -80,6 +98,7 @@ class Predictor:
         device_name: str = "",
         driver: str = "",
         threads: int = 0,
+        shared_pairs: SharedPairs | None = None,
         gpu: GpuKind | None = None,
         expandable_segments: bool = False,
         with_features: WithFeatures | None = None,
@@ -90,17 +109,17 @@ class Predictor:
         self._context_bytes = context_bytes
         self._gpu = None if device == "cpu" else gpu or GpuKind.of()
         self._expandable = expandable_segments
-        torch_version, gpu_kind, driver_version = Surroundings(version("torch"), device_name, driver).key
-        self._origin = Origin(
-            torch=torch_version,
-            gpu=gpu_kind if device == "cuda" else "",
-            driver=driver_version if device == "cuda" else "",
-            model=str(backbone_config.get("model_type", "")),
-            threads=threads if device == "cpu" else 0,
+        self._origin = origin_for(
+            backbone_config, device=device, device_name=device_name, driver=driver, threads=threads
         )
         self._with_features = with_features
-        self._store = PredictionStore(cache_path, origin=self._origin, context_bytes=context_bytes)
+        self._store = PredictionStore(cache_path, origin=self._origin, context_bytes=context_bytes, shared=shared_pairs)
         self._lock = threading.Lock()
+
+    @property
+    def taught_by_others(self) -> int:
+        """How many trials of other studies its margins began with."""
+        return self._store.from_others
 
     def workload(self, candidate: Candidate) -> Workload:
         """What of a candidate decides its memory.
@@ -182,12 +201,13 @@ class Predictor:
         return self._on_cpu("tight", traced.allocated, floor)
 
     def calibrate(self, predicted: MemoryFigures, measured: MemoryFigures) -> None:
-        """Learn from a finished trial: its prediction and its measured ``device``. Kept on disk beside the traces."""
+        """Learn from a finished trial: its prediction and its measured ``device``. Kept on disk beside the traces, and for
+        later studies where pairs are shared."""
         pair = self._pair(predicted, measured.device)
         if measured.meter == SOURCE_ASSUMED and measured.reserved is not None:
             pair = dataclasses.replace(pair, assumed_context=measured.device - measured.reserved)
         with self._lock:
-            self._store.add_pair(pair)
+            self._store.add_pair(pair, share=True)
 
     def learn_breach(self, candidate: Candidate, held_bytes: int, *, refused_by_cap: bool = True) -> None:
         """Learn from a trial that ended for want of memory, so that the same shape is not mistaken twice. Kept on disk beside the
@@ -211,7 +231,9 @@ class Predictor:
             known = self._store.breaches.get(key, 0)
             self._store.add_breach(key, max(held_bytes, least, known), predicted.device)
             if held_bytes > predicted.device:
-                self._store.add_pair(self._pair(predicted, held_bytes))
+                # not shared: a margin that one such trial raised must not refuse the trials of later studies, whose pairs
+                # would lower it again
+                self._store.add_pair(self._pair(predicted, held_bytes), share=False)
 
     def _traced(self, workload: Workload) -> TraceResult:
         key = self._key(workload)

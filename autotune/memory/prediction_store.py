@@ -12,6 +12,7 @@ from autotune.files import append_line, json_lines
 from autotune.memory.gpus import gpu_key
 from autotune.memory.margin import MarginKind
 from autotune.memory.pairs import BASES, Origin, Pair, checked_bytes
+from autotune.memory.shared_pairs import SharedPairs
 from autotune.memory.trace import TraceResult
 
 _MOST_SCORE = 1e6
@@ -25,13 +26,16 @@ class PredictionStore:
         path: the file, read at the start and appended to; lines that are damaged or of other code are passed over.
         origin: what is predicted for now; pairs that do not teach it stay in the file and count for nothing.
         context_bytes: what a CUDA context takes, by what is known now.
+        shared: pairs of this user's other studies, read at the start and added to.
 
     Raises:
         OSError: the file is there and cannot be read; of the methods: it cannot be written.
     """
 
-    def __init__(self, path: Path | None, *, origin: Origin, context_bytes: int) -> None:
-        self._origin, self._context_bytes = origin, context_bytes
+    def __init__(
+        self, path: Path | None, *, origin: Origin, context_bytes: int, shared: SharedPairs | None = None
+    ) -> None:
+        self._origin, self._context_bytes, self._shared = origin, context_bytes, shared
         self.traces: dict[str, TraceResult] = {}
         self.scores: dict[MarginKind, list[float]] = {}  # of the pairs that teach
         self.breaches: dict[str, int] = {}  # of each shape, the most that a trial held which memory ended
@@ -42,6 +46,10 @@ class PredictionStore:
                 # a line of another form is no reason to stop; what it held is traced again
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                     self._take(line)
+        own = len(self._counted)
+        for pair in shared.read() if shared is not None else ():
+            self._count(pair)
+        self.from_others = len(self._counted) - own  # pairs of other studies that teach this one
 
     def add_trace(self, key: str, result: TraceResult) -> None:
         """Remember what was traced of a shape."""
@@ -49,10 +57,12 @@ class PredictionStore:
         figures = {name: value for name, value in dataclasses.asdict(result).items() if value is not None}
         self._append({"trace": key, **figures})
 
-    def add_pair(self, pair: Pair) -> None:
-        """Remember what a trial was predicted to hold and what it held."""
+    def add_pair(self, pair: Pair, *, share: bool) -> None:
+        """Remember what a trial was predicted to hold and what it held. share: for later studies too."""
         self._count(pair)
         self._append(pair.to_line())
+        if share and self._shared is not None:
+            self._shared.add(pair)
 
     def add_breach(self, key: str, held: int, predicted: int) -> None:
         """Remember what a trial of a shape held, in bytes, when memory ended it."""

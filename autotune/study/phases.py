@@ -8,6 +8,7 @@ from typing import Any
 
 from autotune.config import StudyConfig
 from autotune.memory.device import DeviceInfo, available_device
+from autotune.memory.shared_pairs import pairs_file
 from autotune.redaction import redacted
 from autotune.report import front_table
 from autotune.runner import Ended, Machine
@@ -32,7 +33,7 @@ from autotune.study.view import StudyResult, summarise
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import PRELOAD, ForkServer
-from autotune.units import format_bytes
+from autotune.units import count_words, format_bytes
 from sherl.backbones import Backbone
 from sherl.data import PreparedData
 from sherl.tasks import task_for
@@ -113,7 +114,11 @@ class Phases:
                 threads=machine.threads,
                 features=features,
                 server=server,
+                warn=listener.warning,
             )
+            if predictor.taught_by_others:
+                taught = count_words(predictor.taught_by_others, "trial")
+                listener.note(f"margins of memory begin with what {taught} of other studies taught ({pairs_file()})")
             fits = FitCheck(predictor, cap, writes_text=task_for(data.task).writes_text)
             if self.searches:
                 listener.phase("plan", f"predicting memory for {format_bytes(cap)} on {device.name}")

@@ -11,13 +11,15 @@ import torch
 from autotune.memory.context import Surroundings, context_bytes, context_on
 from autotune.memory.device import DeviceInfo, available_device, cpu_device
 from autotune.memory.gpus import KnownGpu, find_gpu, gpu_key
+from autotune.memory.predict import origin_for
+from autotune.memory.shared_pairs import SharedPairs, pairs_file
 from autotune.outcome import Candidate
 from autotune.runner.shares import usable_cores
 from autotune.space import SearchSpace
 from autotune.study.pricing import Price, PricingJob, price_all, shapes_at
 from autotune.study.suits import OF_IMAGES
 from autotune.trial.baseline import baseline_bytes
-from autotune.units import format_bytes, parse_bytes
+from autotune.units import count_words, format_bytes, parse_bytes
 from sherl.backbones import backbone_from_config, load_config
 from sherl.errors import SpecError
 from sherl.metrics import DEFAULT_METRICS
@@ -98,6 +100,20 @@ def _task(kind: str, classes: int, target_length: int) -> TaskSpec:
     return TaskSpec(kind=kind, metric=DEFAULT_METRICS[targets], class_names=names, target_length=written)
 
 
+def _what_taught(job: PricingJob) -> list[str]:
+    """In words, how many trials of studies before have moved the margins; nothing where there were none."""
+    if job.pairs_file is None:
+        return []
+    now = origin_for(job.backbone_config, device=job.device, device_name=job.gpu_kind, driver=job.driver)
+    taught = sum(
+        (pair.kind == "cuda") == (job.device == "cuda") and pair.origin.teaches(now)
+        for pair in SharedPairs(job.pairs_file).read()
+    )
+    if not taught:
+        return []
+    return [f"margins follow {count_words(taught, 'trial')} of {now.model} before, on such a device ({job.pairs_file})"]
+
+
 def plan_for(
     model: str,
     *,
@@ -172,7 +188,9 @@ def plan_for(
         baseline_bytes=baseline_bytes() if on_cpu else 0,
         plugins=tuple(plugins),
         stored=stored,
+        pairs_file=pairs_file(),
     )
+    notes += _what_taught(job)
     return Plan(
         model=model,
         job=job,

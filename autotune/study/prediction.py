@@ -11,6 +11,7 @@ from autotune.memory.device import DeviceInfo
 from autotune.memory.gpu import GpuKind
 from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS
 from autotune.memory.predict import Predictor
+from autotune.memory.shared_pairs import SharedPairs
 from autotune.outcome import MemoryFigures
 from autotune.study.features import StudyFeatures
 from autotune.study.folder import StudyFolder
@@ -52,8 +53,11 @@ def predictor_for(
     threads: int,
     features: StudyFeatures | None = None,
     server: ForkServer | None = None,
+    warn: Callable[[str], None] = lambda _why: None,
 ) -> Predictor:
     """A predictor whose figures hold for this study's data on this machine; it keeps what it traced in the study's folder.
+
+    ``warn`` is told where what trials teach cannot be kept for later studies.
 
     Raises:
         DeviceError: no trial process can be started here.
@@ -76,6 +80,7 @@ def predictor_for(
         device_name=device.gpu_kind,
         driver=device.driver,
         threads=threads,
+        shared_pairs=SharedPairs.usual(warn),
         gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
         context_bytes=context_on(device),
         cache_path=folder.predictions_file,

@@ -6,12 +6,14 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
 from autotune.memory.scaling import NotEvenError
+from autotune.memory.shared_pairs import SharedPairs
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.plugins import load_plugins
 from autotune.space import SearchSpace, shape_key
@@ -29,7 +31,8 @@ class PricingJob:
     """What is priced, as plain data that travels to other processes.
 
     backbone_config: ``config.to_dict()``. row: shapes and types of a batch of one row, labels included. cap: bytes of the device. device_name:
-    for people; gpu_kind: what a single GPU of it is called, driver: its version, under which is kept what finished trials taught. capability: compute
+    for people; gpu_kind: what a single GPU of it is called, driver: its version, under which is kept what finished trials taught,
+    in pairs_file (None: nothing is read). capability: compute
     capability of the GPU, None where it is not known. baseline_bytes: of a CPU trial's process after its imports. plugins: modules that those processes import first.
     stored: whether trials read hidden states of frozen layers from a store where they can.
     """
@@ -42,6 +45,7 @@ class PricingJob:
     device_name: str = ""
     gpu_kind: str = ""
     driver: str = ""
+    pairs_file: Path | None = None
     capability: tuple[int, int] | None = None
     context_bytes: int = DEFAULT_CONTEXT_BYTES
     baseline_bytes: int = 0
@@ -117,6 +121,7 @@ class Pricer:
             context_bytes=job.context_bytes,
             device_name=job.gpu_kind,
             driver=job.driver,
+            shared_pairs=None if job.pairs_file is None else SharedPairs(job.pairs_file),
             gpu=GpuKind.of(job.capability) if job.device == "cuda" else None,
             with_features=self._stored,
         )

@@ -1,7 +1,8 @@
-"""What trials measure of a CUDA context: kept for the kind of GPU, found again by studies, trials and plans."""
+"""What trials teach of memory: kept for the kind of GPU, found again by studies, trials and plans."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES, contexts_file
 from autotune.memory.device import DeviceInfo, gpus_device
 from autotune.memory.nvml_meter import SOURCE_ASSUMED, SOURCE_PROCESS
+from autotune.memory.pairs import Pair
+from autotune.memory.predict import origin_for
+from autotune.memory.shared_pairs import SharedPairs
 from autotune.outcome import MemoryFigures
 from autotune.study import planning
 from autotune.study.prediction import learn_context
@@ -62,6 +66,32 @@ def test_a_plan_asks_for_it_by_the_name_that_a_person_gives(
     here = planned(config_file, space_file, device=None)
     assert (here.job.context_bytes, here.job.gpu_kind) == (412_000_000, "rtx4070")
     assert here.job.device_name == f"2 GPUs ({NAME})"
+
+
+def test_a_plan_follows_what_finished_trials_taught_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config_file: Path, space_file: Path
+) -> None:
+    without = planned(config_file, space_file)
+    monkeypatch.setenv("AUTOTUNE_PAIRS", str(tmp_path / "pairs.jsonl"))
+    untaught = planned(config_file, space_file)
+    assert untaught.notes == without.notes
+    (before, *_) = untaught.prices(largest_batch=False)
+    shared = SharedPairs.usual()
+    assert shared is not None
+    job = untaught.job
+    origin = origin_for(job.backbone_config, device="cuda", device_name=NAME, driver="580.65.06")
+    shared.add(Pair(kind="cuda", base=10**7, beyond=job.context_bytes + 128 * 10**6, origin=origin))
+    shared.add(Pair(kind="cuda", base=10**7, beyond=10**11, origin=replace(origin, gpu="l4")))
+    shared.add(Pair(kind="fast", base=10**7, beyond=10**11, origin=replace(origin, gpu="", driver="")))
+    taught = planned(config_file, space_file)
+    assert taught.notes == (
+        *without.notes,
+        f"margins follow 1 trial of bert before, on such a device ({shared.path})",
+    )
+    (after, *_) = taught.prices(largest_batch=False)
+    assert before.figures is not None
+    assert after.figures is not None
+    assert after.figures.device - before.figures.device == 64 * 10**6, "twice the least margin, as the trial took"
 
 
 def test_only_what_was_measured_on_a_gpu_that_is_known_is_kept() -> None:
