@@ -69,6 +69,7 @@ _GPUS: dict[str, tuple[int, tuple[int, int]]] = {
     "RTX 5070 Ti": (16_303, (12, 0)),
     "RTX 5080": (16_303, (12, 0)),
     "RTX 5090": (32_607, (12, 0)),
+    "RTX A2000": (6_138, (8, 6)),
     "RTX A2000 12GB": (12_282, (8, 6)),
     "RTX A4000": (16_376, (8, 6)),
     "RTX A5000": (24_564, (8, 6)),
@@ -93,21 +94,35 @@ _GPUS: dict[str, tuple[int, tuple[int, int]]] = {
     "H100 NVL": (95_830, (9, 0)),
     "H200": (143_771, (9, 0)),
     "GH200": (97_871, (9, 0)),
+    "GH200 144GB": (146_831, (9, 0)),
     "B200": (183_359, (10, 0)),
 }
-
 
 # Maker, series and form: a name without them is the same GPU. (Quadro is not among them: Quadro RTX 6000 is none of those
 # that came after it.)
 _FORMS = ("sxm", "sxm2", "sxm3", "sxm4", "sxm5", "sxm6", "pcie", "fhhl", "dgxs", "hbm2", "hbm2e", "hbm3", "hbm3e")
 _SAY_NOTHING = frozenset(("nvidia", "geforce", "tesla", "gpu", "generation", *_FORMS))
+# The size on the box, or in the driver's name, where it is not what the driver shows, in GB. (Of a GH200 it is its CPU's.)
+_SOLD_AS: dict[str, tuple[int, ...]] = {
+    "T4": (16,),
+    "A10": (24,),
+    "A10G": (24,),
+    "A16": (16,),
+    "A40": (48,),
+    "L4": (24,),
+    "L40": (48,),
+    "L40S": (48,),
+    "H200": (141,),
+    "GH200": (120, 480),
+    "B200": (180, 192),
+}
 # One GPU under several names, as the driver has them (README of NVIDIA's open kernel modules, "Compatible GPUs").
 _ALSO_CALLED = {
     f"rtxpro6000blackwell{edition}": "rtxpro6000"
     for edition in ("", "workstationedition", "maxqworkstationedition", "serveredition")
-}
+} | {"h200nvl": "h200"}
 # A size of memory that stands as a word of its own (80GB, 80 GB, 144G); not the 1g.5gb of a slice.
-_SIZE = re.compile(r"(?<![a-z0-9.])[0-9]+ ?gi?b?(?![a-z0-9.])")
+_SIZE = re.compile(r"(?<![a-z0-9.])([0-9]+) ?gi?b?(?![a-z0-9.])")
 
 
 def names() -> tuple[str, ...]:
@@ -116,31 +131,58 @@ def names() -> tuple[str, ...]:
 
 
 def find_gpu(name_or_size: str) -> KnownGpu:
-    """A GPU by its name (``RTX 4070``, ``NVIDIA GeForce RTX 4070``, ``a100-80gb``), or any by its size (``16GB``).
+    """A GPU by its name as a person (``RTX 4070``, ``a100-80gb``) or the driver (``NVIDIA GeForce RTX 4070``) writes it, or any
+    by its size (``16GB``, ``16 GB``). Words are taken whole: ``RTX 308`` is no RTX 3080. A size beside a name is the box's
+    or what the driver shows; without one the GPU whose name says none is meant.
 
     Raises:
         ConfigError: the name is not known, or several GPUs have it; the message says which are near.
+        UnitError: it begins as a size and is none.
     """
-    wanted = _key(name_or_size)
-    by_key = {_key(name): name for name in _GPUS}
-    if wanted in by_key:
-        return _known(by_key[wanted])
-    if re.fullmatch(r"[0-9.]+(e[0-9]+)?([kmgt]i?b|b)?", name_or_size.strip().lower()):
-        return KnownGpu(name=name_or_size.strip(), total_bytes=parse_bytes(name_or_size), capability=None)
-    begins = [name for key, name in by_key.items() if wanted and re.fullmatch(re.escape(wanted) + r"[0-9]+gb", key)]
-    if sized := re.search(
-        r"[^a-z0-9]([0-9]+) ?gb\b", name_or_size.lower()
-    ):  # the driver says some sizes, people do not
-        name = by_key.get(_key(name_or_size.lower().replace(sized[0], " ")))
-        if name is not None and abs(_known(name).total_bytes / 2**30 - int(sized[1])) < 1:
-            return _known(name)
-    if len(begins) == 1:
-        return _known(begins[0])
-    near = begins or [by_key[key] for key in difflib.get_close_matches(wanted, by_key, n=4, cutoff=0.7)]
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    text = name_or_size.strip()
+    key, sizes = gpu_key(text), [int(size) for size in _SIZE.findall(text.lower())]
+    alike = [name for name in _GPUS if gpu_key(name) == key] if key else []
+    spelt = [name for name in _GPUS if _key(name) == _key(text)]  # rtx4060ti16gb, of one word
+    meant = spelt or [name for name in alike if all(_has(name, size) for size in sizes)]
+    if len(meant) > 1 and not sizes:
+        meant = [name for name in meant if not _SIZE.search(name.lower())] or meant
+    if len(meant) == 1:
+        return _known(meant[0])
+    near = alike or _near(text)
+    if text[:1].isdigit() and not (near and text.isdigit()):  # 4070 is no size, but a name without its series
+        return KnownGpu(name=text, total_bytes=parse_bytes(text), capability=None)
+    what = "stands for several" if len(meant) > 1 else "is not known"
+    hint = f" Did you mean {' or '.join(_described(name) for name in near)}?" if near else ""
     raise ConfigError(
-        f"GPU {name_or_size!r} is not known.{hint} Give one of {', '.join(_GPUS)}; or its size in bytes, such as 12GB."
+        f"GPU {name_or_size!r} {what}.{hint} Give one of {', '.join(_GPUS)}; or its size in bytes, such as 12GB."
     )
+
+
+def _has(name: str, size: int) -> bool:
+    """Whether a GPU is called or sold with so many GB, or shows as many."""
+    called = [int(own) for own in _SIZE.findall(name.lower())]
+    return size in (*called, *_SOLD_AS.get(name, ())) or (
+        not called and size == round(_known(name).total_bytes / 2**30)
+    )
+
+
+def _near(text: str) -> list[str]:
+    """The names that hold all its words and numbers whole (``4070``), else those whose own it all holds (of a slice, its
+    GPU), else those that are written much like it."""
+    words = set(_words(_SIZE.sub(" ", text.lower())))
+    own = {name: set(_words(_SIZE.sub(" ", name.lower()))) for name in _GPUS}
+    if holding := [name for name in _GPUS if words and words <= own[name]]:
+        return holding
+    if held := [name for name in _GPUS if own[name] <= words]:
+        return held
+    keys = {gpu_key(name): None for name in _GPUS}
+    like = difflib.get_close_matches(gpu_key(text), keys, n=4, cutoff=0.65)
+    return [name for key in like for name in _GPUS if gpu_key(name) == key]
+
+
+def _described(name: str) -> str:
+    """A name, with its memory where that is not a part of it."""
+    return name if _SIZE.search(name.lower()) else f"{name} ({round(_known(name).total_bytes / 2**30)} GiB)"
 
 
 def _known(name: str) -> KnownGpu:
@@ -161,4 +203,8 @@ def gpu_key(name: str) -> str:
 
 def _key(name: str) -> str:
     """What is left of a name without maker, series and punctuation; its memory's size stays."""
-    return "".join(word for word in re.sub(r"[^a-z0-9]+", " ", name.lower()).split() if word not in _SAY_NOTHING)
+    return "".join(_words(name))
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.sub(r"[^a-z0-9]+", " ", name.lower()).split() if word not in _SAY_NOTHING]
