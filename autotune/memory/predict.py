@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES, Surroundings
+from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import MarginKind, margin_bytes
@@ -18,7 +19,7 @@ from autotune.memory.pairs import Origin, Pair
 from autotune.memory.prediction_store import PredictionStore
 from autotune.memory.scaling import LEAST_ROWS, ByRows
 from autotune.memory.shared_pairs import SharedPairs
-from autotune.memory.trace import TraceResult, Workload, trace, trace_events
+from autotune.memory.trace import TraceResult, Workload, trace, trace_with_events
 from autotune.outcome import Candidate, MemoryFigures
 from sherl.features import stacks_stored
 from sherl.forms import BatchForm
@@ -158,11 +159,18 @@ class Predictor:
         floor = self._store.breaches.get(self._key(workload), -1) + 1
         return self._figures(self._traced(workload), floor, ahead=self._ahead(workload))
 
-    def by_rows(self, candidate: Candidate) -> Callable[[int], tuple[MemoryFigures, TraceResult]]:
-        """The figures of a candidate at any batch size, from two traces, at its own and at twice that.
+    def by_rows(
+        self, candidate: Candidate, *, span: int | None = None
+    ) -> Callable[[int], tuple[MemoryFigures, TraceResult]]:
+        """The figures of a candidate at any batch size, from two traces: at its own (at least 2) and at ``span`` rows more,
+        None: at twice its own. They are true at those two, and elsewhere as far as nothing goes another way there
+        (:mod:`autotune.memory.scaling`): :meth:`predict` says the truth of a size, and need not trace these two again.
+
+        The function raises NotEvenError for a size that the two traces say nothing of.
 
         Raises:
-            NotEvenError: its memory does not grow evenly with the rows; :meth:`predict` each size then.
+            NotEvenError: the two do not differ by rows alone; :meth:`predict` each size then.
+            ValueError: the span is no row.
             SpecError, UnsupportedBackboneError: see :meth:`trace`.
         """
 
@@ -170,9 +178,8 @@ class Predictor:
             return self.workload(dataclasses.replace(candidate, training={**candidate.training, "batch_size": rows}))
 
         few = max(LEAST_ROWS, TrainingConfig.from_dict(candidate.training).batch_size)
-        scaled = ByRows(
-            trace_events(workload(few), self._gpu), trace_events(workload(2 * few), self._gpu), few, 2 * few
-        )
+        many = few + (few if span is None else span)
+        scaled = ByRows(self._events(workload(few)), self._events(workload(many)), few, many)
 
         def figures(rows: int) -> tuple[MemoryFigures, TraceResult]:
             at_rows = workload(rows)
@@ -243,6 +250,14 @@ class Predictor:
                 known = trace(workload, self._gpu)
                 self._store.add_trace(key, known)
         return known
+
+    def _events(self, workload: Workload) -> list[Event]:
+        key = self._key(workload)
+        with self._lock:
+            result, events = trace_with_events(workload, self._gpu)
+            if key not in self._store.traces:
+                self._store.add_trace(key, result)
+        return events
 
     def _key(self, workload: Workload) -> str:
         return workload.key if self._gpu is None else f"{workload.key} {self._gpu.key}"

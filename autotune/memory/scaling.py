@@ -1,8 +1,11 @@
 """What a workload takes at any batch size, from its traces at two: one run of events, each as large as its rows make it.
 
-A step does the same in the same order whatever the batch size, and every storage is as large as some bytes plus so many
-for each row. So two traces tell both, and the events of any other batch size are made up and gone through as if they
-had been traced: exact, rounding and segments of the caching allocator included, at a hundredth of a trace's time.
+A step does nearly the same in the same order whatever the batch size, and nearly every storage is as large as some bytes
+plus so many for each row. So two traces tell both, and the events of any other batch size are made up and gone through as
+if they had been traced, rounding and segments of the caching allocator included, at a hundredth of a trace's time.
+
+Nearly: a GPU's kernels may go another way beyond some number of rows (the gradient of an embedding table sorts beyond 3072
+looked-up rows), and parts of ten rows leave a rest. What must be true is asked of a trace at that very size.
 """
 
 from __future__ import annotations
@@ -23,11 +26,13 @@ class NotEvenError(Exception):
 class ByRows:
     """The events of a workload by its number of rows.
 
+    even: whether every storage grows by whole bytes a row; where not, its size in between is rounded down.
+
     Args:
         few, many: of the same workload, with ``rows_few`` and ``rows_many`` rows (fewer and more).
 
     Raises:
-        NotEvenError: they are not the same run, or a storage does not grow evenly with the rows.
+        NotEvenError: they are not the same run, or a storage shrinks with the rows.
     """
 
     def __init__(self, few: Sequence[Event], many: Sequence[Event], rows_few: int, rows_many: int) -> None:
@@ -38,15 +43,15 @@ class ByRows:
         if len(few) != len(many):
             raise NotEvenError(f"{len(few)} events at {rows_few} rows, {len(many)} at {rows_many}")
         ids = {one.id: other.id for one, other in zip(few, many, strict=True)}
-        self._events: list[tuple[Event, int, int]] = []  # with bytes for no row and for each
+        self._rows, self._span = rows_few, rows_many - rows_few
+        self._events: list[tuple[Event, int]] = []  # with the bytes by which it grows from the one trace to the other
         for place, (one, other) in enumerate(zip(few, many, strict=True)):
             if (one.kind, one.label) != (other.kind, other.label) or ids[one.id] != other.id:
                 raise NotEvenError(f"event {place} is {one} at {rows_few} rows and {other} at {rows_many}")
-            each, rest = divmod(other.nbytes - one.nbytes, rows_many - rows_few)
-            base = one.nbytes - each * rows_few
-            if rest or each < 0:
-                raise NotEvenError(f"event {place} grows from {one.nbytes} to {other.nbytes} bytes")
-            self._events.append((one, base, each))
+            if other.nbytes < one.nbytes:
+                raise NotEvenError(f"event {place} shrinks from {one.nbytes} to {other.nbytes} bytes")
+            self._events.append((one, other.nbytes - one.nbytes))
+        self.even = all(growth % self._span == 0 for _, growth in self._events)
 
     def events(self, rows: int) -> list[Event]:
         """The events at this number of rows.
@@ -57,13 +62,21 @@ class ByRows:
         """
         if rows < LEAST_ROWS:
             raise NotEvenError(f"{rows} rows may go another way than more rows do")
-        made = [Event(event.kind, event.id, base + each * rows, event.label) for event, base, each in self._events]
+        more = rows - self._rows
+        made = [
+            Event(event.kind, event.id, event.nbytes + growth * more // self._span, event.label)
+            for event, growth in self._events
+        ]
         if any(event.nbytes < 0 for event in made):
             raise NotEvenError(f"{rows} rows are too few for what two larger traces tell")
         return made
 
     def at(self, rows: int, *, for_gpu: bool) -> TraceResult:
-        """What a trace at this number of rows gives; reserved bytes only for a GPU."""
+        """What a trace at this number of rows gives where nothing goes another way there; reserved bytes only for a GPU.
+
+        Raises:
+            NotEvenError: see :meth:`events`.
+        """
         events = self.events(rows)
         allocated, parts = _peak(events)
         if not for_gpu:

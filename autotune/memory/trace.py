@@ -117,7 +117,24 @@ def trace(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
         SpecError: the method's settings do not suit the backbone, or the tokens are more than it takes.
         UnsupportedBackboneError: no family covers the backbone, or the family cannot carry the method.
     """
-    memory = _rehearsed(workload, gpu)
+    return _result(_rehearsed(workload, gpu), gpu)
+
+
+def trace_with_events(workload: Workload, gpu: GpuKind | None = None) -> tuple[TraceResult, list[Event]]:
+    """What :func:`trace` and :func:`trace_events` give, from one trace; raises as they do."""
+    memory = _rehearsed(workload, gpu, record_events=True)
+    return _result(memory, gpu), memory.events or []
+
+
+def trace_events(workload: Workload, gpu: GpuKind | None = None) -> list[Event]:
+    """Every allocation and free of the workload's rehearsal, in order, with sizes and labels; raises as :func:`trace` does.
+
+    The weights come first. What lives until the end is not freed.
+    """
+    return _rehearsed(workload, gpu, record_events=True).events or []
+
+
+def _result(memory: TensorMemory, gpu: GpuKind | None) -> TraceResult:
     parts = {str(part): count for part, count in memory.peak_parts.items()}
     events = memory.events
     if gpu is None or events is None:
@@ -128,14 +145,6 @@ def trace(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
         reserved=replay(events).peak_reserved,
         reserved_expandable=replay(events, expandable_segments=True).peak_reserved,
     )
-
-
-def trace_events(workload: Workload, gpu: GpuKind | None = None) -> list[Event]:
-    """Every allocation and free of the workload's rehearsal, in order, with sizes and labels; raises as :func:`trace` does.
-
-    The weights come first. What lives until the end is not freed.
-    """
-    return _rehearsed(workload, gpu, record_events=True).events or []
 
 
 def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool = False) -> TensorMemory:

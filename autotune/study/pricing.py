@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,15 +15,18 @@ from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
 from autotune.memory.scaling import NotEvenError
 from autotune.memory.shared_pairs import SharedPairs
+from autotune.memory.trace import TraceResult
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.plugins import load_plugins
 from autotune.space import SearchSpace, shape_key
+from autotune.study.largest_batch import Cost, largest_confirmed
 from autotune.study.stored_forms import StoredForms
 from sherl.errors import SherlError
 from sherl.forms import BatchForm, with_rows
 from sherl.spec import TaskSpec
 
-MOST_ROWS = 2**16  # a batch of more is not looked for
+_Figures = Callable[[int], tuple[MemoryFigures, TraceResult]]  # by rows
+
 FEW = 8  # so many configurations are priced faster by one process than two can start
 
 
@@ -128,63 +132,48 @@ class Pricer:
 
     def price(self, candidate: Candidate, *, largest_batch: bool) -> Price:
         """The price of a candidate at its own batch size, and the largest batch that fits where that is asked for."""
-        rows = int(candidate.training["batch_size"])
         try:
             reads = self._stored is not None and bool(self._stored.reads(candidate))
-            if not largest_batch:
-                figures, parts = self._predictor.predict(candidate), self._predictor.trace(candidate).parts
-                return Price(candidate=candidate, figures=figures, parts=parts, reads=reads)
-            try:
-                at = self._predictor.by_rows(candidate)  # exact, and faster than a trace for each size
-                figures, traced = at(rows)
-                most = largest_within(lambda count: at(count)[0].device, self._cap, start=rows)
-            except NotEvenError:
-                figures, traced = self._predictor.predict(candidate), self._predictor.trace(candidate)
-                most = largest_within(lambda count: self._device(candidate, count), self._cap, start=rows)
+            # first, since what these trace need not be traced again
+            lines = _Lines(self._predictor, candidate) if largest_batch else None
+            figures, parts = self._predictor.predict(candidate), self._predictor.trace(candidate).parts
+            most = None if lines is None else self._largest_batch(candidate, lines)
         except SherlError as error:
             return Price(candidate=candidate, problem=str(error))
-        return Price(candidate=candidate, figures=figures, parts=traced.parts, largest_batch=most, reads=reads)
+        return Price(candidate=candidate, figures=figures, parts=parts, largest_batch=most, reads=reads)
+
+    def _largest_batch(self, candidate: Candidate, lines: _Lines) -> int:
+        start = int(candidate.training["batch_size"])
+        return largest_confirmed(lambda rows: self._device(candidate, rows), lines.near, self._cap, start=start)
 
     def _device(self, candidate: Candidate, rows: int) -> int:
-        resized = replace(candidate, training={**candidate.training, "batch_size": rows})
-        return self._predictor.predict(resized).device
+        return self._predictor.predict(_resized(candidate, rows)).device
 
 
-def largest_within(cost: Callable[[int], int], cap: int, *, start: int, most: int = MOST_ROWS) -> int:
-    """The largest count (0 to ``most``) whose cost is within the cap, for a cost that grows about evenly with the count.
+class _Lines:
+    """What a candidate takes of the device by its rows, about: from two traces of its own size and of twice that, and where
+    that was off from two of nearly the size that was found."""
 
-    The cost is asked at few places: where the straight line through the two nearest known ones meets the cap. The
-    result fits and the next larger count does not.
-    """
-    known: dict[int, int] = {}
+    def __init__(self, predictor: Predictor, candidate: Candidate) -> None:
+        self._predictor, self._candidate = predictor, candidate
+        self._at: _Figures | None = None
+        with contextlib.suppress(NotEvenError):  # `near` says so, where it is asked
+            self._at = predictor.by_rows(candidate)
 
-    def fits(count: int) -> bool:
-        known[count] = cost(count)
-        return known[count] <= cap
+    def near(self, rows: int) -> Cost:
+        """The device bytes by rows, most exact near this many.
 
-    fitting, unfit = 0, most + 1
-    guess = min(max(1, start), most)
-    while unfit - fitting > 1:
-        if fits(guess):
-            fitting = guess
-        else:
-            unfit = guess
-        guess = _next_guess(known, cap, fitting, unfit)
-    return fitting
+        Raises:
+            NotEvenError: traces there do not differ by rows alone. The cost raises it too, of sizes that they say nothing of.
+        """
+        at = self._at
+        if at is None or rows != int(self._candidate.training["batch_size"]):
+            at = self._predictor.by_rows(_resized(self._candidate, rows), span=max(1, rows // 8))
+        return lambda count: at(count)[0].device
 
 
-def _next_guess(known: Mapping[int, int], cap: int, fitting: int, unfit: int) -> int:
-    """Strictly between the bounds, where a straight line says; doubling or halving until two places are known."""
-    if len(known) == 1:
-        guess = 2 * fitting if fitting else unfit // 2
-    else:
-        near = sorted(known, key=lambda count: abs(known[count] - cap))[:2]
-        low, high = sorted(near)
-        slope = (known[high] - known[low]) / (high - low)
-        guess = int(low + (cap - known[low]) / slope) if slope > 0 else (fitting + unfit) // 2
-        if len(known) > 12:  # the line leads nowhere: the cost is not even
-            guess = (fitting + unfit) // 2
-    return min(max(guess, fitting + 1), unfit - 1) if unfit - fitting > 1 else fitting
+def _resized(candidate: Candidate, rows: int) -> Candidate:
+    return replace(candidate, training={**candidate.training, "batch_size": rows})
 
 
 def shapes_at(space: SearchSpace, batch_size: int) -> list[Candidate]:

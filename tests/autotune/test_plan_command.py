@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autotune.features.build import row_layouts
 from autotune.features.shared import with_features
 from autotune.study import pricing
 from autotune.study.planning import plan_for
-from autotune.study.pricing import Pricer, largest_within
+from autotune.study.pricing import Pricer
 from autotune.study.stored_forms import StoredForms
 from sherl.backbones import backbone_from_config
 from sherl.data import Part
@@ -69,40 +67,6 @@ def planned(config_file: Path, space_file: Path, **changes: Any) -> Any:
         "precision": None,
     }
     return plan_for(str(config_file), **{**settings, **changes})
-
-
-# ---- the largest batch ------------------------------------------------------------------------------------------
-
-
-@given(
-    base=st.integers(0, 10**6),
-    each=st.integers(1, 10**5),
-    step=st.sampled_from([1, 512, 2 * 2**20]),
-    cap=st.integers(0, 10**9),
-    start=st.integers(1, 5000),
-)
-def test_the_largest_count_fits_and_the_next_does_not(base: int, each: int, step: int, cap: int, start: int) -> None:
-    asked: list[int] = []
-
-    def cost(count: int) -> int:
-        asked.append(count)
-        return -(-(base + each * count) // step) * step
-
-    found = largest_within(cost, cap, start=start, most=4096)
-    assert found == 0 or cost(found) <= cap
-    assert found == 4096 or cost(found + 1) > cap
-    assert len(asked) <= 30
-
-
-def test_an_even_cost_is_asked_for_a_few_times_only() -> None:
-    asked: list[int] = []
-
-    def cost(count: int) -> int:
-        asked.append(count)
-        return 10**8 + 3_000_017 * count
-
-    assert largest_within(cost, 8 * 10**9, start=32) == 2633
-    assert len(asked) <= 5
 
 
 # ---- prices -----------------------------------------------------------------------------------------------------

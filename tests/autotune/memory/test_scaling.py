@@ -85,8 +85,7 @@ def free(number: int, nbytes: int, label: str = "activations") -> Event:
         ([alloc(0, 8)], [alloc(0, 16), free(0, 16)], "1 events at 2 rows, 2 at 4"),
         ([alloc(0, 8), alloc(1, 8)], [alloc(0, 8), free(0, 8)], "event 1 is"),
         ([alloc(0, 8)], [alloc(0, 8, "fusion")], "event 0 is"),
-        ([alloc(0, 8)], [alloc(0, 11)], "grows from 8 to 11 bytes"),
-        ([alloc(0, 8)], [alloc(0, 6)], "grows from 8 to 6 bytes"),
+        ([alloc(0, 8)], [alloc(0, 6)], "shrinks from 8 to 6 bytes"),
         (
             [alloc(0, 8), alloc(1, 8), free(0, 8), free(1, 8)],
             [alloc(0, 8), alloc(1, 8), free(1, 8), free(0, 8)],
@@ -102,6 +101,13 @@ def test_two_runs_that_are_not_the_same_are_told_apart(few: list[Event], many: l
 def test_ids_may_be_numbered_anew_in_each_trace() -> None:
     scaled = ByRows([alloc(0, 16), free(0, 16)], [alloc(70, 32), free(70, 32)], 2, 4)
     assert [event.change for event in scaled.events(5)] == [40, -40]
+
+
+def test_a_storage_of_broken_bytes_a_row_is_rounded_down_and_said() -> None:
+    assert ByRows([alloc(0, 16)], [alloc(0, 32)], 2, 4).even
+    scaled = ByRows([alloc(0, 8)], [alloc(0, 11)], 2, 4)
+    assert not scaled.even
+    assert [scaled.events(rows)[0].nbytes for rows in (2, 3, 4, 5, 6)] == [8, 9, 11, 12, 14]
 
 
 def test_rows_below_the_line_are_refused() -> None:
