@@ -20,6 +20,7 @@ import transformers
 from accuracy_cases import Case, batch_of
 
 from autotune.errors import DeviceError
+from autotune.memory.allocator_settings import AllocatorSettings
 from autotune.memory.limit import is_out_of_memory
 from autotune.memory.nvml_meter import allocator_fraction
 from autotune.memory.rehearsal import measure_rehearsal
@@ -81,7 +82,9 @@ def on_gpu(model: TaskModel, case: Case, cap_bytes: int, outside_bytes: int) -> 
     """
     device = torch.device("cuda", 0)
     total = int(torch.cuda.get_device_properties(device).total_memory)
-    torch.cuda.set_per_process_memory_fraction(allocator_fraction(cap_bytes, outside_bytes, total), device)
+    page_bytes = AllocatorSettings.of().page_bytes
+    fraction = allocator_fraction(cap_bytes, outside_bytes, total, page_bytes=page_bytes)
+    torch.cuda.set_per_process_memory_fraction(fraction, device)
     model.to(device)
     gc.collect()
     torch.cuda.reset_peak_memory_stats(device)

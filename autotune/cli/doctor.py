@@ -12,7 +12,7 @@ from autotune.cli.options import Json
 
 DOCTOR_HELP = """Say what this machine has, what of it would hold a study back, and what to do about it.
 
-GPUs, driver, torch, what NVML shows here, free memory, Ray, MLflow's store, disk. Takes seconds, changes nothing.
+GPUs, driver, torch and its allocator, what NVML shows here, free memory, Ray, MLflow's store, disk. Takes seconds, changes nothing.
 Exit code 0: a study can run; 1: something would prevent it.
 
 Example: autotune doctor --json
@@ -37,9 +37,9 @@ def doctor(
         typer.echo(json.dumps(diagnosis.to_dict(), indent=2))
     else:
         for check in diagnosis.checks:
-            typer.echo(f"{_MARKS[check.state]}  {check.name:<7} {check.found}")
+            typer.echo(f"{_MARKS[check.state]}  {check.name:<9} {check.found}")
             if check.remedy:
-                typer.echo(f"              -> {check.remedy}")
+                typer.echo(f"                -> {check.remedy}")
         typer.echo("A study can run here." if diagnosis.can_run else "A study cannot run here: see FAIL above.")
     if not diagnosis.can_run:
         raise typer.Exit(1)

@@ -30,10 +30,11 @@ SOURCE_GROWTH = "the allocator's reserved bytes plus the context's, measured as 
 SOURCE_ASSUMED = "the allocator's reserved bytes plus an assumed context (NVML shows nothing for the process)"
 
 
-def allocator_fraction(cap_bytes: int, outside_bytes: int, total_bytes: int) -> float:
+def allocator_fraction(cap_bytes: int, outside_bytes: int, total_bytes: int, *, page_bytes: int = 0) -> float:
     """What to give ``torch.cuda.set_per_process_memory_fraction``, so that allocator and all else stay under the cap.
 
-    outside_bytes: what the process holds of the device outside torch's allocator (context, libraries' workspaces).
+    outside_bytes: what the process holds of the device outside torch's allocator (context, libraries' workspaces). page_bytes: by
+    how much the allocator may exceed what it is given (:attr:`autotune.memory.allocator_settings.AllocatorSettings.page_bytes`).
 
     Raises:
         DeviceError: nothing of the cap is left for the allocator, or the device has no memory.
@@ -42,11 +43,12 @@ def allocator_fraction(cap_bytes: int, outside_bytes: int, total_bytes: int) -> 
         raise DeviceError(
             f"The device's memory was read as {total_bytes} bytes; `nvidia-smi` shows whether it is usable."
         )
-    left = cap_bytes - outside_bytes
+    left = cap_bytes - outside_bytes - page_bytes
     if left <= 0:
+        page = f", and a page of {format_bytes(page_bytes)} may go over" if page_bytes else ""
         raise DeviceError(
             f"A cap of {format_bytes(cap_bytes)} leaves nothing for tensors: {format_bytes(outside_bytes)} are held outside "
-            "the allocator (CUDA context, libraries). Give a cap well above that."
+            f"the allocator (CUDA context, libraries){page}. Give a cap well above that."
         )
     return min(1.0, left / total_bytes)
 

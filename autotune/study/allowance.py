@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from autotune.config import StudyConfig
 from autotune.errors import DeviceError
+from autotune.memory.allocator_settings import AllocatorSettings
 from autotune.memory.device import DeviceInfo, available_device
 from autotune.study.folder import StudyFolder
 from autotune.units import format_bytes
@@ -19,7 +22,8 @@ LEFT_FREE = 0.05
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
     """cap: bytes for one trial. budget: bytes for all trials of one device together, at least the cap. kept_budget: how
-    the study's settings keep it, so that ``all`` is asked again on resume. notes: what was lowered, for people."""
+    the study's settings keep it, so that ``all`` is asked again on resume. notes: for people, what was lowered and what
+    predictions do not know."""
 
     cap: int
     budget: int
@@ -28,8 +32,14 @@ class Allowance:
 
 
 def allowance_for(config: StudyConfig, device: DeviceInfo) -> Allowance:
-    """Cap and budget that the device can give now; what is above that is lowered, and a note says so."""
-    cap, free, asked, notes = config.memory_cap, device.free_bytes, config.gpu_budget, list[str]()
+    """Cap and budget that the device can give now; what is above that is lowered, and a note says so. So does one of what torch's
+    allocator is told that predictions do not know.
+
+    Raises:
+        ConfigError: torch would refuse what its allocator is told.
+    """
+    cap, free, asked = config.memory_cap, device.free_bytes, config.gpu_budget
+    notes = list(filter(None, [allocator_settings(device).warning]))
     where = f"that are free on {device.name}"
     if device.limited_by:
         where += f" ({device.limited_by})"
@@ -58,6 +68,15 @@ def allowance_for(config: StudyConfig, device: DeviceInfo) -> Allowance:
         )
         budget = free
     return Allowance(cap=cap, budget=budget, kept_budget=budget, notes=notes)
+
+
+def allocator_settings(device: DeviceInfo, environment: Mapping[str, str] = os.environ) -> AllocatorSettings:
+    """What torch's CUDA allocator is told in trials, which run in this environment; nothing counts where they run on a CPU.
+
+    Raises:
+        ConfigError: torch would refuse it.
+    """
+    return AllocatorSettings.of(environment) if device.kind == "cuda" else AllocatorSettings()
 
 
 def require_gpu(study_dir: Path) -> None:

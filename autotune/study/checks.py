@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autotune.errors import ConfigError
+from autotune.memory.allocator_settings import AllocatorSettings
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.device import DeviceInfo
 from autotune.probing import Facts
@@ -138,6 +140,27 @@ def nvml_check(nvml: Facts, context: Facts | None) -> Check:
         found=f"shows no figure for a process (containers, WSL, slices), so trials are measured by their allocator; {measured}",
         remedy="Caps still hold by the allocator's fraction. In a container, `--pid=host` lets NVML show processes.",
     )
+
+
+def allocator_check(environment: Mapping[str, str], *, on_gpu: bool) -> Check:
+    """What torch's CUDA allocator is told by the environment, and what of it predictions know."""
+    try:
+        settings = AllocatorSettings.of(environment)
+    except ConfigError as error:
+        return Check(
+            name="allocator",
+            state="fail" if on_gpu else "warn",
+            found=str(error) if on_gpu else f"{error} It plays no part while trials run on the CPU.",
+            remedy="Mend the variable, or unset it.",
+        )
+    if settings.warning:
+        return Check(
+            name="allocator",
+            state="warn" if on_gpu else "ok",
+            found=settings.warning if on_gpu else f"{settings.variable} plays no part: trials run on the CPU",
+            remedy=f"Take {', '.join(settings.unmodelled)} out of {settings.variable}." if on_gpu else "",
+        )
+    return Check(name="allocator", state="ok", found=settings.found or "torch's defaults")
 
 
 def memory_check(device: DeviceInfo) -> Check:

@@ -107,6 +107,7 @@ def findings(
         checks.torch_check(torch, nvml),
         checks.gpu_check(torch, nvml, environment),
         checks.nvml_check(nvml, context),
+        checks.allocator_check(environment, on_gpu=uses_gpu(torch, nvml)),
         checks.memory_check(device),
         checks.ray_check(facts["ray"], cpu_device().free_bytes),
         checks.store_check(facts["store"]),

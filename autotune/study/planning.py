@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autotune.memory.allocator_settings import AllocatorSettings
 from autotune.memory.context import Surroundings, context_bytes, context_on
 from autotune.memory.device import DeviceInfo, available_device, cpu_device
 from autotune.memory.gpus import KnownGpu, find_gpu, gpu_key
@@ -135,7 +136,7 @@ def plan_for(
     hidden states of frozen layers lie in a store. plugins: modules that are imported already.
 
     Raises:
-        ConfigError: the device is not known, or the space has problems.
+        ConfigError: the device is not known, the space has problems, or torch would refuse what the environment tells its allocator.
         UnitError: the cap is no size.
         SpecError: there is no such model, or it takes no rows of this length.
         UnknownNameError: there is no such task.
@@ -166,6 +167,11 @@ def plan_for(
     require_suited(backbone, kind)
     spec = _task(kind, classes, target_length)
     on_cpu = isinstance(settled, DeviceInfo) and settled.kind == "cpu"
+    settings = AllocatorSettings() if on_cpu else AllocatorSettings.of()
+    if settings.found:
+        notes.append(f"reserved bytes are those of {settings.found}")
+    if settings.warning:
+        notes.append(settings.warning)
     job = PricingJob(
         backbone_config=config.to_dict(),
         task=spec,
@@ -189,6 +195,7 @@ def plan_for(
         plugins=tuple(plugins),
         stored=stored,
         pairs_file=pairs_file(),
+        expandable_segments=settings.expandable_segments,
     )
     notes += _what_taught(job)
     return Plan(

@@ -13,6 +13,7 @@ from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS
 from autotune.memory.predict import Predictor
 from autotune.memory.shared_pairs import SharedPairs
 from autotune.outcome import MemoryFigures
+from autotune.study.allowance import allocator_settings
 from autotune.study.features import StudyFeatures
 from autotune.study.folder import StudyFolder
 from autotune.trial.baseline import baseline_bytes
@@ -61,6 +62,7 @@ def predictor_for(
 
     Raises:
         DeviceError: no trial process can be started here.
+        ConfigError: torch would refuse what the environment tells its allocator.
     """
     # measured once a study and device, so that a resumed study decides as it did before
     key = f"baseline of {device.name}, {threads} threads"
@@ -84,5 +86,6 @@ def predictor_for(
         gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
         context_bytes=context_on(device),
         cache_path=folder.predictions_file,
+        expandable_segments=allocator_settings(device).expandable_segments,
         with_features=None if features is None else features.forms,
     )

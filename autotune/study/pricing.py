@@ -38,7 +38,8 @@ class PricingJob:
     for people; gpu_kind: what a single GPU of it is called, driver: its version, under which is kept what finished trials taught,
     in pairs_file (None: nothing is read). capability: compute
     capability of the GPU, None where it is not known. baseline_bytes: of a CPU trial's process after its imports. plugins: modules that those processes import first.
-    stored: whether trials read hidden states of frozen layers from a store where they can.
+    stored: whether trials read hidden states of frozen layers from a store where they can. expandable_segments: whether trials run
+    with ``expandable_segments:True``.
     """
 
     backbone_config: Mapping[str, Any]
@@ -55,6 +56,7 @@ class PricingJob:
     baseline_bytes: int = 0
     plugins: tuple[str, ...] = ()
     stored: bool = False
+    expandable_segments: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,7 @@ class Pricer:
             driver=job.driver,
             shared_pairs=None if job.pairs_file is None else SharedPairs(job.pairs_file),
             gpu=GpuKind.of(job.capability) if job.device == "cuda" else None,
+            expandable_segments=job.expandable_segments,
             with_features=self._stored,
         )
 

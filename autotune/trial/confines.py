@@ -12,6 +12,7 @@ import torch
 
 from autotune.errors import DeviceError
 from autotune.memory.allocated import TensorMemory
+from autotune.memory.allocator_settings import AllocatorSettings
 from autotune.memory.context import PLAUSIBLE, Surroundings, context_bytes
 from autotune.memory.device import cpu_device
 from autotune.memory.heap import configure_heap, make_resident
@@ -150,6 +151,7 @@ class CudaConfines:
 
     def __init__(self, request: TrialRequest) -> None:
         self._request = request
+        self._page_bytes = AllocatorSettings.of().page_bytes
         self._meter = NvmlMeter()
         self._meter.begin(os.getpid())  # before CUDA is touched
         self._others_before = self._meter.device.memory().used_bytes
@@ -219,7 +221,9 @@ class CudaConfines:
 
     def _bound(self) -> None:
         try:
-            fraction = allocator_fraction(self._request.memory_cap, self._outside, self._total)
+            fraction = allocator_fraction(
+                self._request.memory_cap, self._outside, self._total, page_bytes=self._page_bytes
+            )
         except DeviceError as error:
             raise OverCap(f"Trial {self._request.number} does not fit: {error}") from error
         torch.cuda.set_per_process_memory_fraction(fraction, self.device)

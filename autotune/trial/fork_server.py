@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from autotune.errors import DeviceError
+from autotune.memory.allocator_settings import VARIABLES
 from autotune.processes import started
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.server import PACKET_BYTES
@@ -260,7 +261,8 @@ class _Lent:
 def _key(settings: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     """Equal for servers that would have imported the same in the same surroundings."""
     content = [settings["preload"], settings["backbone"], environment["PYTHONPATH"], sys.executable]
-    content += [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "LD_PRELOAD")]
+    surroundings = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "LD_PRELOAD", *VARIABLES)
+    content += [os.environ.get(name) for name in surroundings]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

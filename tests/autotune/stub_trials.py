@@ -57,6 +57,7 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
             "pid": os.getpid(),
             "notes": list(NOTES),
             "threads": threading.active_count(),
+            "environment": {name: os.environ.get(name) for name in settings.get("tells", ())},
             "began": began,
             "ended": time.time(),
             "seconds": 3.0,

@@ -10,7 +10,7 @@ import pytest
 from autotune.config import StudyConfig
 from autotune.errors import ConfigError, DeviceError
 from autotune.memory import device as device_module
-from autotune.memory.device import DeviceInfo
+from autotune.memory.device import DeviceInfo, cpu_device
 from autotune.outcome import MemoryFigures
 from autotune.runner import Machine
 from autotune.study.allowance import allowance_for, require_gpu
@@ -63,6 +63,18 @@ def test_a_cap_above_all_is_lowered_to_it_aloud() -> None:
     allowance = allowance_for(config("39GB", "all"), device(40 * GB))
     assert (allowance.cap, allowance.budget) == (38 * GB, 38 * GB)
     assert "less 5 %" in allowance.notes[0]
+
+
+def test_what_the_allocator_is_told_and_predictions_do_not_know_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    assert not allowance_for(config(), device(40 * GB)).notes
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "roundup_power2_divisions:8")
+    (note,) = allowance_for(config(), device(40 * GB)).notes
+    assert "PYTORCH_CUDA_ALLOC_CONF sets roundup_power2_divisions:8, which predictions do not model" in note
+    assert not allowance_for(config(), cpu_device()).notes
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "roundup_power2_divisions:7")
+    with pytest.raises(ConfigError, match="which torch refuses"):
+        allowance_for(config(), device(40 * GB))
 
 
 @pytest.mark.parametrize(

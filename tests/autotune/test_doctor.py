@@ -51,7 +51,7 @@ def test_on_this_machine_it_says_everything_and_a_study_can_run(tmp_path: Path) 
     plain = json.loads(done.stdout)
     assert plain["can_run"] is True
     found = {check["name"]: check for check in plain["checks"]}
-    assert set(found) == {"system", "torch", "gpu", "nvml", "memory", "ray", "mlflow", "disk"}
+    assert set(found) == {"system", "torch", "gpu", "nvml", "allocator", "memory", "ray", "mlflow", "disk"}
     assert "2.60" in found["ray"]["found"]
     assert "free of" in found["memory"]["found"]
     assert not (tmp_path / "studies").exists(), "it changes nothing"
@@ -175,6 +175,25 @@ def test_nvml_here(nvml: Facts, context: Facts | None, state: str, words: str) -
     check = checks.nvml_check(nvml, context)
     assert (check.state, words in check.found) == (state, True), check
     assert bool(check.remedy) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("told", "states", "words"),
+    [
+        (None, ("ok", "ok"), "torch's defaults"),
+        ("expandable_segments:True", ("ok", "ok"), "expandable segments, by PYTORCH_ALLOC_CONF"),
+        ("max_split_size_mb:64", ("warn", "ok"), "sets max_split_size_mb:64, which predictions do not model"),
+        ("backend:cudaMallocAsync", ("warn", "ok"), "sets backend:cudaMallocAsync"),
+        ("expandable_segments:yes", ("fail", "warn"), "allowed is True or False"),
+    ],
+)
+def test_what_the_allocator_is_told(told: str | None, states: tuple[str, str], words: str) -> None:
+    environment = {} if told is None else {"PYTORCH_ALLOC_CONF": told}
+    on_gpu, on_cpu = (checks.allocator_check(environment, on_gpu=where) for where in (True, False))
+    assert (on_gpu.state, on_cpu.state) == states
+    assert words in on_gpu.found
+    for check in (on_gpu, on_cpu):
+        assert bool(check.remedy) == (check.state != "ok")
 
 
 @pytest.mark.parametrize(("free", "state"), [(20 * GB, "ok"), (GB // 2, "fail")])

@@ -81,6 +81,14 @@ def test_the_allocators_fraction_follows_what_is_measured_outside_it(cuda: FakeC
     )
 
 
+def test_segments_that_grow_are_left_a_page_to_go_over(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    held = confined(8 * GB)
+    cuda.hold(2 * GB, 400_000_000)
+    held.settle(None)  # type: ignore[arg-type]  # the model plays no part on a GPU
+    assert cuda.fractions[-1] == pytest.approx((8e9 - 0.4e9 - 20 * 2**20) / 80e9)
+
+
 def test_a_rehearsal_over_the_cap_of_a_gpu_is_refused(cuda: FakeCuda) -> None:
     held = confined(4 * GB)
     cuda.hold(3_900_000_000, 400_000_000)

@@ -82,6 +82,14 @@ def test_other_wishes_are_met_by_a_server_of_ones_own(lends: ForkServer, path: t
         assert outcome_of(start(server)).status is Status.COMPLETE
 
 
+def test_a_server_of_other_allocator_settings_is_not_borrowed(
+    lends: ForkServer, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    with borrowed(lends, path) as server:
+        assert server.pid in own_children()
+
+
 def test_a_borrowed_server_outlives_the_one_it_was_forked_from(path: tuple[str, ...], start: Start) -> None:
     with ForkServer(preload=(), path=path, lends=True) as lends:
         lends.wait_ready()

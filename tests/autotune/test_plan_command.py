@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from autotune.errors import ConfigError
 from autotune.features.build import row_layouts
 from autotune.features.shared import with_features
 from autotune.study import pricing
@@ -110,6 +111,34 @@ def test_a_cap_above_the_device_is_lowered_aloud(config_file: Path, space_file: 
     assert plan.cap == 12_282 * 2**20
     assert any("more than RTX 4070 has" in note for note in plan.notes)
     assert planned(config_file, space_file, memory_cap=None).cap == plan.cap
+
+
+def test_what_the_allocator_is_told_is_priced_or_said(
+    config_file: Path, space_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reserved(**changes: Any) -> tuple[int | None, tuple[str, ...]]:
+        plan = planned(config_file, space_file, methods=["full"], max_length=40, batch_size=400, **changes)
+        price = Pricer(plan.job).price(plan.candidates[0], largest_batch=False)
+        assert price.figures is not None
+        trace = Pricer(plan.job)._predictor.trace(plan.candidates[0])
+        assert price.figures.reserved in (trace.reserved, trace.reserved_expandable)
+        return price.figures.reserved, plan.notes
+
+    plain, notes = reserved()
+    assert notes == ()
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    growing, notes = reserved()
+    assert growing != plain
+    assert notes == ("reserved bytes are those of expandable segments, by PYTORCH_ALLOC_CONF",)
+    assert reserved(device="cpu") == (None, ())
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    same, notes = reserved()
+    assert same == plain
+    assert "PYTORCH_CUDA_ALLOC_CONF sets max_split_size_mb:64, which predictions do not model" in notes[0]
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:1")
+    with pytest.raises(ConfigError, match="at least 20"):
+        reserved()
+    assert reserved(device="cpu") == (None, ())
 
 
 def test_rows_that_the_model_cannot_take_are_refused(config_file: Path, space_file: Path) -> None:

@@ -83,6 +83,15 @@ def signal_soon(seconds: float, number: signal.Signals) -> None:
     threading.Timer(seconds, lambda: os.kill(os.getpid(), number)).start()
 
 
+def test_a_trial_has_the_drivers_allocator_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what its memory was predicted with."""
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    source = Source(tmp_path, [{"tells": ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"]}])
+    assert go(source) is Ended.DONE
+    told = source.outcomes[0].details["environment"]
+    assert told == {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "PYTORCH_CUDA_ALLOC_CONF": None}
+
+
 def test_twelve_trials_of_all_sorts_all_get_their_outcome(tmp_path: Path) -> None:
     # Over its half of the budget, but not over the whole: it is started again alone.
     unforeseen = {"do": "allocate", "blocks": 100, "block_bytes": 5 * 10**6, "hold_seconds": 0.0}

@@ -212,6 +212,9 @@ def test_meters_are_made_by_name(nvml: StandIn) -> None:
 def test_the_allocators_share() -> None:
     assert allocator_fraction(8 * GB, GB // 2, 12 * GB) == pytest.approx(7.5 / 12)
     assert allocator_fraction(20 * GB, GB, 12 * GB) == 1.0
+    assert allocator_fraction(8 * GB, GB // 2, 12 * GB, page_bytes=GB // 4) == pytest.approx(7.25 / 12)
+    with pytest.raises(DeviceError, match=r"a page of 20\.97 MB .* may go over"):
+        allocator_fraction(GB // 2 + 1, GB // 2, 12 * GB, page_bytes=20 * 2**20)
     with pytest.raises(DeviceError, match="leaves nothing for tensors"):
         allocator_fraction(GB // 2, GB, 12 * GB)
     with pytest.raises(DeviceError, match="nvidia-smi"):

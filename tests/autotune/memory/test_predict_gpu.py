@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 
+from autotune.errors import ConfigError
 from autotune.memory.caching_allocator import MIB
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
+from autotune.memory.device import DeviceInfo
 from autotune.memory.gpu import GpuKind
 from autotune.memory.heap import HeapPlan
 from autotune.memory.margin import rule_bytes
@@ -17,6 +20,7 @@ from autotune.memory.predict import Predictor, heap_plan_of
 from autotune.memory.trace import Workload
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.study.fit_check import FitCheck
+from autotune.study.prediction import predictor_for
 from sherl.forms import BatchForm, TensorForm
 from tests.autotune.memory.test_predict import BASELINE, MB, _candidate, _predictor, traced
 
@@ -58,6 +62,30 @@ def test_a_batch_that_is_copied_ahead_counts_where_batches_bring_hidden_states()
     assert (figures.allocated, figures.reserved) == (without.allocated, without.reserved)
     on_cpu = _predictor(with_features=bring).predict(_candidate(batch_size=10))
     assert on_cpu.device == _predictor().predict(_candidate(batch_size=10)).device
+
+
+def test_a_study_predicts_with_what_the_environment_tells_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def expands(kind: Literal["cpu", "cuda"]) -> bool:
+        device = DeviceInfo(kind=kind, name="X", total_bytes=1, free_bytes=1, meter="m")
+        study: Any = SimpleNamespace(
+            memory_cap=1,
+            predictions_file=None,
+            task=None,
+            part=lambda _: SimpleNamespace(largest_form=None),
+            largest_evaluation=None,
+            to_dict=dict,
+            attributes={"baseline of X, 1 threads": 0},
+        )
+        return predictor_for(study, study, study, study, device, study, threads=1)._expandable
+
+    assert not expands("cuda")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    assert expands("cuda")
+    assert not expands("cpu")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:maybe")
+    with pytest.raises(ConfigError, match="True or False"):
+        expands("cuda")
+    assert not expands("cpu"), "it plays no part there"
 
 
 def test_a_real_trace_gives_all_three_figures() -> None:
