@@ -199,5 +199,5 @@ def _row(price: Price, cap: int) -> list[str]:
         "-" if figures.reserved is None else f"{figures.reserved / 1e9:.3f} GB",
         f"{figures.device / 1e9:.3f} GB" + ("" if price.fits(cap) else " over"),
         f"{part} {100 * share:.0f} %",
-        "-" if price.largest_batch is None else str(price.largest_batch),
+        price.largest_words,
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from autotune.memory.scaling import NotEvenError
 
-MOST_ROWS = 2**16  # a batch of more is not looked for
+MOST_ROWS = 2**16  # more is not looked for, unless it was asked for
 _MOST_LINES = 4  # where so many have missed, the true cost alone is asked
 _MOST_STRAIGHT = 12  # places that a straight line may be drawn through; beyond, the cost is not even
 

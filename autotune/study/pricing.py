@@ -19,7 +19,7 @@ from autotune.memory.trace import TraceResult
 from autotune.outcome import Candidate, MemoryFigures
 from autotune.plugins import load_plugins
 from autotune.space import SearchSpace, shape_key
-from autotune.study.largest_batch import Cost, largest_confirmed
+from autotune.study.largest_batch import MOST_ROWS, Cost, largest_confirmed
 from autotune.study.stored_forms import StoredForms
 from sherl.errors import SherlError
 from sherl.forms import BatchForm, with_rows
@@ -65,7 +65,7 @@ class Price:
 
     figures: predicted. parts: bytes at the peak of tensor bytes, by what they are for. largest_batch: the most rows of
     an optimizer step, gone through at once, that keep the device figure within the cap; 0 where not even one does, None
-    where it was not asked for. reads: whether it is of a trial that reads stored hidden states. problem: why the configuration cannot be
+    where it was not asked for. largest_batch_is_bound: whether more were not looked for, so that more may fit. reads: whether it is of a trial that reads stored hidden states. problem: why the configuration cannot be
     had at all; then there are no figures.
     """
 
@@ -73,6 +73,7 @@ class Price:
     figures: MemoryFigures | None = None
     parts: dict[str, int] = field(default_factory=dict)
     largest_batch: int | None = None
+    largest_batch_is_bound: bool = False
     reads: bool = False
     problem: str = ""
 
@@ -81,6 +82,13 @@ class Price:
         """The part that takes most, and its share of the tensor bytes."""
         part = max(self.parts, key=lambda name: self.parts[name], default="")
         return part, self.parts[part] / max(1, sum(self.parts.values())) if part else 0.0
+
+    @property
+    def largest_words(self) -> str:
+        """The largest batch in words; "-" where it is not known."""
+        if self.largest_batch is None:
+            return "-"
+        return f"{self.largest_batch:,} or more" if self.largest_batch_is_bound else str(self.largest_batch)
 
     def fits(self, cap: int) -> bool:
         """Whether the device figure is within the cap."""
@@ -101,6 +109,7 @@ class Price:
             "dominant": part or None,
             "dominant_share": share if part else None,
             "largest_batch": self.largest_batch,
+            "largest_batch_is_bound": self.largest_batch_is_bound,
             "reads_stored": self.reads,
             "problem": self.problem or None,
         }
@@ -141,13 +150,23 @@ class Pricer:
             lines = _Lines(self._predictor, candidate) if largest_batch else None
             figures, parts = self._predictor.predict(candidate), self._predictor.trace(candidate).parts
             most = None if lines is None else self._largest_batch(candidate, lines)
+            bound = most is not None and most == most_rows(candidate)
         except SherlError as error:
             return Price(candidate=candidate, problem=str(error))
-        return Price(candidate=candidate, figures=figures, parts=parts, largest_batch=most, reads=reads)
+        return Price(
+            candidate=candidate,
+            figures=figures,
+            parts=parts,
+            largest_batch=most,
+            largest_batch_is_bound=bound,
+            reads=reads,
+        )
 
     def _largest_batch(self, candidate: Candidate, lines: _Lines) -> int:
-        start = int(candidate.training["batch_size"])
-        return largest_confirmed(lambda rows: self._device(candidate, rows), lines.near, self._cap, start=start)
+        start, most = int(candidate.training["batch_size"]), most_rows(candidate)
+        return largest_confirmed(
+            lambda rows: self._device(candidate, rows), lines.near, self._cap, start=start, most=most
+        )
 
     def _device(self, candidate: Candidate, rows: int) -> int:
         return self._predictor.predict(_resized(candidate, rows)).device
@@ -173,6 +192,11 @@ class _Lines:
         if at is None or rows != int(self._candidate.training["batch_size"]):
             at = self._predictor.by_rows(_resized(self._candidate, rows), span=max(1, rows // 8))
         return lambda count: at(count)[0].device
+
+
+def most_rows(candidate: Candidate) -> int:
+    """The largest batch that is looked for: :data:`MOST_ROWS`, or what the candidate has where that is more."""
+    return max(MOST_ROWS, int(candidate.training["batch_size"]))
 
 
 def _resized(candidate: Candidate, rows: int) -> Candidate:

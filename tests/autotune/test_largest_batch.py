@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autotune.memory.scaling import NotEvenError
 from autotune.outcome import Candidate
-from autotune.study.largest_batch import Cost, largest_confirmed, largest_within
+from autotune.study.largest_batch import MOST_ROWS, Cost, largest_confirmed, largest_within
 from autotune.study.pricing import Pricer, PricingJob
 from sherl.forms import TensorForm, text_form
 from sherl.spec import TaskSpec
@@ -182,6 +182,20 @@ def test_the_batch_that_is_named_fits_and_one_row_more_does_not(
     assert price.figures is not None
     assert price.figures.device == fresh._device(candidate, start)
     assert (price.largest_batch >= start) == price.fits(cap)
+
+
+@pytest.mark.parametrize("start", [8, MOST_ROWS + 1000])
+def test_what_fits_at_the_bound_is_said_to_be_a_bound(start: int) -> None:
+    candidate = candidate_of({"name": "linear_probe"}, start)
+    price = pricer_of(tiny_config("bert"), 2, 10**12).price(candidate, largest_batch=True)
+    assert price.largest_batch == max(MOST_ROWS, start), "what was asked for fits, so no less is the largest"
+    assert price.largest_words == f"{max(MOST_ROWS, start):,} or more"
+    assert price.to_dict()["largest_batch_is_bound"]
+    narrow = pricer_of(tiny_config("bert"), 2, 700 * MB).price(candidate, largest_batch=True)
+    assert narrow.largest_batch is not None
+    assert 8 < narrow.largest_batch < MOST_ROWS
+    assert narrow.largest_words == str(narrow.largest_batch)
+    assert not narrow.to_dict()["largest_batch_is_bound"]
 
 
 def test_nothing_is_traced_twice_for_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
