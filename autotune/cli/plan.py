@@ -54,11 +54,16 @@ def plan(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of an optimizer step.")] = 32,
-    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens of every row.")] = 128,
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max-length", min=1, help="Tokens of every row; default: 128, or fewer where it takes fewer."),
+    ] = None,
     target_length: Annotated[
-        int,
-        typer.Option("--target-length", min=1, help="Tokens of every target, for a model that writes text."),
-    ] = 8,
+        int | None,
+        typer.Option(
+            "--target-length", min=1, help="Tokens of every target, for a model that writes text; default: 8."
+        ),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Pixels a side of images; default: the model's own.")
     ] = None,
@@ -70,7 +75,7 @@ def plan(
             "text-to-text for a model that writes text, else classification.",
         ),
     ] = None,
-    classes: Annotated[int, typer.Option("--classes", min=2, help="Classes of the task.")] = 2,
+    classes: Annotated[int | None, typer.Option("--classes", min=2, help="Classes of the task; default: 2.")] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", help="Only these methods of the space (repeatable).")
     ] = None,

@@ -18,11 +18,11 @@ from autotune.outcome import Candidate
 from autotune.runner.shares import usable_cores
 from autotune.space import SearchSpace
 from autotune.study.pricing import Price, PricingJob, price_all, shapes_at
+from autotune.study.row_size import CLASSES, lengths_for, notes_on
 from autotune.study.suits import OF_IMAGES
 from autotune.trial.baseline import baseline_bytes
 from autotune.units import count_words, format_bytes, parse_bytes
 from sherl.backbones import backbone_from_config, load_config
-from sherl.errors import SpecError
 from sherl.metrics import DEFAULT_METRICS
 from sherl.model import require_suited
 from sherl.spec import TaskSpec
@@ -121,9 +121,9 @@ def plan_for(
     memory_cap: str | None,
     device: str | None,
     batch_size: int,
-    max_length: int,
-    target_length: int,
-    classes: int,
+    max_length: int | None,
+    target_length: int | None,
+    classes: int | None,
     image_size: int | None,
     task: str | None,
     methods: Sequence[str] | None,
@@ -133,22 +133,19 @@ def plan_for(
     plugins: Sequence[str] = (),
 ) -> Plan:
     """Reads the model's configuration and the space, and settles device and cap. stored: whether trials are priced as they are where
-    hidden states of frozen layers lie in a store. plugins: modules that are imported already.
+    hidden states of frozen layers lie in a store. plugins: modules that are imported already. Of a size, None takes what is usual
+    (:mod:`autotune.study.row_size`); one that is given and plays no part is told in the notes.
 
     Raises:
         ConfigError: the device is not known, the space has problems, or torch would refuse what the environment tells its allocator.
         UnitError: the cap is no size.
-        SpecError: there is no such model, or it takes no rows of this length.
+        SpecError: there is no such model, or it takes no rows or no targets of this length.
         UnknownNameError: there is no such task.
         UnsupportedBackboneError: no family covers the model, or it cannot learn the task.
     """
     config = load_config(model)
     with torch.device("meta"):
         backbone = backbone_from_config(config)
-    if backbone.max_tokens is not None and max_length > backbone.max_tokens:
-        raise SpecError(
-            f"--max-length {max_length} is more than the {backbone.max_tokens} tokens that {model} takes. Give at most that."
-        )
     loaded = SearchSpace.load(
         space, methods=methods, depth=len(backbone.last_stack), width=backbone.width, precision=precision
     )
@@ -165,7 +162,19 @@ def plan_for(
     if kind == "image-classification" and backbone.layout.kind in OF_IMAGES:  # as studies call it
         kind = "classification"
     require_suited(backbone, kind)
-    spec = _task(kind, classes, target_length)
+    tokens, written = lengths_for(model, backbone, kind, max_length=max_length, target_length=target_length)
+    spec = _task(kind, CLASSES if classes is None else classes, written)
+    inputs = backbone.inputs_form(1, tokens=tokens, image_size=image_size)
+    notes += notes_on(
+        model,
+        inputs,
+        kind,
+        task_for(spec).targets,
+        max_length=max_length,
+        target_length=target_length,
+        classes=classes,
+        image_size=image_size,
+    )
     on_cpu = isinstance(settled, DeviceInfo) and settled.kind == "cpu"
     settings = AllocatorSettings() if on_cpu else AllocatorSettings.of()
     if settings.found:
@@ -175,10 +184,7 @@ def plan_for(
     job = PricingJob(
         backbone_config=config.to_dict(),
         task=spec,
-        row={
-            **backbone.inputs_form(1, tokens=max_length, image_size=image_size),
-            "labels": task_for(spec).labels_form(1, max_length, target_length),
-        },
+        row={**inputs, "labels": task_for(spec).labels_form(1, tokens, written)},
         cap=cap,
         device="cpu" if on_cpu else "cuda",
         device_name=settled.name,

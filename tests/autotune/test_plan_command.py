@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +60,8 @@ def planned(config_file: Path, space_file: Path, **changes: Any) -> Any:
         "device": GPU,
         "batch_size": 8,
         "max_length": 16,
-        "target_length": 4,
-        "classes": 2,
+        "target_length": None,
+        "classes": None,
         "image_size": None,
         "task": None,
         "methods": None,
@@ -146,6 +147,76 @@ def test_rows_that_the_model_cannot_take_are_refused(config_file: Path, space_fi
         planned(config_file, space_file, max_length=4000)
 
 
+def saved(folder: Path, family: str) -> Path:
+    """A configuration that takes 40 tokens, where there is a limit."""
+    file = folder / f"{family}.json"
+    tiny_config(family).to_json_file(file, use_diff=False)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("family", "lengths", "words"),
+    [
+        ("bart", {"target_length": 41}, "--target-length 41 is more than .* takes: at most 40 tokens"),
+        ("gpt2", {"target_length": 100_000}, "--target-length 100000 is more than .* at most 39 tokens behind"),
+        ("gpt2", {"max_length": 41}, "--max-length 41 is more than the 40 tokens"),
+        (
+            "gpt2",
+            {"max_length": 30, "target_length": 11},
+            r"30 and --target-length 11 .* a --max-length of at most 29",
+        ),
+    ],
+)
+def test_targets_that_the_model_cannot_write_are_refused(
+    tmp_path: Path, space_file: Path, family: str, lengths: dict[str, int], words: str
+) -> None:
+    file = saved(tmp_path, family)
+    with pytest.raises(SpecError, match=words):
+        planned(file, space_file, **{"max_length": None, **lengths})
+
+
+def test_what_fits_exactly_is_planned_and_the_usual_length_makes_room(tmp_path: Path, space_file: Path) -> None:
+    file = saved(tmp_path, "gpt2")
+    for length, target, row in ((None, None, 32), (None, 39, 1), (29, 11, 29), (40, None, None)):
+        if row is None:  # no room for the usual target
+            with pytest.raises(SpecError, match="--max-length of at most 32"):
+                planned(file, space_file, max_length=length, target_length=target)
+            continue
+        made = planned(file, space_file, max_length=length, target_length=target, methods=["linear_probe", "full"])
+        assert made.job.row["input_ids"].shape == (1, row)
+        price = Pricer(made.job).price(made.candidates[0], largest_batch=False)
+        assert price.figures is not None, price.problem
+    # no target stands behind the input for these
+    assert planned(file, space_file, max_length=40, task="regression").row_size == "40 tokens"
+    bart = saved(tmp_path, "bart")
+    assert planned(bart, space_file, max_length=40, target_length=40).row_size == "40 tokens"
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "words"),
+    [
+        ("bert", {"image_size": 64}, "--image-size 64 plays no part: .* reads no pixels"),
+        (
+            "bert",
+            {"target_length": 8},
+            "--target-length 8 plays no part: no text is written for the task classification",
+        ),
+        ("bert", {"task": "regression", "classes": 2}, "--classes 2 plays no part: the task regression has no classes"),
+        ("t5", {"target_length": 5000}, "--target-length 5000: .* written and traced one by one"),
+        ("resnet", {"max_length": 16}, "--max-length 16 plays no part: .* reads no tokens"),
+    ],
+)
+def test_a_size_that_plays_no_part_is_said(
+    tmp_path: Path, space_file: Path, family: str, given: dict[str, Any], words: str
+) -> None:
+    file = saved(tmp_path, family)
+    quiet = {"max_length": None, "methods": ["linear_probe"]}
+    (note,) = planned(file, space_file, **{**quiet, **given}).notes
+    assert re.search(words, note)
+    assert not planned(file, space_file, **quiet).notes
+    assert not planned(file, space_file, **{**quiet, "task": given.get("task")}).notes
+
+
 def test_a_model_that_writes_text_is_priced_with_its_targets(tmp_path: Path, space_file: Path) -> None:
     file = tmp_path / "config.json"
     tiny_config("t5").to_json_file(file, use_diff=False)
@@ -212,7 +283,7 @@ def test_the_command_refuses_what_it_does_not_know(config_file: Path, tmp_path: 
     [
         ("dinov2", {}, "classification on batches of 8 rows of 8 x 8 pixels", []),
         ("resnet", {"image_size": 32}, "rows of 32 x 32 pixels", []),
-        ("llama", {}, "text-to-text on batches of 8 rows of 16 tokens", [4]),
+        ("llama", {"target_length": 4}, "text-to-text on batches of 8 rows of 16 tokens", [4]),
         ("llama", {"task": "language-modelling"}, "language-modelling on", [16]),
         ("t5", {"task": "regression"}, "regression on", []),
     ],
