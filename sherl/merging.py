@@ -169,7 +169,7 @@ def _headed(model: TaskModel, state: dict[str, Tensor]) -> Any:
     config.problem_type = "regression" if task.kind == "regression" else None
     kind = getattr(transformers, _HEADED["images" if task.image_size else task.kind])
     try:
-        made = kind.from_config(config).to(own.dtype).eval()
+        made = kind.from_config(config, trust_remote_code=False).to(own.dtype).eval()
     except ValueError:  # the family has no such class
         return None
     prefix = made.base_model_prefix
@@ -211,7 +211,7 @@ def _saved(
         made.save_pretrained(build)
         if predictor.tokenizer is not None:
             predictor.tokenizer.save_pretrained(build)
-        again = getattr(transformers, kind).from_pretrained(build).eval()
+        again = getattr(transformers, kind).from_pretrained(build, trust_remote_code=False).eval()
     difference = _difference(before, [_answer(again, batch) for batch in batches], batches)
     if not difference <= allowed:
         raise MergeError(

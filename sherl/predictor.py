@@ -83,7 +83,9 @@ def _tokenizer_of(folder: Path, source: str | None) -> Any:
             "tokenizer from: put the tokenizer's files into the folder."
         )
     try:
-        return AutoTokenizer.from_pretrained(str(folder)) if own or source is None else load_tokenizer(source)
+        if own or source is None:
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        return load_tokenizer(source)
     except (SherlError, OSError, ValueError) as error:
         place = folder if own else source
         raise CheckpointError(f"The tokenizer of {folder} cannot be loaded from {str(place)!r}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ from sherl.backbones.families import DecoderFamily, EncoderDecoderFamily, Family
 from sherl.backbones.fingerprint import has_bytes
 from sherl.backbones.light import Lightener, Without, lighten, settle
 from sherl.backbones.recognition import family_of
-from sherl.backbones.sources import first_line, load_config, quietly, resolve_source, unreachable
+from sherl.backbones.sources import (
+    asks_for_own_code,
+    first_line,
+    load_config,
+    quietly,
+    resolve_source,
+    unreachable,
+    with_own_code,
+)
 from sherl.backbones.structure import check_found
 from sherl.errors import SherlError, SpecError
 from sherl.precision import require_loadable
@@ -51,6 +60,7 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: W
                 config=_prepared(config, family),
                 dtype=dtype,
                 output_loading_info=True,
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # they are told of below, all at once
                 **_class_options(family),
             )
@@ -59,6 +69,8 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: W
     except OSError as error:
         raise unreachable(source, where, error) from error
     except (RuntimeError, ValueError, SafetensorError) as error:
+        if asks_for_own_code(error):
+            raise with_own_code(source) from error
         raise SpecError(f"The weights of {source!r} do not load: {first_line(error)}") from error
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
     problems += [
@@ -151,7 +163,7 @@ def _class_of(family: Family, config: Any) -> Any:
 def _maker(family: Family) -> Any:
     """What makes a model of a configuration."""
     cls = _auto_class(family)
-    return cls._from_config if family.model_class is not None else cls.from_config
+    return cls._from_config if family.model_class is not None else partial(cls.from_config, trust_remote_code=False)
 
 
 def _renew_tensors(model: Any) -> None:

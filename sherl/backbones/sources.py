@@ -73,14 +73,17 @@ def load_config(source: str) -> Any:
 
     Raises:
         SpecError: nothing is at ``source``, or the hub cannot be reached.
-        UnsupportedBackboneError: transformers or sherl does not know the architecture.
+        UnsupportedBackboneError: transformers or sherl does not know the architecture, or its code lies beside the model, whose
+            own code is never run.
     """
     alone = Path(source).expanduser()
     where = str(alone) if alone.suffix == ".json" and alone.is_file() else resolve_source(source)
     try:
         with quietly():
-            config = transformers.AutoConfig.from_pretrained(where)
+            config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     except ValueError as error:
+        if asks_for_own_code(error):
+            raise with_own_code(source) from error
         raise UnsupportedBackboneError(
             f"The configuration of {source!r} is of no architecture that transformers {transformers.__version__} "
             f"knows ({first_line(error)}). sherl knows: {', '.join(FAMILIES.names())}."
@@ -108,8 +111,10 @@ def load_tokenizer(source: str) -> Any:
     where = resolve_source(source)
     try:
         with quietly():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
+        if asks_for_own_code(error):
+            raise _tokenizer_with_own_code(source) from error
         if not Path(where).is_dir():
             raise unreachable(source, where, error) from error
         raise _no_tokenizer(source, first_line(error)) from error
@@ -122,6 +127,29 @@ def load_tokenizer(source: str) -> Any:
 def _no_tokenizer(source: str, cause: str) -> SpecError:
     return SpecError(
         f"{source!r} holds no tokenizer that loads: {cause}. Save one there with tokenizer.save_pretrained({source!r})."
+    )
+
+
+def asks_for_own_code(error: Exception) -> bool:
+    """Whether transformers refused to run code that a model brings along, as it does where it is told not to ask."""
+    return isinstance(error, ValueError) and "trust_remote_code" in str(error)
+
+
+def with_own_code(source: str) -> UnsupportedBackboneError:
+    """The error that says that a model needs code of its own, which nobody here runs."""
+    return UnsupportedBackboneError(
+        f"The model {source!r} needs code of its own (auto_map in its config.json), and a model's own code is not run here: it "
+        f"could do anything on this machine. Allowed are architectures that transformers {transformers.__version__} knows, and "
+        "those that are registered with it. Give such a model; or read that code, and where you trust it, register its classes "
+        "in a module that you import first, with --plugin on the command line: docs/your_own_backbone.md has an example."
+    )
+
+
+def _tokenizer_with_own_code(source: str) -> SpecError:
+    return SpecError(
+        f"The tokenizer of {source!r} needs code of its own (auto_map in its tokenizer_config.json), and a model's own code is "
+        "not run here: it could do anything on this machine. Allowed are tokenizers that transformers knows. Save one to "
+        "tokenizer.json there, with tokenizer.save_pretrained(folder) of a fast tokenizer, or give another model."
     )
 
 

@@ -63,7 +63,7 @@ class Tried:
         """
         with _disable_current_modes(), torch.device("meta"), initialization.no_init_weights():
             try:
-                model = auto_class.from_config(config)
+                model = auto_class.from_config(config, trust_remote_code=False)
             except FAILURES as error:
                 raise self.refused(f"transformers makes no model of it ({short(error)})") from error
         _keep_no_tensors(model)

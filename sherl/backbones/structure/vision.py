@@ -93,7 +93,7 @@ def _is_made_of_values(config: Any) -> bool:
     """Whether its code reads numbers out of tensors, as rates of stochastic depth for each block."""
     with _disable_current_modes(), FakeTensorMode(), initialization.no_init_weights():
         try:
-            transformers.AutoModel.from_config(config)
+            transformers.AutoModel.from_config(config, trust_remote_code=False)
         except DataDependentOutputException:
             return True
     return False
