@@ -44,8 +44,8 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: W
         without: what is left out, as batches will bring its hidden states from a store. Of safetensors it is not read.
 
     Raises:
-        SpecError: nothing is at ``source``, the hub cannot be reached, the weights are damaged or incomplete, or the dtype is
-            of no precision.
+        SpecError: nothing is at ``source``, the hub cannot be reached, the weights are damaged, incomplete or quantised, or
+            the dtype is of no precision.
         UnsupportedBackboneError: no family covers the architecture.
     """
     require_loadable(dtype)

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from sherl.backbones.families import FAMILIES
 from sherl.backbones.recognition import family_of
+from sherl.backbones.soundness import require_unquantised
 from sherl.errors import SpecError, UnsupportedBackboneError
 
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
@@ -72,7 +73,7 @@ def load_config(source: str) -> Any:
     source: what :func:`sherl.backbones.load_backbone` takes, or a ``config.json`` alone.
 
     Raises:
-        SpecError: nothing is at ``source``, or the hub cannot be reached.
+        SpecError: nothing is at ``source``, the hub cannot be reached, or the weights are quantised.
         UnsupportedBackboneError: transformers or sherl does not know the architecture, or its code lies beside the model, whose
             own code is never run.
     """
@@ -92,6 +93,7 @@ def load_config(source: str) -> Any:
         raise unreachable(source, where, error) from error
     except StrictDataclassError as error:
         raise SpecError(f"The configuration of {source!r} is damaged: {' '.join(str(error).split())}.") from error
+    require_unquantised(config, source)
     family_of(config, source)
     return config
 
