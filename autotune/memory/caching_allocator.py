@@ -34,7 +34,8 @@ LARGE_BUFFER = 20 * MIB
 MIN_LARGE_ALLOC = 10 * MIB
 ROUND_LARGE = 2 * MIB
 
-_ADDRESS_SPACE = LARGE_BUFFER * 2**26  # of one expandable segment: more than any device has, whole pages of both kinds
+# of an expandable segment, or a multiple: more than any device has, whole pages of both kinds
+_ADDRESS_SPACE = LARGE_BUFFER * 2**26
 
 
 class DoesNotFit(Exception):
@@ -251,8 +252,9 @@ class CachingAllocator:
         """Map pages at the lowest address where free and unmapped space together suffice."""
         block = next((found for _, start in pool.unmapped if (found := _start(start, size)) is not None), None)
         if block is None:
-            block = Block(pool, self._next_address, _ADDRESS_SPACE, mapped=False)
-            self._next_address += _ADDRESS_SPACE
+            space = -(-size // _ADDRESS_SPACE) * _ADDRESS_SPACE
+            block = Block(pool, self._next_address, space, mapped=False)
+            self._next_address += space
             self._heads[block.address] = block
             pool.add_unmapped(block)
         if not block.mapped:

@@ -201,6 +201,19 @@ def test_expandable_segments_grow_behind_what_is_there() -> None:
     assert allocator.reserved_bytes == 42 * MIB
 
 
+@pytest.mark.parametrize("expandable", [False, True])
+def test_a_request_may_be_larger_than_any_device(expandable: bool) -> None:
+    """A plan for an absurd batch says how absurd it is."""
+    allocator = CachingAllocator(expandable_segments=expandable)
+    allocator.malloc(3 * MIB)
+    huge = allocator.malloc(2**52 + 1)
+    assert huge is not None
+    assert 2**52 < huge.size <= allocator.reserved_bytes < 2**52 + 64 * MIB
+    allocator.free(huge)
+    allocator.malloc(2**51)
+    assert allocator.reserved_bytes < 2**52 + 64 * MIB
+
+
 def test_mistakes_are_told() -> None:
     allocator = CachingAllocator()
     assert allocator.malloc(0) is None
