@@ -22,7 +22,7 @@ from autotune.study.row_size import CLASSES, lengths_for, notes_on
 from autotune.study.suits import OF_IMAGES
 from autotune.trial.baseline import baseline_bytes
 from autotune.units import count_words, format_bytes, parse_bytes
-from sherl.backbones import backbone_from_config, load_config
+from sherl.backbones import backbone_from_config, load_config, require_runs
 from sherl.metrics import DEFAULT_METRICS
 from sherl.model import require_suited
 from sherl.spec import TaskSpec
@@ -146,6 +146,7 @@ def plan_for(
     config = load_config(model)
     with torch.device("meta"):
         backbone = backbone_from_config(config)
+    require_runs(config)
     loaded = SearchSpace.load(
         space, methods=methods, depth=len(backbone.last_stack), width=backbone.width, precision=precision
     )

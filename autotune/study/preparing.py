@@ -11,7 +11,7 @@ from autotune.config import StudyConfig
 from autotune.study.folder import StudyFolder
 from autotune.study.listener import Listener
 from autotune.study.suits import require_model_suits
-from sherl.backbones import Backbone, backbone_from_config, load_config
+from sherl.backbones import Backbone, backbone_from_config, load_config, require_runs
 from sherl.data import DataSpec, PreparedData, prepare
 
 LONGEST = 128
@@ -60,5 +60,6 @@ def backbone_without_weights(config: StudyConfig) -> tuple[Any, Backbone]:
     backbone_config = load_config(config.model)
     with torch.device("meta"):
         backbone = backbone_from_config(backbone_config)
+    require_runs(backbone_config)
     require_model_suits(backbone, DataSpec.from_dict(config.data), max_length=config.max_length)
     return backbone_config, backbone

@@ -20,7 +20,7 @@ from sherl.backbones.families import (
     VisionFamily,
 )
 from sherl.backbones.light import Without, lighten
-from sherl.backbones.loading import backbone_from_config, load_backbone
+from sherl.backbones.loading import backbone_from_config, load_backbone, require_runs
 from sherl.backbones.sources import DEFAULT_BACKBONE, config_from_dict, load_config, load_tokenizer, resolve_source
 from sherl.backbones.vision import VisionBackbone
 
@@ -51,5 +51,6 @@ __all__ = [
     "load_backbone",
     "load_config",
     "load_tokenizer",
+    "require_runs",
     "resolve_source",
 ]

