@@ -7,6 +7,7 @@ fraction on a GPU) and the record of the peak.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -21,6 +22,9 @@ from autotune.units import format_bytes
 
 #: How long the end of a watch waits for a meter that is being read.
 CLOSE_SECONDS = 5.0
+#: A meter that does not come back from a reading for so long holds no cap any more.
+HANGING_SECONDS = 15.0
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class Guard:
@@ -28,8 +32,9 @@ class Guard:
 
     peak_bytes: the highest reading (between two readings a peak may pass unseen). peak_source: where the meter had it
     from. readings: how many there were. over_time: the readings, thinned; seconds count from the guard's making. breached: the
-    process went over the cap and was told to end. blind: the meter failed for ``blind_after_s`` without a break; a cap that nobody can read
-    is a cap that nobody holds, so the process was told to end too. reason: in words, why it was; "" if it was not.
+    process went over the cap and was told to end. blind: the meter failed (raised whatever it may be) for ``blind_after_s`` without
+    a break, or the watch itself did; a cap that nobody can read is a cap that nobody holds, so the process was told to end too.
+    reason: in words, why it was; "" if it was not.
 
     It ends the process with SIGTERM, and with SIGKILL once ``grace_s`` is over or it has grown further. The process is
     held by a descriptor (or known by pid and start time where there are none), so a pid that was given
@@ -39,6 +44,7 @@ class Guard:
 
     Raises:
         ValueError: the pid is this process's own, or cap or interval are not above zero.
+        OSError: the process cannot be looked up. RuntimeError, on entering: no thread can be started.
     """
 
     def __init__(
@@ -72,10 +78,15 @@ class Guard:
         self._target = _Target(pid)
         self._stop = threading.Event()
         self._answered = time.monotonic()
-        self._thread = threading.Thread(target=self._watch, name=f"memory-guard-{pid}", daemon=True)
+        self._vanished = False
+        self._thread = threading.Thread(target=self._run, name=f"memory-guard-{pid}", daemon=True)
 
     def __enter__(self) -> Guard:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._target.close()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -83,8 +94,22 @@ class Guard:
 
     @property
     def silent_s(self) -> float:
-        """For how many seconds the meter has not come back from a reading; 0.0 when the watch is over."""
-        return time.monotonic() - self._answered if self._thread.is_alive() else 0.0
+        """For how many seconds the meter has not come back from a reading. 0.0 when the watch is over: closed, the process gone
+        or told to end. Infinite when the watch's thread has died without a word, so that nobody watches."""
+        over = self._vanished or self.breached or self.blind
+        if over or self._stop.is_set() or self._thread.ident is None:
+            return 0.0
+        return time.monotonic() - self._answered if self._thread.is_alive() else math.inf
+
+    def unheld(self) -> str:
+        """Why nobody holds the cap any more though the watch is not over: its meter hangs, or its thread has died; "" while it
+        is held. The guard cannot end the process then: whoever asks has to."""
+        silent = self.silent_s
+        if silent == math.inf:
+            return "the watch over its memory has died"
+        if silent > HANGING_SECONDS:
+            return f"the memory meter {self.meter.name!r} has not answered for {HANGING_SECONDS:g} s"
+        return ""
 
     def close(self) -> None:
         """End the watch; a process that was told to end is still waited for, ``grace_s`` at most. A meter that hangs
@@ -94,34 +119,50 @@ class Guard:
             self._thread.join(self._grace_s + CLOSE_SECONDS)
         self._target.close()
 
+    def _run(self) -> None:
+        try:
+            self._watch()
+        except BaseException as error:
+            # Whatever it was: without a watch there is no cap, so the process must not go on. Then the error is shown.
+            if not (self.breached or self.blind):
+                self._end_blind(f"The watch over the process's memory ended with {_words(error)}")
+            raise
+
     def _watch(self) -> None:
         failing_since: float | None = None
         while True:
             due = time.monotonic() + self._interval_s  # from reading to reading: what one takes is not added
             try:
-                held = self.meter.device_bytes(self.pid)
-            except DeviceError as error:
+                held = self._reading()
+            except Exception as error:  # noqa: BLE001 - a cap that cannot be read is not held, whatever the reason
                 self._answered = now = time.monotonic()
                 failing_since = now if failing_since is None else failing_since
                 if now - failing_since >= self._blind_after_s:
-                    self._end_blind(error)
+                    self._end_blind(
+                        f"The memory meter {self.meter.name!r} failed for {self._blind_after_s:g} s ({_words(error)})"
+                    )
                     return
             else:
                 failing_since = None
                 self._answered = time.monotonic()
                 self.readings += 1
-                if held is not None and self._target.alive():
-                    self._note(held)
-                    if held > self.cap_bytes:
-                        self._end_breach(held)
-                        return
-            if not self._target.alive() or self._stop.wait(max(0.0, due - time.monotonic())):
+                if held is not None and held > self.cap_bytes:
+                    self._end_breach(held)
+                    return
+            if self._vanished or self._stop.wait(max(0.0, due - time.monotonic())):
                 return
 
-    def _note(self, held: int) -> None:
+    def _reading(self) -> int | None:
+        """What the process holds now, noted; None while it holds nothing, and once it is gone. Raises what the meter and the
+        look at the process raise."""
+        held = self.meter.device_bytes(self.pid)
+        self._vanished = not self._target.alive()  # only now: a reading of a pid that was given away counts for nothing
+        if held is None or self._vanished:
+            return None
         self.over_time.note(round(time.monotonic() - self._began, 3), held)
         if held > self.peak_bytes:
             self.peak_bytes, self.peak_source = held, self.meter.source
+        return held
 
     def _end_breach(self, held: int) -> None:
         self.reason = (
@@ -131,31 +172,43 @@ class Guard:
         self.breached = True
         self._end(held)
 
-    def _end_blind(self, error: DeviceError) -> None:
+    def _end_blind(self, why: str) -> None:
         self.reason = (
-            f"The memory meter {self.meter.name!r} failed for {self._blind_after_s:g} s ({error}), so the cap of "
-            f"{format_bytes(self.cap_bytes)} could no longer be held, and the trial's process was ended."
+            f"{why}, so the cap of {format_bytes(self.cap_bytes)} could no longer be held, and the trial's process was "
+            "ended."
         )
         self.blind = True
         self._end(None)
 
     def _end(self, held: int | None) -> None:
-        self._target.send(signal.SIGTERM)
-        if self._on_breach is not None:
-            self._on_breach(self)
         deadline = time.monotonic() + self._grace_s
-        while self._target.alive() and time.monotonic() < deadline and not self._grew(held):
-            time.sleep(min(self._interval_s, 0.02))
-        self._target.send(getattr(signal, "SIGKILL", signal.SIGTERM))
+        last = threading.Timer(self._grace_s, self._target.send, (_KILL,))  # the loop asks the meter, which may hang
+        last.daemon = True
+        try:
+            self._target.send(signal.SIGTERM)
+            with contextlib.suppress(RuntimeError):  # no thread can be started any more: the loop has to do
+                last.start()
+            if self._on_breach is not None:
+                self._on_breach(self)
+            while not self._target.gone() and time.monotonic() < deadline and not self._grew(held):
+                time.sleep(min(self._interval_s, 0.02))
+        finally:
+            while not self._target.send(_KILL) and not self._stop.wait(self._interval_s):
+                continue
+            last.cancel()
 
     def _grew(self, held: int | None) -> bool:
         """Whether the process went on allocating after it was told to end."""
-        with contextlib.suppress(DeviceError):
-            now = self.meter.device_bytes(self.pid)
-            if now is not None and self._target.alive():
-                self._note(now)
-                return held is not None and now > held + held // 50
-        return False
+        try:
+            now = self._reading()
+        except Exception:  # noqa: BLE001 - a reading that fails says nothing; the end comes all the same
+            return False
+        return now is not None and held is not None and now > held + held // 50
+
+
+def _words(error: BaseException) -> str:
+    """An error as a message says it; a DeviceError's words stand for themselves."""
+    return str(error) if isinstance(error, DeviceError) else f"{type(error).__name__}: {error}"
 
 
 class _Target:
@@ -169,23 +222,42 @@ class _Target:
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):  # gone already, or forbidden here: start times serve as well
                 self._descriptor = os.pidfd_open(pid)
-        if self._descriptor is not None and started(pid) != self._started:
+        try:
+            same = started(pid) == self._started
+        except OSError:
+            self.close()
+            raise
+        if self._descriptor is not None and not same:
             self.close()  # another process took the pid between the two readings: ours is gone
             self._started = None
 
     def alive(self) -> bool:
+        """Raises:
+        OSError: it cannot be looked up at the moment.
+        """
         return self._started is not None and started(self._pid) == self._started
 
-    def send(self, number: signal.Signals) -> None:
-        """Signal the process; nothing happens if it is gone."""
+    def gone(self) -> bool:
+        """Whether it is known to be gone."""
+        try:
+            return not self.alive()
+        except OSError:
+            return False
+
+    def send(self, number: signal.Signals) -> bool:
+        """Signal the process; nothing happens if it is gone. False where it cannot be told from others at the moment, or
+        the system refuses: then it was not signalled."""
         with self._lock:
-            if not self.alive():
-                return
-            with contextlib.suppress(ProcessLookupError):
-                if self._descriptor is not None:
+            try:
+                if self._descriptor is not None:  # another process cannot be met
                     signal.pidfd_send_signal(self._descriptor, number)
-                else:
+                elif self.alive():
                     os.kill(self._pid, number)
+            except ProcessLookupError:
+                return True
+            except OSError:
+                return False
+            return True
 
     def close(self) -> None:
         with self._lock:

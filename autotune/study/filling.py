@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -76,7 +77,7 @@ class Filling:
         try:
             path = os.pathsep.join(folder for folder in sys.path if folder)
             self._start({**os.environ, "PYTHONPATH": path})
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no thread can be started to watch it
             self._stack.close()
             self._answer = f"the process that computes them cannot be started ({error})"
         except BaseException:
@@ -114,6 +115,8 @@ class Filling:
         """What it says within this time, without its last word (:attr:`answer`)."""
         said: list[dict[str, Any]] = []
         until = time.monotonic() + seconds
+        if self._answer is None and (unheld := self._guard.unheld()):
+            self.close(f"{unheld}, so the cap could no longer be held, and the process that computes them was ended")
         while self._answer is None and not said:
             ready, _, _ = select.select([self._channel], [], [], max(0.0, until - time.monotonic()))
             if not ready:
@@ -167,7 +170,7 @@ class Filling:
         if "stored" in self._last and code == 0:
             return dict(self._last["stored"])
         if self._guard.reason:
-            return self._guard.reason.replace("The trial's process", "The process that computes them")
+            return re.sub("(T|t)he trial's process", r"\1he process that computes them", self._guard.reason)
         if code < 0:
             return f"the process that computes them was ended by signal {-code}"
         if "failed" in self._last:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pickle import dumps
 
-from autotune.errors import DeviceError
+from autotune.errors import DeviceError, NoAnswerError
 from autotune.memory.guard import Guard
 from autotune.memory.meter import Meter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
@@ -26,8 +26,6 @@ from autotune.trial.verdict import Verdict, breach, death, out_of_memory_kills
 EXECUTE = "autotune.trial.execution:execute"
 GRACE_SECONDS = 2.0
 EXIT_SECONDS = 5.0
-#: A meter that does not come back from a reading for so long holds no cap any more.
-HANGING_SECONDS = 15.0
 
 
 class TrialProcess:
@@ -76,15 +74,28 @@ class TrialProcess:
             raise
         try:
             self._tenancy.begin(self.pid)
+            self._guard = self._watched()
         except DeviceError:
             self._channel.close()
             self._signal(signal.SIGKILL)
             server.release(self.pid)
             raise
-        self._guard = Guard(self.pid, request.memory_cap, meter)
-        self._guard.__enter__()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its exit is noticed by the first poll
             self._channel.send_bytes(dumps((target, request)))
+
+    def _watched(self) -> Guard:
+        """The guard at work, before the process has its request.
+
+        Raises:
+            NoAnswerError: there can be none, as this process has no descriptor or thread left.
+        """
+        try:
+            return Guard(self.pid, self.request.memory_cap, self._meter).__enter__()
+        except (OSError, RuntimeError) as error:
+            raise NoAnswerError(
+                f"The memory of trial {self.request.number} cannot be watched ({error}), and without a watch there is no cap. Has this process too many open "
+                "files or threads? `ulimit -n` and `ulimit -u` show what it may have."
+            ) from error
 
     def poll(self, timeout: float | None = None) -> Message | None:
         """The next event; None when ``timeout`` seconds pass without one. After the end it repeats the last event."""
@@ -172,11 +183,10 @@ class TrialProcess:
                 self._signal(signal.SIGKILL)  # whatever it has started may hold the device too
             if self._tenancy.is_over(self.pid, asked_to_end=self._ending is not None):
                 self._conclude(self._judge(status))
-        elif self._guard.silent_s > HANGING_SECONDS and self._ending is None:
+        elif self._ending is None and (unheld := self._guard.unheld()):
             self._ending = Verdict(
                 Status.INTERRUPTED,
-                f"Trial {self.request.number}: the memory meter {self._meter.name!r} has not answered for "
-                f"{HANGING_SECONDS:g} s, so its cap could no longer be held, and it was ended.",
+                f"Trial {self.request.number}: {unheld}, so its cap could no longer be held, and it was ended.",
             )
             self._signal(signal.SIGKILL)
         elif self._said is not None and time.monotonic() - self._said_at > EXIT_SECONDS:

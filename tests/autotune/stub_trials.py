@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autotune.memory.meter import Meter
 from autotune.memory.process import ProcessMeter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.fork_server import ForkServer
@@ -65,8 +66,16 @@ def execute(request: TrialRequest, send: Callable[[Message], None]) -> Outcome:
     )
 
 
-def start_stub(on: ForkServer, folder: Path, number: int = 0, *, cap: int = 10**9, **settings: Any) -> TrialProcess:
-    """A process of a stub trial, forked by this server."""
+def start_stub(
+    on: ForkServer,
+    folder: Path,
+    number: int = 0,
+    *,
+    cap: int = 10**9,
+    guard_meter: Meter | None = None,
+    **settings: Any,
+) -> TrialProcess:
+    """A process of a stub trial, forked by this server; its guard reads this meter."""
     request = TrialRequest(
         number=number,
         backbone_source="",
@@ -77,7 +86,7 @@ def start_stub(on: ForkServer, folder: Path, number: int = 0, *, cap: int = 10**
         predicted=MemoryFigures(allocated=1, device=3 * 10**8, meter="prediction"),
         settings=settings,
     )
-    return TrialProcess(request, on, ProcessMeter(), target=STUB)
+    return TrialProcess(request, on, guard_meter or ProcessMeter(), target=STUB)
 
 
 def outcome_of(process: TrialProcess) -> Outcome:

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autotune.features.errand import Errand, Stored
+from autotune.memory import guard as guard_module
 from autotune.memory.process import ProcessMeter
 from autotune.study.filling import run_worker
 
@@ -166,6 +169,29 @@ def test_over_the_cap_before_it_computes_is_no_matter_of_rows(tmp_path: Path, mo
     got = run_worker(errand(str(tmp_path)), lambda _: None, cap=150, meter=RowsMeter(tmp_path))
     assert "The process that computes them held" in str(got)
     assert (tmp_path / "starts").read_text().split() == ["started"]
+
+
+class HangingMeter(ProcessMeter):
+    def device_bytes(self, pid: int) -> int | None:
+        time.sleep(3)
+        return super().device_bytes(pid)
+
+
+def test_a_meter_that_hangs_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "HANGING_SECONDS", 0.3)
+    interpreter(monkeypatch, tmp_path, "exec sleep 60")
+    got = run_worker(errand(str(tmp_path)), print, cap=8 * 10**9, meter=HangingMeter())
+    assert "'process' has not answered" in str(got)
+    assert "the process that computes them was ended" in str(got)
+
+
+def test_where_no_thread_can_watch_it_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    interpreter(monkeypatch, tmp_path, "read errand; exit 0")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert "cannot be started (can't start new thread)" in str(answer(tmp_path))
 
 
 def test_an_interrupt_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

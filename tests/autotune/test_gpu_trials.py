@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from autotune.errors import DeviceError, NoAnswerError
+from autotune.memory import guard as guard_module
 from autotune.memory.nvml_meter import SOURCE_GROWTH, SOURCE_PROCESS, NvmlMeter
 from autotune.outcome import Outcome, Status
 from autotune.runner import desk
 from autotune.trial import fork_server, tenancy
-from autotune.trial import process as process_module
 from autotune.trial.fork_server import ForkServer
 from autotune.trial.process import TrialProcess
 from autotune.trial.request import Epoch, Finished, TrialRequest
@@ -199,7 +199,7 @@ def test_trials_count_gpus_as_nvml_does(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_driver_that_hangs_interrupts_the_trial(
     server: ForkServer, nvml: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_module, "HANGING_SECONDS", 0.5)
+    monkeypatch.setattr(guard_module, "HANGING_SECONDS", 0.5)
     process = begin(server, tmp_path, do="hang", epochs=1)
     until_epoch(process)
     nvml.set(delays={"processes": 2000})

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import psutil
 import pytest
 
 import autotune.trial.process as process_module
-from autotune.errors import DeviceError
+from autotune.errors import DeviceError, NoAnswerError
+from autotune.memory.guard import Guard
+from autotune.memory.process import ProcessMeter
 from autotune.outcome import EpochReport, MemoryFigures, Outcome, Status
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.fork_server import ForkServer
@@ -140,6 +143,55 @@ def test_a_breach_ends_the_trial_and_no_other(start: Start) -> None:
     for word in ("Trial 2", "over the cap of 200.00 MB", "predicted 300.00 MB"):
         assert word in outcome.reason
     assert outcome_of(bystander).status is Status.COMPLETE
+
+
+class Failing(ProcessMeter):
+    """Cannot be read once the trial has begun."""
+
+    def __init__(self) -> None:
+        self.readings = 0
+
+    def device_bytes(self, pid: int) -> int | None:
+        self.readings += 1
+        if self.readings > 3:
+            raise OSError(24, "Too many open files")
+        return super().device_bytes(pid)
+
+
+def test_a_meter_that_fails_in_any_way_interrupts_the_trial(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "Guard", partial(Guard, blind_after_s=0.2))
+    outcome = outcome_of(start(do="hang", guard_meter=Failing()))
+    assert outcome.status is Status.INTERRUPTED
+    assert "Too many open files" in outcome.reason
+    assert "could no longer be held" in outcome.reason
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_that_dies_interrupts_the_trial(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(_: Guard) -> None:
+        raise KeyError("a fault of the guard's own")
+
+    monkeypatch.setattr(Guard, "_run", die)
+    outcome = outcome_of(start(do="hang"))
+    assert outcome.status is Status.INTERRUPTED
+    assert "has died" in outcome.reason
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("can't start new thread")])
+def test_a_trial_that_cannot_be_watched_is_not_begun(
+    start: Start, server: ForkServer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: Any) -> Guard:
+        raise error
+
+    before = set(psutil.Process(server.pid).children())
+    monkeypatch.setattr(process_module, "Guard", refuse)
+    with pytest.raises(NoAnswerError, match=f"{str(error)[-12:]}.*ulimit"):
+        start(7, do="hang")
+    end = time.monotonic() + 10
+    while set(psutil.Process(server.pid).children()) - before:
+        assert time.monotonic() < end, "the process that was forked for it is left"
+        time.sleep(0.02)
 
 
 def test_stop_ends_it_at_once_and_keeps_what_is_known(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from autotune.errors import DeviceError
 from autotune.memory import guard as guard_module
 from autotune.memory.guard import Guard
 from autotune.memory.process import ProcessMeter, private_bytes
-from tests.autotune.memory.children import child, wait_until
+from tests.autotune.memory.children import child, run, wait_until
 
 MB = 1_000_000
 GROWS = """
@@ -43,6 +44,15 @@ class FakeMeter:
         if isinstance(reading, Exception):
             raise reading
         return reading
+
+
+class Hanging(FakeMeter):
+    """Takes seconds for its last reading."""
+
+    def device_bytes(self, pid: int) -> int | None:
+        if len(self.readings) == 1:
+            time.sleep(3)
+        return super().device_bytes(pid)
 
 
 def test_a_breach_ends_the_process_and_leaves_others_alone() -> None:
@@ -151,6 +161,132 @@ def test_a_meter_that_stays_blind_ends_the_process() -> None:
         assert not guard.breached
         assert "the driver is gone" in guard.reason
         assert guard.peak_bytes == 3 * MB
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ValueError("no number"), MemoryError()])
+def test_whatever_a_meter_raises_is_a_reading_that_failed(error: Exception) -> None:
+    with child(IDLES) as process:
+        meter = FakeMeter(error, error, 5 * MB, error)
+        with Guard(process.pid, 100 * MB, meter, 0.01, blind_after_s=0.3) as guard:
+            assert process.wait(timeout=20) == -signal.SIGTERM
+            wait_until(lambda: guard.blind)
+        assert guard.peak_bytes == 5 * MB, "it went on after the first failures"
+        assert type(error).__name__ in guard.reason
+        assert str(error) in guard.reason
+        assert guard.silent_s == 0.0
+        assert guard.unheld() == ""
+
+
+@pytest.mark.parametrize("held_by_descriptor", [True, False])
+def test_it_holds_the_cap_where_its_own_process_has_no_descriptor_left(held_by_descriptor: bool) -> None:
+    """A reading opens a file of /proc. Where the process cannot be looked up it is signalled by its descriptor or, without one,
+    as soon as it can be looked up again."""
+    finished = run(f"""
+import os, resource, time
+from autotune.memory.guard import Guard
+from autotune.memory.process import ProcessMeter
+from tests.autotune.memory.children import child, wait_until
+if not {held_by_descriptor}:
+    del os.pidfd_open
+with child("import time; time.sleep(60)") as process:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Guard(process.pid, 400_000_000, ProcessMeter(), 0.01, blind_after_s=0.5) as guard:
+        wait_until(lambda: guard.readings > 2)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        time.sleep(0.1)
+        assert process.poll() is None and not guard.blind
+        wait_until(lambda: guard.blind)
+        if {held_by_descriptor}:
+            process.wait(timeout=20)
+        else:
+            time.sleep(0.2)
+            assert process.poll() is None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        process.wait(timeout=20)
+    print(guard.reason)
+""")
+    assert finished.returncode == 0, finished.stderr
+    assert "Too many open files" in finished.stdout
+
+
+class Ended(BaseException):
+    """No error that anybody expects."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_that_ends_by_itself_counts_as_blind() -> None:
+    class Broken(FakeMeter):
+        def device_bytes(self, pid: int) -> int | None:
+            raise Ended("all of a sudden")
+
+    with child(IDLES) as process, Guard(process.pid, 100 * MB, Broken(0), 0.01) as guard:
+        assert process.wait(timeout=20) == -signal.SIGTERM
+        wait_until(lambda: guard.blind)
+    assert "Ended: all of a sudden" in guard.reason
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_watch_is_not_taken_for_a_closed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(guard: Guard) -> None:
+        raise Ended
+
+    monkeypatch.setattr(Guard, "_run", die)
+    with child(IDLES) as process:
+        guard = Guard(process.pid, 100 * MB, FakeMeter(0))
+        assert guard.silent_s == 0.0, "it has not begun"
+        with guard:
+            wait_until(lambda: not guard._thread.is_alive())
+            assert guard.silent_s == math.inf
+            assert "died" in guard.unheld()
+        assert guard.silent_s == 0.0
+        assert guard.unheld() == ""
+
+
+def test_a_meter_that_hangs_holds_no_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "HANGING_SECONDS", 0.2)
+    with child(IDLES) as process, Guard(process.pid, 100 * MB, Hanging(0, 0), 0.01) as guard:
+        wait_until(lambda: "'fake' has not answered" in guard.unheld())
+        assert process.poll() is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_listener_that_fails_does_not_save_the_process() -> None:
+    def fail(_: Guard) -> None:
+        raise RuntimeError("the listener")
+
+    with child(IGNORES_SIGTERM + IDLES) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with Guard(process.pid, 1 * MB, ProcessMeter(), 0.01, on_breach=fail, grace_s=0.1) as guard:
+            assert process.wait(timeout=20) == -signal.SIGKILL
+        assert guard.breached
+
+
+@pytest.mark.parametrize("failing", [True, False], ids=["fails", "hangs"])
+def test_a_meter_that_fails_after_the_breach_does_not_save_the_process(failing: bool) -> None:
+    meter = FakeMeter(200 * MB, OSError(24, "Too many open files")) if failing else Hanging(200 * MB, 0)
+    with child(IGNORES_SIGTERM + IDLES) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with Guard(process.pid, 100 * MB, meter, 0.01, grace_s=0.2) as guard:
+            began = time.monotonic()
+            assert process.wait(timeout=20) == -signal.SIGKILL
+            assert time.monotonic() - began < 2
+        assert guard.breached
+        assert not guard.blind
+
+
+def test_where_no_thread_can_be_started_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with child(IDLES) as process:
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"), Guard(process.pid, MB, FakeMeter(0)):
+            pass
+        if before:
+            assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_bad_arguments_are_refused() -> None:
