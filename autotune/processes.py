@@ -1,8 +1,10 @@
-"""Which process a pid stands for."""
+"""Which process a pid stands for, and which processes it has started."""
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -23,3 +25,29 @@ def started(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.NoSuchProcess:
         return None
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started or been given as theirs ended, with those whose exit status is left; the kernel
+    may miss some while others end. None where there is no such process."""
+    if not _tells_children():
+        try:
+            return [child.pid for child in psutil.Process(pid).children()]
+        except psutil.NoSuchProcess:
+            return []
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            try:
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_bytes().split())
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return found
+
+
+@cache
+def _tells_children() -> bool:
+    """Whether /proc has lists of children: Linux may be built without them."""
+    return Path("/proc/thread-self/children").exists()

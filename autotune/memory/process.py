@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import psutil
 
-_ANONYMOUS = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
+from autotune.memory.family import Family
+from autotune.memory.status import anonymous_bytes
 
 
 def private_bytes(pid: int) -> int | None:
@@ -27,14 +27,7 @@ def private_bytes(pid: int) -> int | None:
     """
     if not sys.platform.startswith("linux"):
         return _private_bytes_elsewhere(pid)
-    try:
-        status = Path(f"/proc/{pid}/status").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    found = [line for line in status.splitlines() if line.startswith(_ANONYMOUS)]
-    if not found:  # a zombie holds no memory and has no such lines
-        return None
-    return sum(int(line.split()[1]) for line in found) * 1024
+    return anonymous_bytes(pid)
 
 
 def _private_bytes_elsewhere(pid: int) -> int | None:
@@ -52,14 +45,31 @@ def _private_bytes_elsewhere(pid: int) -> int | None:
 
 
 class ProcessMeter:
-    """Private bytes of a process (see this module's first lines), as the ``device`` figure of a machine without a GPU."""
+    """Private bytes of a process (see this module's first lines), as the ``device`` figure of a machine without a GPU.
+
+    On Linux with what the processes that it has started hold besides it (:mod:`autotune.memory.family`), once they have been
+    there for a fifth of a second; elsewhere the process alone.
+    """
 
     name = "process"
     source = "process private bytes"
 
+    def __init__(self) -> None:
+        self._families: dict[int, Family] = {}
+
     def device_bytes(self, pid: int) -> int | None:
-        """What the process holds, in bytes; None once it has ended."""
-        return private_bytes(pid)
+        """What the process holds, in bytes; None once it has ended.
+
+        Raises:
+            OSError: the system cannot be asked, e.g. as this process has no descriptor left.
+        """
+        held = private_bytes(pid)
+        if held is None:
+            self._families.pop(pid, None)
+            return None
+        if not sys.platform.startswith("linux"):
+            return held
+        return held + self._families.setdefault(pid, Family(pid)).held_bytes()
 
 
 def own_private_bytes() -> int:

@@ -29,6 +29,7 @@ Target = Callable[[TrialRequest, Callable[[Message], None]], Outcome]
 
 WATCH_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def end_with_parent(parent: int) -> None:
@@ -37,6 +38,13 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the kernel was asked
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Has the kernel (Linux) make this process the parent of descendants whose own parent ends, which the system's first
+    process gets else: so a descendant stays to be found, whatever session or group it has made for itself."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def run_child(channel: int, *, server: int, driver: Ancestor | None) -> NoReturn:
@@ -49,6 +57,7 @@ def run_child(channel: int, *, server: int, driver: Ancestor | None) -> NoReturn
     code = 1
     try:
         end_with_parent(server)
+        adopt_orphans()  # they count as long as the trial runs; afterwards the server gets them
         _own_group_and_signals()
         connection = Connection(channel)
         target, request = pickle.loads(connection.recv_bytes())

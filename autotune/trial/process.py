@@ -32,7 +32,8 @@ class TrialProcess:
     """One trial; it starts when this object is made.
 
     Whatever happens in the process, the last event is :class:`Finished` with an outcome; nothing is raised for it.
-    Afterwards neither the process nor anything it started is left, and on a GPU its memory is given back, or the
+    Afterwards neither the process nor anything it started is left (where the fork server was killed, what the trial
+    had started may be), and on a GPU its memory is given back, or the
     outcome's reason says that it was not. Not for several threads.
 
     A cap above what the GPU has free at this moment is lowered to that, and the outcome's reason says so: another

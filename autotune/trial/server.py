@@ -6,7 +6,8 @@ death by force ends the trials too (each asked the kernel for that, see :mod:`au
 
 Messages are JSON, one a packet. From the parent: ``{"fork": true}`` with the child's end of a channel, ``{"release": pid}``.
 To the parent: ``{"ready": seconds}`` or ``{"error": traceback}`` once; then ``{"forked": pid}``, ``{"exited": pid, "status": n}``.
-An ended child stays a zombie until it is released, so its process id means nothing else meanwhile.
+An ended child stays a zombie until it is released, so its process id means nothing else meanwhile. What a trial has started and
+left behind, in whatever session, comes to be this process's child (on Linux) and is ended before the trial's exit is told.
 
 A server that was given an address lends itself: whoever connects there and has the same wishes (``{"like": key}``, with two
 descriptors: a socket to serve and a file for what is printed) gets a server of its own, forked from this one with all
@@ -31,11 +32,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.processes import children
 from autotune.trial.ancestry import Ancestor
-from autotune.trial.child import run_child
+from autotune.trial.child import adopt_orphans, run_child
 
 PACKET_BYTES = 2**16
 WATCH_SECONDS = 0.5
+#: How long an exit is not told, at most, while something that the trial has left behind has not gone, though it was killed.
+LEFTOVER_SECONDS = 1.5
+_LEFTOVER_STEP = 0.02
 
 
 def main() -> None:
@@ -115,6 +120,9 @@ class _Server:
         self._lending = lending
         self._lent: set[int] = set()
         self._children: dict[int, bool] = {}
+        self._untold: dict[int, float] = {}  # when an exit was seen that is not told yet
+        adopt_orphans()
+        self._helpers = set(children(os.getpid()))  # of what was imported
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
@@ -126,7 +134,7 @@ class _Server:
             while True:
                 sources: list[Any] = [self._socket, self._wake_read]
                 sources += [] if self._lending is None else [self._lending.door]
-                readable, _, _ = select.select(sources, [], [], WATCH_SECONDS)
+                readable, _, _ = select.select(sources, [], [], _LEFTOVER_STEP if self._untold else WATCH_SECONDS)
                 if self._wake_read in readable:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
@@ -201,13 +209,31 @@ class _Server:
 
     def _tell_exits(self) -> None:
         self._lent -= {pid for pid in self._lent if os.waitpid(pid, os.WNOHANG)[0] == pid}
+        ended = {}
         for pid, told in self._children.items():
-            if not told:
-                result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if result is not None:
-                    self._children[pid] = True
-                    exited = result.si_code == os.CLD_EXITED
-                    self._send({"exited": pid, "status": result.si_status if exited else -result.si_status})
+            if not told and (result := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                ended[pid] = result
+        left = self._end_leftovers()  # only now: they come here with the trial's end
+        for pid, result in ended.items():
+            if left and time.monotonic() < self._untold.setdefault(pid, time.monotonic()) + LEFTOVER_SECONDS:
+                continue
+            self._untold.pop(pid, None)
+            self._children[pid] = True
+            exited = result.si_code == os.CLD_EXITED
+            self._send({"exited": pid, "status": result.si_status if exited else -result.si_status})
+
+    def _end_leftovers(self) -> bool:
+        """Kills whatever has become this process's child without its doing: trials' processes keep theirs while they live, so it
+        is of a trial that has ended. Whether there was any."""
+        if not sys.platform.startswith("linux"):
+            return False  # the system's first process gets it there
+        left = set(children(os.getpid())) - self._children.keys() - self._lent - self._helpers
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # another user's, who alone may end it
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        return bool(left)
 
     def _release(self, pid: int) -> None:
         if self._children.pop(pid, None) is not None:
@@ -221,6 +247,9 @@ class _Server:
         for pid in self._children:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+        until = time.monotonic() + LEFTOVER_SECONDS
+        while self._end_leftovers() and time.monotonic() < until:
+            time.sleep(_LEFTOVER_STEP)
 
     def _send(self, message: dict[str, Any]) -> None:
         self._socket.send(json.dumps(message).encode())

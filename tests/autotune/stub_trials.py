@@ -138,6 +138,16 @@ def _leave_helper(_: dict[str, Any]) -> None:
     sys.stdout.write(f"helper {helper.pid}\n")
 
 
+def _leave_daemon(settings: dict[str, Any]) -> None:
+    """Starts a process that is nobody's child, in a session of its own, and holds as much as was asked for."""
+    code = (
+        "import os, sys, time\nif os.fork(): os._exit(0)\nos.setsid()\nprint('daemon', os.getpid(), flush=True)\n"
+        f"held = bytearray(b'x') * {settings.get('block_bytes', 1)}\ntime.sleep(600)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    time.sleep(settings.get("hold_seconds", 0))
+
+
 _BAD_ENDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "segfault": _segfault,
     "sigkill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
@@ -148,4 +158,5 @@ _BAD_ENDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "close_channel": _close_channel,
     "hang": lambda _: time.sleep(600),
     "helper": _leave_helper,
+    "daemon": _leave_daemon,
 }

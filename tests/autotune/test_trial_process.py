@@ -149,6 +149,7 @@ class Failing(ProcessMeter):
     """Cannot be read once the trial has begun."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.readings = 0
 
     def device_bytes(self, pid: int) -> int | None:
@@ -240,6 +241,69 @@ def test_what_a_trial_has_started_ends_with_it(start: Start, tmp_path: Path) -> 
     assert outcome.status is Status.COMPLETE
     helper = int((tmp_path / "5" / "trial.log").read_text().split()[1])
     assert gone(helper)
+
+
+def daemon_of(log: Path) -> int:
+    """The process that a trial which does ``daemon`` has left."""
+    end = time.monotonic() + 20
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return int(log.read_text().split()[1])
+
+
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the system's first process gets them elsewhere"
+)
+
+
+@linux
+def test_what_has_left_its_group_and_session_ends_with_it_too(start: Start, tmp_path: Path) -> None:
+    other = start(6, do="daemon", epochs=1, hold_seconds=600)
+    theirs = daemon_of(tmp_path / "6" / "trial.log")
+    assert outcome_of(start(5, do="daemon", epochs=1)).status is Status.COMPLETE
+    assert not psutil.pid_exists(daemon_of(tmp_path / "5" / "trial.log")), "before the outcome is told"
+    assert psutil.pid_exists(theirs), "another trial's is left alone"
+    other.stop("enough")
+    assert not psutil.pid_exists(theirs)
+
+
+@linux
+def test_it_ends_with_a_trial_that_was_killed_and_with_the_server(tmp_path: Path) -> None:
+    with ForkServer(preload=()) as server:
+        process = start_stub(server, tmp_path / "1", 1, do="daemon", epochs=1, hold_seconds=600)
+        first = daemon_of(tmp_path / "1" / "trial.log")
+        os.kill(process.pid, signal.SIGKILL)
+        assert outcome_of(process).status is Status.FAILED
+        assert not psutil.pid_exists(first)
+        kept = start_stub(
+            server, tmp_path / "2", 2, do="daemon", epochs=1, hold_seconds=600
+        )  # else its end would end it
+        second = daemon_of(tmp_path / "2" / "trial.log")
+    assert not psutil.pid_exists(second)
+    del kept
+
+
+@linux
+def test_what_a_trial_has_started_counts_under_its_cap(start: Start) -> None:
+    outcome = outcome_of(start(8, cap=200 * 10**6, do="daemon", epochs=1, block_bytes=300 * 10**6, hold_seconds=600))
+    assert outcome.status is Status.OVER_CAP
+    assert outcome.peak is not None
+    assert 200 * 10**6 < outcome.peak.device < 700 * 10**6
+
+
+@linux
+def test_what_imports_have_started_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "starts_a_helper.py").write_text(
+        "import subprocess, sys\nHELPER = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    )
+    with ForkServer(preload=("starts_a_helper",), path=[str(tmp_path), *sys.path]) as server:
+        server.wait_ready()
+        (helper,) = psutil.Process(server.pid).children()
+        assert outcome_of(start_stub(server, tmp_path / "0")).status is Status.COMPLETE
+        assert helper.is_running()
+        assert helper.status() != psutil.STATUS_ZOMBIE
+        helper.kill()
 
 
 def test_a_bad_end_keeps_no_checkpoint(start: Start, tmp_path: Path) -> None:
