@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import AutoTokenizer
 
-from sherl.backbones import Backbone, load_tokenizer
+from sherl.backbones import Backbone, load_tokenizer, tokenizer_in
 from sherl.backbones.writing import PADDING
 from sherl.checkpoint import load_checkpoint, read_manifest
 from sherl.data.encoding import effective_max_length
@@ -84,9 +83,9 @@ def _tokenizer_of(folder: Path, source: str | None) -> Any:
         )
     try:
         if own or source is None:
-            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+            return tokenizer_in(folder)
         return load_tokenizer(source)
-    except (SherlError, OSError, ValueError) as error:
+    except SherlError as error:
         place = folder if own else source
         raise CheckpointError(f"The tokenizer of {folder} cannot be loaded from {str(place)!r}: {error}") from error
 

@@ -21,7 +21,14 @@ from sherl.backbones.families import (
 )
 from sherl.backbones.light import Without, lighten
 from sherl.backbones.loading import backbone_from_config, load_backbone, require_runs
-from sherl.backbones.sources import DEFAULT_BACKBONE, config_from_dict, load_config, load_tokenizer, resolve_source
+from sherl.backbones.sources import (
+    DEFAULT_BACKBONE,
+    config_from_dict,
+    load_config,
+    load_tokenizer,
+    resolve_source,
+    tokenizer_in,
+)
 from sherl.backbones.vision import VisionBackbone
 
 __all__ = [
@@ -53,4 +60,5 @@ __all__ = [
     "load_tokenizer",
     "require_runs",
     "resolve_source",
+    "tokenizer_in",
 ]

