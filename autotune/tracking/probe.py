@@ -6,49 +6,80 @@ import importlib.metadata
 import os
 import socket
 import sqlite3
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.errors import ConfigError
 from autotune.probing import Facts, answer
 from autotune.redaction import redact
-from autotune.tracking.location import locate, require_reachable
+from autotune.tracking.location import SQL_PORTS, locate, require_reachable, sqlite_path
 
 _HTTP_PORTS = {"http": 80, "https": 443}
 KNOCK_SECONDS = 3.0
 
 
-def store_facts(uri: str, study_dir: str) -> Facts:
-    """version of MLflow; uri of the store, its password blotted out; note. Or error. Writes nothing.
+def store_facts(study_dir: str, uri: str | None = None) -> Facts:
+    """version of MLflow; uri of the store, its password blotted out; note. Or error. Leaves nothing behind.
 
-    uri: "" takes what a study takes by default.
+    uri: None takes what a study takes by default.
     """
     try:
         version = importlib.metadata.version("mlflow")
     except importlib.metadata.PackageNotFoundError:
         return {"error": "MLflow is not installed"}
     try:
-        location = locate(uri or None, Path(study_dir))
+        location = locate(uri, Path(study_dir))
     except ConfigError as error:
-        return {"version": version, "error": redact(str(error))}
+        return {"version": version, "error": str(error)}
     facts: Facts = {"version": version, "uri": location.shown, "note": location.note}
     try:
+        _require_driver(location.uri)
         require_reachable(location.uri, KNOCK_SECONDS)
         parts = urlsplit(location.uri)
         if parts.scheme in _HTTP_PORTS and parts.hostname:
             port = parts.port or _HTTP_PORTS[parts.scheme]
             socket.create_connection((parts.hostname, port), timeout=KNOCK_SECONDS).close()
-        _require_writable(location.uri)
-    except (OSError, sqlite3.Error) as error:
+        if location.own is None:  # its folder is the disk's matter
+            _require_writable(location.uri)
+    except (OSError, sqlite3.Error, ImportError, SQLAlchemyError) as error:
         facts["error"] = redact(f"{location.shown}: {error}")
     return facts
 
 
+def _require_driver(uri: str) -> None:
+    """The package that speaks to a database; of the others there is none.
+
+    Raises:
+        ImportError, SQLAlchemyError: there is none, or none of this name.
+    """
+    if urlsplit(uri).scheme.partition("+")[0] in SQL_PORTS:
+        try:
+            create_engine(uri).dispose()
+        except ImportError as error:
+            raise ImportError(
+                f"{error}; install that package, or name another driver, as in postgresql+psycopg://"
+            ) from error
+
+
 def _require_writable(uri: str) -> None:
-    """The file of an SQLite store, where it is there; a folder that is not there yet is the disk's matter."""
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and file.exists() and not os.access(file, os.W_OK):
-        raise PermissionError(f"{file} cannot be written to")
+    """The file of an SQLite store, or the folder that it would come into."""
+    path = sqlite_path(uri)
+    if path is None:
+        return
+    if path.exists():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} cannot be written to")
+        return
+    place = next(folder for folder in path.parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise PermissionError(f"{place} cannot be written to ({error.strerror})") from error
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import socket
 import sqlite3
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from autotune.errors import ConfigError
 from autotune.memory.device import DeviceInfo
 from autotune.probing import Facts, ask
 from autotune.study import checks, doctor
 from autotune.study.checks import Check
 from autotune.study.doctor import Diagnosis, diagnose, findings
+from autotune.tracking.location import locate
 from tests.autotune.memory.stand_in import Gpu, StandIn
 
 from .small_study import autotune
@@ -224,20 +227,75 @@ def server() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def test_the_store(tmp_path: Path, server: int) -> None:
-    def asked(uri: str) -> Check:
-        return checks.store_check(ask("autotune.tracking.probe", "store", uri, str(tmp_path), seconds=30.0))
+def asked(study_dir: Path, *uri: str) -> Check:
+    return checks.store_check(ask("autotune.tracking.probe", "store", str(study_dir), *uri, seconds=30.0))
 
-    assert asked("").state == "ok"
-    assert asked(f"http://127.0.0.1:{server}").state == "ok"
+
+def test_the_store(tmp_path: Path, server: int) -> None:
+    assert asked(tmp_path).state == "ok"
+    assert asked(tmp_path, f"http://127.0.0.1:{server}").state == "ok"
     assert not any(tmp_path.iterdir()), "nothing was written"
-    away = asked("http://user:secret@127.0.0.1:1")
+    away = asked(tmp_path, "http://user:secret@127.0.0.1:1")
     assert (away.state, "later" in away.remedy, "secret" in away.found) == ("warn", True, False)
     (tmp_path / "bad.db").write_bytes(b"no database at all, but long enough to be read as one" * 20)
-    assert asked(f"sqlite:///{tmp_path / 'bad.db'}").state == "warn"
+    assert asked(tmp_path, f"sqlite:///{tmp_path / 'bad.db'}").state == "warn"
     sqlite3.connect(tmp_path / "good.db").close()
-    assert asked(f"sqlite:///{tmp_path / 'good.db'}").state == "ok"
-    assert asked("file:///tmp/runs").state == "fail"
+    assert asked(tmp_path, f"sqlite:///{tmp_path / 'good.db'}").state == "ok"
+    assert asked(tmp_path, "file:///tmp/runs").state == "fail"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("frob://x", "'frob://x' is no address that MLflow can write runs to (it has no store for 'frob')"),
+        ("postgres://h/runs", "(it has no store for 'postgres')"),
+        ("s3://bucket/runs", "(it has no store for 's3')"),
+        ("databrick", "(it no longer writes to plain folders)"),
+        ("", "(it no longer writes to plain folders)"),
+        ("http://", "(it names no host)"),
+        ("http://[::1", "is no address (Invalid IPv6 URL)"),
+        ("http://h:99999", "is no address (Port out of range 0-65535)"),
+        ("sqlite://", "(it names no file)"),
+    ],
+)
+def test_a_store_that_mlflow_does_not_know(tmp_path: Path, uri: str, said: str) -> None:
+    check = asked(tmp_path, uri)
+    assert check.state == "fail"
+    assert said in check.found
+    assert "Allowed are sqlite:///PATH/mlflow.db, postgresql://USER:PASSWORD@HOST/NAME" in check.found
+    with pytest.raises(ConfigError):  # as a study does at its start
+        locate(uri, tmp_path)
+
+
+def test_a_store_of_the_environment_that_mlflow_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "frob://x")
+    found = locate(None, tmp_path)
+    assert found.own == tmp_path / "mlflow.db"
+    assert "MLFLOW_TRACKING_URI=frob://x is no address" in str(found.note)
+    assert "study's own mlflow.db" in str(found.note)
+
+
+def test_a_store_that_a_package_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brought = importlib.metadata.EntryPoint("azureml", "azureml.mlflow:Store", "mlflow.tracking_store")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [brought])
+    assert locate("azureml://somewhere", tmp_path).uri == "azureml://somewhere"
+
+
+def test_a_database_is_asked_for_its_driver_and_its_port(tmp_path: Path) -> None:
+    """Also where the studies' folder is given as it is seen from here."""
+    away = asked(Path("studies"), "postgresql+frob://127.0.0.1:1/runs")
+    assert (away.state, "frob" in away.found) == ("warn", True)
+    missing = asked(Path("studies"), "mysql://bob:geheim@127.0.0.1:1/runs")
+    assert (missing.state, "geheim" in missing.found) == ("warn", False)
+    assert "question ended" not in away.found + missing.found
+
+
+def test_a_file_of_runs_where_none_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check = asked(tmp_path, f"sqlite:///{tmp_path / 'file' / 'runs.db'}")
+    assert (check.state, "cannot be written to" in check.found) == ("warn", True)
+    assert asked(tmp_path, f"sqlite:///{tmp_path / 'new' / 'runs.db'}").state == "ok"
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(("room", "state"), [(100 * GB, "ok"), (2 * GB, "warn"), (10**8, "fail")])
