@@ -19,10 +19,21 @@ def ray_facts(address: str = "") -> Facts:
             return {"error": f"Ray cannot be imported: {error}"}
     if address:
         try:
-            knock(address)
+            knock(_running() if address == "auto" else address)
         except (OSError, ValueError) as error:
             return {"version": ray.__version__, "error": f"No Ray cluster answers at {address!r}: {error}"}
     return {"version": ray.__version__, "tune": tune.__name__}
+
+
+def _running() -> str:
+    """host:port of the cluster that "auto" means, found as ``ray.init`` finds it.
+
+    Raises:
+        OSError: none runs on this machine, or several do.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die  # no public name tells without joining it
+
+    return str(canonicalize_bootstrap_address_or_die("auto"))
 
 
 if __name__ == "__main__":

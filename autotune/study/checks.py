@@ -221,20 +221,20 @@ def store_check(store: Facts) -> Check:
 
 def disk_check(study_dir: Path) -> Check:
     """Whether a study's folder can be written, and the room there."""
-    place = study_dir.expanduser().absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        place = study_dir.expanduser().absolute()
+        while not place.exists() and place != place.parent:  # a name may be too long to be looked for
+            place = place.parent
         with tempfile.NamedTemporaryFile(dir=place, prefix=".autotune-doctor-") as file:
             file.write(b"x" * 4096)
             file.flush()
             os.fsync(file.fileno())
         room = shutil.disk_usage(place).free
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter of a home folder that is nobody's
         return Check(
             name="disk",
             state="fail",
-            found=f"{study_dir} cannot be written: {error.strerror or error}",
+            found=f"{study_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
             remedy="Give a --study-dir that you may write to, on a disk with room.",
         )
     found = f"{format_bytes(room)} free for {study_dir}"

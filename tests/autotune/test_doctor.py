@@ -227,6 +227,28 @@ def server() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_cluster_of_ray_that_is_to_be_found(runs: bool, monkeypatch: pytest.MonkeyPatch, server: int) -> None:
+    """ "auto" is the cluster that was started on this machine; there may be none."""
+    from autotune.runner.probe import ray_facts
+
+    def found(_: str) -> str:
+        if not runs:
+            raise ConnectionError("Could not find any running Ray instance.")
+        return f"127.0.0.1:{server}"
+
+    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address_or_die", found)
+    check = checks.ray_check(ray_facts("auto"), GB)
+    assert check.state == ("ok" if runs else "fail")
+    assert runs or "No Ray cluster answers at 'auto': Could not find any running Ray instance" in check.found
+
+
+def test_a_study_folder_of_a_name_that_no_disk_takes() -> None:
+    for folder, said in ((Path("a" * 300), "File name too long"), (Path("~nobody-here-at-all/x"), "home")):
+        check = checks.disk_check(folder)
+        assert (check.state, said in check.found, "--study-dir" in check.remedy) == ("fail", True, True)
+
+
 def asked(study_dir: Path, *uri: str) -> Check:
     return checks.store_check(ask("autotune.tracking.probe", "store", str(study_dir), *uri, seconds=30.0))
 
