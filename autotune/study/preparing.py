@@ -11,7 +11,7 @@ from autotune.config import StudyConfig
 from autotune.study.folder import StudyFolder
 from autotune.study.listener import Listener
 from autotune.study.suits import require_model_suits
-from sherl.backbones import Backbone, backbone_from_config, load_config, require_runs
+from sherl.backbones import Backbone, backbone_from_config, load_config, require_runs, require_weights
 from sherl.data import DataSpec, PreparedData, prepare
 
 LONGEST = 128
@@ -55,11 +55,13 @@ def backbone_without_weights(config: StudyConfig) -> tuple[Any, Backbone]:
     """The backbone's configuration, and the backbone on torch's meta device.
 
     Raises:
-        SpecError: it does not suit the data's task, or takes no rows of the length that was asked for.
+        SpecError: it or its weights are damaged, it does not suit the data's task, or takes no rows of the length that was
+            asked for.
     """
     backbone_config = load_config(config.model)
     with torch.device("meta"):
         backbone = backbone_from_config(backbone_config)
     require_runs(backbone_config)
+    require_weights(config.model)
     require_model_suits(backbone, DataSpec.from_dict(config.data), max_length=config.max_length)
     return backbone_config, backbone

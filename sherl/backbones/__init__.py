@@ -30,6 +30,7 @@ from sherl.backbones.sources import (
     tokenizer_in,
 )
 from sherl.backbones.vision import VisionBackbone
+from sherl.backbones.weights import require_weights
 
 __all__ = [
     "DEFAULT_BACKBONE",
@@ -59,6 +60,7 @@ __all__ = [
     "load_config",
     "load_tokenizer",
     "require_runs",
+    "require_weights",
     "resolve_source",
     "tokenizer_in",
 ]

@@ -8,8 +8,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
+from sherl.backbones.sources import resolve_source
 from sherl.backbones.structure.blocks import FAILURES
 from sherl.errors import SpecError
 
@@ -17,6 +18,41 @@ UNREADABLE = (SafetensorError, UnpicklingError, EOFError, *FAILURES)
 """What transformers' reading of damaged weights, or of the small files beside them, ends in."""
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _REMEDY = "Take another copy of the model, or save it anew with save_pretrained."
+
+
+def require_weights(source: str) -> None:
+    """A folder is refused that holds no weights, or whose safetensors are cut off: what a trial would find, said before the
+    first. Reads the heads of the files alone; what a hub id stands for is not looked at.
+
+    Raises:
+        SpecError: there are none, one is damaged, or one of several is missing.
+    """
+    folder = Path(resolve_source(source))
+    if not folder.is_dir():
+        return
+    try:
+        for file in _files_of(folder):
+            with safe_open(file, "pt"):
+                pass
+    except (FileNotFoundError, *UNREADABLE) as error:
+        raise unloaded(source, error) from error
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files of safetensors that a model is read from; none of one that lies in pickles.
+
+    Raises:
+        FileNotFoundError: there are no weights.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if index.is_file():
+        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted({folder / part for part in parts})
+    if any(folder.glob("pytorch_model*.bin")):
+        return []
+    raise FileNotFoundError("it holds no model.safetensors, model.safetensors.index.json or pytorch_model.bin")
 
 
 def unloaded(source: str, error: Exception) -> SpecError:
@@ -29,7 +65,11 @@ def unloaded(source: str, error: Exception) -> SpecError:
         )
     lines = str(error).strip().splitlines()
     said = lines[0].rstrip(".") if lines else "no more was said"
-    kind = "" if isinstance(error, SafetensorError | RuntimeError | ValueError) else f"{type(error).__name__}: "
+    kind = (
+        ""
+        if isinstance(error, SafetensorError | RuntimeError | ValueError | FileNotFoundError)
+        else f"{type(error).__name__}: "
+    )
     return SpecError(f"The weights of {source!r} do not load: {kind}{said}. {_REMEDY}")
 
 

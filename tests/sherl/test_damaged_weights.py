@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from sherl.backbones import DEFAULT_BACKBONE, load_backbone, load_tokenizer, resolve_source
+from sherl.backbones import DEFAULT_BACKBONE, load_backbone, load_tokenizer, require_weights, resolve_source
 from sherl.errors import SpecError
 from tests.sherl.tiny import tiny_config
 
@@ -113,6 +113,32 @@ def test_an_adapter_beside_the_model_is_not_put_on_it(folder: Path, model: Any) 
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], r=2)).save_pretrained(folder)
     with pytest.raises(SpecError, match=r"adapter of peft beside the model.*merge_and_unload"):
         load_backbone(str(folder))
+
+
+def test_weights_are_looked_at_before_a_study(folder: Path, model: Any) -> None:
+    source = str(folder)
+    require_weights(source)
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SpecError, match=rf"weights of .* do not load: .*{ANOTHER}"):
+        require_weights(source)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(SpecError, match=rf"it holds no model\.safetensors, .*{ANOTHER}"):
+        require_weights(source)
+    model.save_pretrained(folder, max_shard_size="5KB")
+    require_weights(source)
+    (folder / INDEX).write_text('{"weight_map": 3}')
+    with pytest.raises(SpecError, match=r"weights of .* do not load: AttributeError"):
+        require_weights(source)
+    model.save_pretrained(folder, max_shard_size="5KB")
+    next(folder.glob("model-00002*")).unlink()
+    with pytest.raises(SpecError, match=rf"model-00002-of-.*{ANOTHER}"):
+        require_weights(source)
+    for file in folder.glob("model*"):
+        file.unlink()
+    torch.save(model.state_dict(), folder / PICKLED)
+    require_weights(source)
+    require_weights("google-bert/bert-base-uncased")  # of a hub id nothing is fetched
 
 
 # ---------------------------------------------------------------------------- tokenizers
