@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.errors import DeviceError, NoAnswerError
+from autotune.memory.visible import visible_names
 
 _INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND, _FUNCTION_NOT_FOUND, _GPU_NOT_FOUND = 2, 3, 4, 6, 13, 28
 # Answers that mean "this is not told here" and not "the driver is gone": slices, boards and users without such a list.
@@ -50,7 +51,7 @@ class NvmlDevice:
     def open(cls, device: int | str = 0, *, environment: Mapping[str, str] = os.environ) -> NvmlDevice:
         """The GPU that torch calls ``cuda:<device>``, or the one of a UUID (``GPU-...``, ``MIG-...``).
 
-        ``CUDA_VISIBLE_DEVICES`` is honoured, by index and by UUID. NVML counts GPUs by PCI bus; trials are told to
+        ``CUDA_VISIBLE_DEVICES`` is read as CUDA reads it (:mod:`autotune.memory.visible`). NVML counts GPUs by PCI bus; trials are told to
         count so too, unless CUDA_DEVICE_ORDER says otherwise. A GPU that is cut into slices stands for its first
         slice, which is the one that CUDA takes.
 
@@ -59,17 +60,27 @@ class NvmlDevice:
             NoAnswerError: the driver is missing or does not answer.
         """
         library = _load()
-        name = device if isinstance(device, str) else _visible(device, environment)
+        listed = environment.get("CUDA_VISIBLE_DEVICES")
+        name: int | str = device
         try:
-            if isinstance(name, str):
-                return cls(library, _handle_by_uuid(library, name))
-            return cls(library, _whole_or_slice(library, library.nvmlDeviceGetHandleByIndex(name)))
+            if isinstance(device, int) and listed is not None:
+                visible = _visible(library, listed)
+                if device >= len(visible):
+                    raise DeviceError(
+                        f"There is no GPU {device}: CUDA_VISIBLE_DEVICES is {listed!r}, which shows {len(visible)}. It is read up to "
+                        "its first entry that names no GPU here, and one named twice hides all; `nvidia-smi -L` lists them."
+                    )
+                name = visible[device]
+            handle = (
+                _handle_by_uuid(library, name) if isinstance(name, str) else library.nvmlDeviceGetHandleByIndex(name)
+            )
+            return cls(library, _whole_or_slice(library, handle))
         except library.NVMLError as error:
             if error.value not in _NO_SUCH_GPU:
                 raise _gone(error) from error
             raise DeviceError(
                 f"NVML knows no GPU {name!r} ({error}). `nvidia-smi -L` lists GPUs and UUIDs; CUDA_VISIBLE_DEVICES is "
-                f"{environment.get('CUDA_VISIBLE_DEVICES')!r}."
+                f"{listed!r}."
             ) from error
 
     @classmethod
@@ -81,11 +92,10 @@ class NvmlDevice:
         """
         library = _load()
         try:
-            count = int(library.nvmlDeviceGetCount())
+            listed = environment.get("CUDA_VISIBLE_DEVICES")
+            count = int(library.nvmlDeviceGetCount()) if listed is None else len(_visible(library, listed))
         except library.NVMLError as error:
             raise _gone(error) from error
-        if "CUDA_VISIBLE_DEVICES" in environment:
-            count = max(1, len(_valid_entries(environment["CUDA_VISIBLE_DEVICES"])))
         return [cls.open(index, environment=environment) for index in range(max(1, count))]
 
     def name(self) -> str:
@@ -207,35 +217,31 @@ def _load() -> Any:
     return pynvml
 
 
-def _visible(index: int, environment: Mapping[str, str]) -> int | str:
-    """NVML's name (index or UUID) of torch's GPU ``index``."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return index
-    valid = _valid_entries(visible)
-    if index >= len(valid):
-        raise DeviceError(f"There is no GPU {index}: CUDA_VISIBLE_DEVICES is {visible!r}, which shows {len(valid)}.")
-    entry = valid[index]
-    return int(entry) if entry.isdigit() else entry
+def _visible(library: Any, listed: str) -> list[int | str]:
+    """NVML's names of the GPUs that this CUDA_VISIBLE_DEVICES shows, in torch's order."""
 
+    def uuid_of(short: str) -> str | None:
+        try:
+            return _text(library.nvmlDeviceGetUUID(_handle_by_uuid(library, short)))
+        except library.NVMLError as error:
+            if error.value not in _NO_SUCH_GPU:
+                raise
+            return None
 
-def _valid_entries(visible: str) -> list[str]:
-    """CUDA reads the list up to its first invalid entry."""
-    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
-    return next((entries[:place] for place, entry in enumerate(entries) if entry == "-1"), entries)
+    return visible_names(listed, int(library.nvmlDeviceGetCount()), uuid_of)
 
 
 def _handle_by_uuid(library: Any, uuid: str) -> Any:
     """The handle of a UUID, or of the only UUID that begins so: CUDA allows a short form."""
     try:
-        return _whole_or_slice(library, library.nvmlDeviceGetHandleByUUID(uuid))
+        return library.nvmlDeviceGetHandleByUUID(uuid)
     except library.NVMLError:
         handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
         handles += [handle for whole in handles for handle in _slices(library, whole)]
         near = [handle for handle in handles if _text(library.nvmlDeviceGetUUID(handle)).startswith(uuid)]
         if len(near) != 1:
             raise
-        return _whole_or_slice(library, near[0])
+        return near[0]
 
 
 def _whole_or_slice(library: Any, handle: Any) -> Any:

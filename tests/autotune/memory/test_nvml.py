@@ -132,6 +132,40 @@ def test_every_visible_gpu_in_torchs_order(visible: str | None, names: list[str]
     assert [device.name() for device in NvmlDevice.visible(environment=environment)] == names
 
 
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("0,7", ["First"]),
+        ("0,foo", ["First"]),
+        ("0,,1", ["First"]),
+        ("0,-1,1", ["First"]),
+        ("0,\u00b9", ["First"]),  # a digit for str.isdigit, not for CUDA
+        ("0,GPU-bbbb", ["First"]),  # indices or UUIDs
+        ("GPU-aaaa,1", ["First"]),
+        ("GPU-aaaa,GPU-none,GPU-bbbb", ["First"]),
+        ("1gpu,00", ["Second", "First"]),
+        ("GPU-bbbb-2,GPU-aaaa", ["Second", "First"]),
+        (" 1 , 0", ["Second", "First"]),
+    ],
+)
+def test_the_list_is_read_up_to_its_first_invalid_entry(visible: str, names: list[str]) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": visible}
+    assert [device.name() for device in NvmlDevice.visible(environment=environment)] == names
+    with pytest.raises(DeviceError, match=f"shows {len(names)}"):
+        NvmlDevice.open(len(names), environment=environment)
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize(
+    "visible", ["0,0", "1,0,1", "GPU-aaaa,GPU-aaaa-1", "foo", "\u00b2", "-2", "7,0", ",0", "gpu-aaaa", "9" * 30]
+)
+def test_a_list_that_shows_nothing(visible: str) -> None:
+    for ask in (NvmlDevice.open, NvmlDevice.visible):
+        with pytest.raises(DeviceError, match="shows 0"):
+            ask(environment={"CUDA_VISIBLE_DEVICES": visible})
+
+
 def test_a_slice_has_its_own_memory_and_list(several: StandIn) -> None:
     several.gpus[3].compute = [(42, 3 * GB)]
     several.gpus[2].compute = [(43, 9 * GB)]
