@@ -50,6 +50,40 @@ def test_inside_a_container_the_hosts_path_does_not_exist(tmp_path: Path) -> Non
     assert group_memory(_membership(tmp_path, "0::/system.slice/docker-1.scope"), root) == GroupMemory(2 * GB, GB)
 
 
+def test_a_group_that_is_throttled_before_its_limit_ends_there(tmp_path: Path) -> None:
+    root = tmp_path / "fs"
+    _write(root / "a", memory__max=4 * GB, memory__high=3 * GB, memory__current=GB)
+    _write(root / "b", memory__max="max", memory__high=3 * GB, memory__current=4 * GB)
+    _write(root / "c", memory__max=4 * GB, memory__high="max", memory__current=GB)
+    _write(root / "d", memory__max=2 * GB, memory__high=3 * GB, memory__current=GB)
+    found = [group_memory(_membership(tmp_path, f"0::/{name}"), root) for name in "abcd"]
+    assert found == [
+        GroupMemory(3 * GB, 2 * GB),
+        GroupMemory(3 * GB, 0),
+        GroupMemory(4 * GB, 3 * GB),
+        GroupMemory(2 * GB, GB),
+    ]
+
+
+def test_what_is_not_as_the_kernel_writes_it_is_unknown(tmp_path: Path) -> None:
+    root = tmp_path / "fs"
+    stat = "inactive_file\ninactive_file many\ninactive_file 500000000"
+    _write(root / "a", memory__max=4 * GB, memory__high="\u00b2", memory__current=3 * GB, memory__stat=stat)
+    _write(root / "b", memory__max="\u00b2", memory__current=GB)
+    _write(root / "c", memory__max=GB, memory__current="")
+    _write(root / "d", memory__max=4 * GB, memory__current=3 * GB, memory__stat="inactive_file many")
+    known = GroupMemory(4 * GB, GB + GB // 2)
+    assert group_memory(_membership(tmp_path, "", "no colon", "0:one", "0::/a", "0"), root) == known
+    for nothing in ("0::/b", "0::/c", "one:line", ""):
+        assert group_memory(_membership(tmp_path, nothing), root) is None
+    assert group_memory(_membership(tmp_path, "0::/d"), root) == GroupMemory(4 * GB, GB)
+    (root / "a" / "memory.max").write_bytes(b"\xff\xfe")
+    assert group_memory(_membership(tmp_path, "0::/a"), root) is None
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"0::/\xff\n0::/d\n")
+    assert group_memory(broken, root) == GroupMemory(4 * GB, GB)
+
+
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert group_memory(tmp_path / "nowhere", tmp_path) is None
     assert group_memory(_membership(tmp_path, "0::/x"), tmp_path / "nowhere") is None
