@@ -12,9 +12,13 @@ def load_plugins(names: Iterable[str]) -> None:
     """Import each, once.
 
     Raises:
-        ConfigError: one cannot be found, or raises something itself.
+        ConfigError: one has no name, cannot be found, or raises something itself.
     """
     for name in names:
+        if not name.strip():
+            raise ConfigError(
+                "--plugin was given an empty name: give a module's, as in --plugin my_methods, or leave it out."
+            )
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:

@@ -34,6 +34,10 @@ Examples:
 """
 
 
+MOST = 2**31 - 1
+"""Rows, tokens or pixels a side that are priced, if only to say how little they fit."""
+MOST_CLASSES = 10**6
+"""Each has a name, which is held in memory."""
 _QUICKLY_PRICED = 20
 """Configurations that are priced within a minute or so."""
 
@@ -53,19 +57,22 @@ def plan(
             help="A GPU by name (RTX 4070, A100 80GB, ...), by its size (12GB), or cpu; default: this machine's.",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of an optimizer step.")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=MOST, help="Rows of an optimizer step.")] = 32,
     max_length: Annotated[
         int | None,
-        typer.Option("--max-length", min=1, help="Tokens of every row; default: 128, or fewer where it takes fewer."),
+        typer.Option(
+            "--max-length", min=1, max=MOST, help="Tokens of every row; default: 128, or fewer where it takes fewer."
+        ),
     ] = None,
     target_length: Annotated[
         int | None,
         typer.Option(
-            "--target-length", min=1, help="Tokens of every target, for a model that writes text; default: 8."
+            "--target-length", min=1, max=MOST, help="Tokens of every target, for a model that writes text; default: 8."
         ),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Pixels a side of images; default: the model's own.")
+        int | None,
+        typer.Option("--image-size", min=1, max=MOST, help="Pixels a side of images; default: the model's own."),
     ] = None,
     task: Annotated[
         str | None,
@@ -75,7 +82,9 @@ def plan(
             "text-to-text for a model that writes text, else classification.",
         ),
     ] = None,
-    classes: Annotated[int | None, typer.Option("--classes", min=2, help="Classes of the task; default: 2.")] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=2, max=MOST_CLASSES, help="Classes of the task; default: 2.")
+    ] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", help="Only these methods of the space (repeatable).")
     ] = None,

@@ -30,7 +30,7 @@ from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
 from autotune.memory.rehearsal import followed, measure_rehearsal
 from autotune.memory.replay import replay
-from sherl.backbones import Backbone, backbone_from_config, config_from_dict, lighten
+from sherl.backbones import Backbone, backbone_from_config, config_from_dict, lighten, quiet_fakes
 from sherl.errors import SpecError
 from sherl.features import stacks_stored
 from sherl.forms import BatchForm, blank_batch
@@ -114,7 +114,8 @@ def trace(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
     gpu: what it is priced for; None is the CPU.
 
     Raises:
-        SpecError: the method's settings do not suit the backbone, or the tokens are more than it takes.
+        SpecError: the method's settings do not suit the backbone, the tokens are more than it takes, or a tensor would be larger
+            than 64 bits can say.
         UnsupportedBackboneError: no family covers the backbone, or the family cannot carry the method.
     """
     return _result(_rehearsed(workload, gpu), gpu)
@@ -148,21 +149,33 @@ def _result(memory: TensorMemory, gpu: GpuKind | None) -> TraceResult:
 
 
 def _rehearsed(workload: Workload, gpu: GpuKind | None, *, record_events: bool = False) -> TensorMemory:
+    try:
+        with _TRACING, FakeTensorMode(), quiet_fakes():
+            return _followed(workload, gpu, record_events=record_events)
+    except (RuntimeError, OverflowError) as error:
+        if "overflow" not in str(error).lower() and not isinstance(error, OverflowError):
+            raise
+        raise SpecError(
+            f"A tensor of this training would be larger than 64 bits can say ({str(error).strip().splitlines()[0]}). Give fewer "
+            "rows, shorter texts or targets, or smaller images."
+        ) from error
+
+
+def _followed(workload: Workload, gpu: GpuKind | None, *, record_events: bool) -> TensorMemory:
     config = config_from_dict(workload.backbone_config)
-    with _TRACING, FakeTensorMode():
-        backbone = backbone_from_config(config, dtype=weights_dtype(workload.training.precision))
-        method = method_from_dict(dict(workload.method))
-        _leave_out_what_is_stored(backbone, method, workload)
-        model = build_model(backbone, method, workload.task, seed=0)
-        train_batch, eval_batch = blank_batch(workload.train_batch), blank_batch(workload.eval_batch)
-        if gpu is None:
-            return measure_rehearsal(
-                model, train_batch, eval_batch, workload.training, restore="none", record_events=record_events
-            )
-        # batches stay on the host there; a step copies its own
-        with CudaPricing(gpu) as pricing, followed(pricing.memory, model):
-            rehearse(model, train_batch, eval_batch, workload.training, restore="none")
-        return pricing.memory
+    backbone = backbone_from_config(config, dtype=weights_dtype(workload.training.precision))
+    method = method_from_dict(dict(workload.method))
+    _leave_out_what_is_stored(backbone, method, workload)
+    model = build_model(backbone, method, workload.task, seed=0)
+    train_batch, eval_batch = blank_batch(workload.train_batch), blank_batch(workload.eval_batch)
+    if gpu is None:
+        return measure_rehearsal(
+            model, train_batch, eval_batch, workload.training, restore="none", record_events=record_events
+        )
+    # batches stay on the host there; a step copies its own
+    with CudaPricing(gpu) as pricing, followed(pricing.memory, model):
+        rehearse(model, train_batch, eval_batch, workload.training, restore="none")
+    return pricing.memory
 
 
 def _leave_out_what_is_stored(backbone: Backbone, method: MethodConfig, workload: Workload) -> None:

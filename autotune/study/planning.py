@@ -23,6 +23,7 @@ from autotune.study.suits import OF_IMAGES
 from autotune.trial.baseline import baseline_bytes
 from autotune.units import count_words, format_bytes, parse_bytes
 from sherl.backbones import backbone_from_config, load_config, require_runs
+from sherl.errors import UnsupportedBackboneError
 from sherl.metrics import DEFAULT_METRICS
 from sherl.model import require_suited
 from sherl.spec import TaskSpec
@@ -159,8 +160,13 @@ def plan_for(
             "the cap instead"
         )
         cap = settled.total_bytes
-    kind = task or ("text-to-text" if backbone.writes_text else "classification")
-    if kind == "image-classification" and backbone.layout.kind in OF_IMAGES:  # as studies call it
+    kind = ("text-to-text" if backbone.writes_text else "classification") if task is None else task
+    if kind == "image-classification":  # as studies call it
+        if backbone.layout.kind not in OF_IMAGES:
+            raise UnsupportedBackboneError(
+                f"image-classification takes a model that reads images alone, and {model} is a {backbone.family} model. Take vit, "
+                "dinov2, resnet, convnext or another, or make the task classification."
+            )
         kind = "classification"
     require_suited(backbone, kind)
     tokens, written = lengths_for(model, backbone, kind, max_length=max_length, target_length=target_length)

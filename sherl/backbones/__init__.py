@@ -20,7 +20,7 @@ from sherl.backbones.families import (
     VisionFamily,
 )
 from sherl.backbones.light import Without, lighten
-from sherl.backbones.loading import backbone_from_config, load_backbone, require_runs
+from sherl.backbones.loading import backbone_from_config, load_backbone, quiet_fakes, require_runs
 from sherl.backbones.sources import (
     DEFAULT_BACKBONE,
     config_from_dict,
@@ -59,6 +59,7 @@ __all__ = [
     "load_backbone",
     "load_config",
     "load_tokenizer",
+    "quiet_fakes",
     "require_runs",
     "require_weights",
     "resolve_source",

@@ -142,7 +142,7 @@ def require_runs(config: Any) -> None:
         UnsupportedBackboneError: no family covers the architecture.
     """
     source = str(getattr(config, "name_or_path", "")) or "the configuration"
-    with FakeTensorMode(), torch.no_grad(), _without_log():
+    with FakeTensorMode(), torch.no_grad(), quiet_fakes():
         try:
             backbone = backbone_from_config(config_from_dict(config.to_dict()))  # as what is predicted travels
             tokens = min(4, backbone.max_tokens or 4)
@@ -158,7 +158,7 @@ def require_runs(config: Any) -> None:
 
 
 @contextmanager
-def _without_log() -> Iterator[None]:
+def quiet_fakes() -> Iterator[None]:
     """Without the traceback that fake tensors log of an operation that fails: its first line is raised."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before = log.level

@@ -44,7 +44,7 @@ def resolve_source(source: str) -> str:
         return _packaged_folder()
     if not source.strip():
         raise SpecError(f"No pretrained model was named: give a folder, a hub id or {DEFAULT_BACKBONE!r}.")
-    path = Path(source).expanduser()
+    path = _path_of(source)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise SpecError(
@@ -59,6 +59,18 @@ def resolve_source(source: str) -> str:
             f"(like 'google-bert/bert-base-uncased') or {DEFAULT_BACKBONE!r}."
         )
     return source
+
+
+def _path_of(source: str) -> Path:
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # a name that no disk takes, a home folder that is nobody's
+        raise SpecError(
+            f"No pretrained model is at {source!r}: {getattr(error, 'strerror', None) or error}. Give a folder, a hub id (like "
+            f"'google-bert/bert-base-uncased') or {DEFAULT_BACKBONE!r}."
+        ) from error
+    return path
 
 
 def _packaged_folder() -> str:
@@ -101,7 +113,7 @@ def load_config(source: str) -> Any:
 
 
 def _read_config(source: str) -> Any:
-    alone = Path(source).expanduser()
+    alone = _path_of(source)
     where = str(alone) if alone.suffix == ".json" and alone.is_file() else resolve_source(source)
     try:
         with quietly():

@@ -315,8 +315,10 @@ def test_a_task_that_the_model_cannot_learn_is_refused_and_images_are_called_as_
     images.write_text(json.dumps(tiny_config("resnet").to_dict()))
     made = planned(images, space_file, task="image-classification", image_size=16)
     assert made.job.task.kind == "classification"
-    with pytest.raises(UnknownNameError):
+    with pytest.raises(UnsupportedBackboneError, match=r"reads images alone, and .* is a bert model"):
         planned(config_file, space_file, task="image-classification")
+    with pytest.raises(UnknownNameError):
+        planned(config_file, space_file, task="image-classificatio")
 
 
 def test_start_layers_count_in_the_stack_that_runs_last(tmp_path: Path) -> None:
@@ -421,3 +423,42 @@ def test_the_command_prices_stored_hidden_states(config_file: Path, space_file: 
     wrong = command("--model", str(config_file), "--features", "auto")
     assert wrong.returncode == 2
     assert "auto" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch-size", "100000000000000000000"], "less than or equal to 2147483647"),
+        (["--max-length", "3000000000"], "less than or equal to 2147483647"),
+        (["--image-size", "10000000000"], "less than or equal to 2147483647"),
+        (["--classes", "1000000000000"], "less than or equal to 1000000"),
+        (["--task", ""], "Unknown task ''"),
+        (
+            ["--task", "image-classification"],
+            "takes a model that reads images alone, and all-minilm-l6-v2 is a bert model",
+        ),
+        (["--plugin", ""], "--plugin was given an empty name"),
+        (["--model", "m" * 300], "File name too long. Give a folder"),
+        (["--model", "~nobody-here-at-all/x"], "home"),
+    ],
+)
+def test_odd_values_are_told(arguments: list[str], said: str) -> None:
+    done = command("--device", GPU, "--method", "linear_probe", "--max-length", "8", "--json", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_tensors_beyond_64_bits_are_no_plan_for_their_configuration(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """T5's table of distances has as many entries as the target has pairs of tokens."""
+    tiny_config("t5").to_json_file(tmp_path / "t5.json", use_diff=False)
+    made = plan_for(
+        str(tmp_path / "t5.json"), memory_cap=None, device=GPU, batch_size=2, max_length=2**31 - 1, target_length=4, classes=2,
+        image_size=None, task=None, methods=["full"], space="methods", precision=None,
+    )  # fmt: skip
+    price = next(made.prices(largest_batch=False))
+    assert "larger than 64 bits can say (Storage size calculation overflowed" in price.problem
+    assert "Give fewer rows" in price.problem
+    assert capfd.readouterr().err == ""
