@@ -139,10 +139,14 @@ def _leave_helper(_: dict[str, Any]) -> None:
 
 
 def _leave_daemon(settings: dict[str, Any]) -> None:
-    """Starts a process that is nobody's child, in a session of its own, and holds as much as was asked for."""
+    """Starts a process that is nobody's child, in a session of its own, and holds as much as was asked for.
+
+    It is there and has told its number before this returns: a trial that ends at once would end it while it is on its way.
+    """
     code = (
-        "import os, sys, time\nif os.fork(): os._exit(0)\nos.setsid()\nprint('daemon', os.getpid(), flush=True)\n"
-        f"held = bytearray(b'x') * {settings.get('block_bytes', 1)}\ntime.sleep(600)"
+        "import os, time\n(ready, there), number = os.pipe(), os.fork()\n"
+        "if number: os.read(ready, 1), print('daemon', number, flush=True), os._exit(0)\n"
+        f"os.setsid(), os.write(there, b'x')\nheld = bytearray(b'x') * {settings.get('block_bytes', 1)}\ntime.sleep(600)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     time.sleep(settings.get("hold_seconds", 0))
