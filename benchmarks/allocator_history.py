@@ -118,7 +118,7 @@ def record(name: str, file: Path) -> None:
 def row(name: str, expandable: bool, recorded: dict[str, Any]) -> dict[str, Any]:
     comparison = compare(history_from_trace(recorded["trace"]), expandable_segments=expandable)
     major, minor = recorded["capability"]
-    predicted = trace(workload(name), GpuKind.of((major, minor)))
+    predicted = trace(workload(name), GpuKind.of((major, minor), name=torch.cuda.get_device_name(0)))
     reserved = predicted.reserved_expandable if expandable else predicted.reserved
     assert reserved is not None
     return {

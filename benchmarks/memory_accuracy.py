@@ -153,7 +153,7 @@ class Gpu:
         setting = Setting(
             device="cuda",
             context_bytes=context,
-            gpu=GpuKind.of(self._device.capability()),
+            gpu=GpuKind.of(self._device.capability(), name=self._device.name()),
             device_name=self._device.name(),
         )
         with ExitStack() as stack:

@@ -23,12 +23,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.memory.events import PARTS, Event, Part
+from autotune.memory.unwatched import AS_UNWATCHED, Kernel, holders_of_backward
 
 Trackable = torch.nn.Module | torch.Tensor | Mapping[Any, Any] | Iterable[Any]
-
-
-# Makes an operator's result in another way than the operator itself would; see :mod:`autotune.memory.cuda_ops`.
-Kernel = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class _Storage(weakref.ref[torch.UntypedStorage]):
@@ -67,6 +64,7 @@ class TensorMemory:
         self._peak_parts = dict(self._parts)
         self._live: dict[int, _Storage] = {}
         self._birth_part: Part = "activations"
+        holders_of_backward()  # counted once, and not within a backward
         self._mode = _Following(self._see, kernels or {})
         self._handles: list[Any] = []
         self._entered = False
@@ -230,7 +228,7 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch h
     def __init__(self, see: Callable[[Any], None], kernels: Mapping[Any, Kernel]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self._see_result = see
-        self._kernels = kernels
+        self._kernels = {**AS_UNWATCHED, **kernels}
         self._in_kernel = False
 
     @classmethod
@@ -269,7 +267,15 @@ class _Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch h
 @functools.cache
 def _is_composite(func: Any) -> bool:
     # "prim" operators (a tensor's device, its layout) are no kernels and make no tensors
-    return isinstance(func, torch._ops.OpOverload) and func.namespace != "prim" and func._can_decompose()
+    if not isinstance(func, torch._ops.OpOverload) or func.namespace == "prim":
+        return False
+    # what has a kernel of its own is not taken apart where it runs (the gradient of silu)
+    own_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(func._schema.name + _overload(func), "CPU")
+    return func._can_decompose() and not own_kernel
+
+
+def _overload(func: torch._ops.OpOverload[..., Any]) -> str:
+    return f".{func._schema.overload_name}" if func._schema.overload_name else ""
 
 
 def _pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -8,8 +8,8 @@ these run on fake tensors.
     cudnn      half precision on 9.x and 10.x, dropout in sixteenths: out, logsumexp. Its workspace in backward
                is known to cuDNN alone; taken for a float32 gradient of the query and its row sums.
     flash      half precision from 8.0 on, no mask: out, logsumexp; float32 gradient of the query in backward
-    efficient  out, logsumexp rounded up to 32 queries, the mask padded to 16; in backward the row sums and, for each tile of
-               queries, a float32 gradient
+    efficient  out, logsumexp rounded up to 32 queries, the mask padded to 8; in backward the row sums, for each tile of
+               queries a float32 gradient, and the mask's gradient for every head and row of the batch, padded to 16
     math       scores, their softmax and dropout's mask, all of tokens x tokens
 """
 
@@ -143,15 +143,16 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A boolean mask becomes one that is added to the scores."""
     if mask.dtype is not torch.bool:
         return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -math.inf)
+    kept, left_out = (torch.full((), value, dtype=dtype, device=mask.device) for value in (0.0, -math.inf))
+    return torch.where(mask, kept, left_out)
 
 
 def _padded(bias: Tensor) -> Tensor:
-    """A bias whose rows begin at multiples of 16 numbers, cut back to its own width."""
-    if all(stride % 16 == 0 for stride in bias.stride()[:-1]) and bias.stride(-1) == 1:
+    """A bias whose rows begin at multiples of 8 numbers, cut back to its own width."""
+    if all(stride % 8 == 0 for stride in bias.stride()[:-1]) and bias.stride(-1) == 1:
         return bias
     width = bias.shape[-1]
-    return functional.pad(bias, (0, 16 - width % 16))[..., :width]
+    return functional.pad(bias, (0, 8 - width % 8))[..., :width]
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, dropout: float, gradients: bool) -> Tensor:
@@ -179,6 +180,7 @@ class _Flash(torch.autograd.Function):
         out = _like_rows(query)
         logsumexp = query.new_empty(batch, heads, tokens, dtype=torch.float32)
         random_state = query.new_empty(2, dtype=torch.int64)
+        query.new_empty(1, dtype=torch.int64)  # the offset of the random numbers
         if gradients:
             ctx.save_for_backward(query, key, value, out, logsumexp, random_state)
         del dropout
@@ -222,24 +224,29 @@ class _Fused(torch.autograd.Function):
         if gradients:
             ctx.save_for_backward(query, key, value, bias, out, logsumexp)
             ctx.kernel, ctx.gpu = kernel, gpu
+            ctx.bias_learns = bias is not None and bias.requires_grad
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, _, out, _ = ctx.saved_tensors
         grad = grads[0].transpose(1, 2).contiguous()
-        results = tuple(_like_rows(tensor) for tensor in (query, key, value))
+        results: tuple[Tensor | None, ...] = tuple(_like_rows(tensor) for tensor in (query, key, value))
         batch, heads, tokens, width = query.shape
+        num_keys = key.shape[2]
         if ctx.kernel == "cudnn":
             query.new_empty(query.numel() + batch * heads * tokens, dtype=torch.float32)
             return (*results, None, None, None, None)
+        learnt = None
+        if ctx.bias_learns:
+            learnt = query.new_empty(batch, heads, tokens, _up(num_keys, 16))[..., :num_keys]
         if query.dtype in _HALF:
             sums = query.new_empty(batch, heads, tokens, dtype=torch.float32)
         else:  # float32 kernels leave the row sums to torch
             sums = (grad * out.transpose(1, 2)).sum(-1).transpose(-2, -1).contiguous()
-        work = query.new_empty(_efficient_workspace(ctx.gpu, query, value, key.shape[2]), dtype=torch.float32)
+        work = query.new_empty(_efficient_workspace(ctx.gpu, query, value, num_keys), dtype=torch.float32)
         del grad, sums, work, width
-        return (*results, None, None, None, None)
+        return (*results, learnt, None, None, None)
 
 
 def _efficient_workspace(gpu: GpuKind, query: Tensor, value: Tensor, num_keys: int) -> int:

@@ -199,9 +199,9 @@ class Predictor:
         if self._device == "cuda":
             reserved = self._reserved(traced)
             device = reserved + self._context_bytes + self._margin("cuda", reserved) + ahead
-            return MemoryFigures(
-                allocated=traced.allocated, reserved=reserved, device=max(device, floor), meter=_METERS["cuda"]
-            )
+            blocks = traced.blocks_expandable if self._expandable else traced.blocks
+            assert blocks is not None  # priced for a GPU
+            return MemoryFigures(allocated=blocks, reserved=reserved, device=max(device, floor), meter=_METERS["cuda"])
         fast = self._on_cpu("fast", traced.allocated, floor)
         if self._cap_bytes is None or fast.device <= self._cap_bytes:
             return fast

@@ -15,6 +15,7 @@ from autotune.memory.pairs import BASES, Origin, Pair, checked_bytes
 from autotune.memory.shared_pairs import SharedPairs
 from autotune.memory.trace import TraceResult
 
+_FIGURES = ("allocated", "reserved", "reserved_expandable", "blocks", "blocks_expandable")
 _MOST_SCORE = 1e6
 """A trial that used so many times its margin is damage: of the least margin it is 64 TB."""
 
@@ -72,9 +73,8 @@ class PredictionStore:
     def _take(self, line: dict[str, Any]) -> None:
         if "trace" in line:
             parts = {str(part): checked_bytes(count) for part, count in line["parts"].items()}
-            reserved = {name: checked_bytes(line[name]) for name in ("reserved", "reserved_expandable") if name in line}
-            allocated = checked_bytes(line["allocated"])
-            self.traces[str(line["trace"])] = TraceResult(allocated=allocated, parts=parts, **reserved)
+            figures = {name: checked_bytes(line[name]) for name in _FIGURES if name in line}
+            self.traces[str(line["trace"])] = TraceResult(parts=parts, **figures)
         elif "breach" in line:
             key = str(line["breach"])
             self.breaches[key] = max(checked_bytes(line["held"]), self.breaches.get(key, 0))

@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotune.memory.events import PARTS, Event
-from autotune.memory.replay import replay
-from autotune.memory.trace import TraceResult
+from autotune.memory.trace import TraceResult, served
 
 LEAST_ROWS = 2  # a single row is a view in places where more rows are copied
 
@@ -81,12 +80,7 @@ class ByRows:
         allocated, parts = _peak(events)
         if not for_gpu:
             return TraceResult(allocated=allocated, parts=parts)
-        return TraceResult(
-            allocated=allocated,
-            parts=parts,
-            reserved=replay(events).peak_reserved,
-            reserved_expandable=replay(events, expandable_segments=True).peak_reserved,
-        )
+        return served(events, allocated, parts)
 
 
 def _peak(events: Sequence[Event]) -> tuple[int, dict[str, int]]:

@@ -16,7 +16,7 @@ import importlib.metadata
 import inspect
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,15 @@ class Workload:
 class TraceResult:
     """allocated: peak of live tensor bytes. parts: what they were at the peak (:data:`autotune.memory.events.PARTS`); their
     sum is ``allocated``. reserved, reserved_expandable: what the caching allocator reserves of a GPU to serve them, without
-    and with expandable segments; None for a CPU."""
+    and with expandable segments; blocks, blocks_expandable: the peak of blocks in use there, which are whole, as
+    ``torch.cuda.max_memory_allocated`` counts them. None for a CPU."""
 
     allocated: int
     parts: dict[str, int]
     reserved: int | None = None
     reserved_expandable: int | None = None
+    blocks: int | None = None
+    blocks_expandable: int | None = None
 
 
 def trace(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
@@ -140,11 +143,19 @@ def _result(memory: TensorMemory, gpu: GpuKind | None) -> TraceResult:
     events = memory.events
     if gpu is None or events is None:
         return TraceResult(allocated=memory.peak_bytes, parts=parts)
+    return served(events, memory.peak_bytes, parts)
+
+
+def served(events: Sequence[Event], allocated: int, parts: dict[str, int]) -> TraceResult:
+    """What a GPU's caching allocator takes to serve these events, whose live bytes have this peak, made of these parts."""
+    plain, expandable = replay(events), replay(events, expandable_segments=True)
     return TraceResult(
-        allocated=memory.peak_bytes,
+        allocated=allocated,
         parts=parts,
-        reserved=replay(events).peak_reserved,
-        reserved_expandable=replay(events, expandable_segments=True).peak_reserved,
+        reserved=plain.peak_reserved,
+        reserved_expandable=expandable.peak_reserved,
+        blocks=plain.peak_allocated,
+        blocks_expandable=expandable.peak_allocated,
     )
 
 

@@ -83,7 +83,7 @@ def predictor_for(
         driver=device.driver,
         threads=threads,
         shared_pairs=SharedPairs.usual(warn),
-        gpu=GpuKind.of(device.capability) if device.kind == "cuda" else None,
+        gpu=GpuKind.of(device.capability, name=device.gpu_kind) if device.kind == "cuda" else None,
         context_bytes=context_on(device),
         cache_path=folder.predictions_file,
         expandable_segments=allocator_settings(device).expandable_segments,

@@ -137,7 +137,7 @@ class Pricer:
             device_name=job.gpu_kind,
             driver=job.driver,
             shared_pairs=None if job.pairs_file is None else SharedPairs(job.pairs_file),
-            gpu=GpuKind.of(job.capability) if job.device == "cuda" else None,
+            gpu=GpuKind.of(job.capability, name=job.gpu_kind) if job.device == "cuda" else None,
             expandable_segments=job.expandable_segments,
             with_features=self._stored,
         )

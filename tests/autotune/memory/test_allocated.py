@@ -286,3 +286,42 @@ def test_random_programs(program: list[tuple[str, int]]) -> None:
         peak = max(peak, live)
     assert (live, peak) == (0, real.peak_bytes), "the events say it all"
     assert sum(real.peak_parts.values()) == real.peak_bytes
+
+
+@MODES
+def test_what_backward_does_in_place_where_nobody_follows_is_followed_in_place(mode: type) -> None:
+    """torch makes copies in these places where a dispatch mode is on, so that what is followed would be more than what is."""
+    with mode():
+        leaf = torch.zeros(1000, requires_grad=True)
+        index = torch.zeros(10, dtype=torch.int64)
+
+        def births(result: torch.Tensor) -> list[int]:
+            with TensorMemory(record_events=True) as memory:
+                result.backward()
+                leaf.grad = None
+            assert memory.events is not None
+            return [event.nbytes for event in memory.events if event.kind == "alloc" and event.nbytes >= 4000]
+
+        hidden = leaf * 2
+        # of sin and cos one each (and cos or sin of the input), their sum in the first of them, of the product one
+        assert births((hidden.sin() + hidden.cos()).sum()).count(4000) == 6
+        assert births(leaf.gather(0, index).sum()) == [4000]
+        assert births(leaf[index].sum()) == [4000]
+        assert births(torch.nn.functional.silu(leaf * 2).sum()) == [4000, 4000], "of silu, and of the product"
+
+
+@MODES
+def test_a_gradient_that_others_hold_is_not_overwritten(mode: type) -> None:
+    kept = []
+    with mode():
+        leaf = torch.ones(8, requires_grad=True)
+        hidden = leaf * 1.0
+        hidden.register_hook(lambda gradient: kept.append(gradient.clone()))
+        first = hidden.sin()
+        first.register_hook(kept.append)  # holds the gradient of the sum, which is handed on as well
+        with TensorMemory():
+            ((first + hidden) * 3.0).sum().backward()
+    if mode is contextlib.nullcontext:
+        assert leaf.grad is not None
+        torch.testing.assert_close(kept[0], torch.full((8,), 3.0))
+        torch.testing.assert_close(leaf.grad, 3.0 * (1 + torch.ones(8).cos()))

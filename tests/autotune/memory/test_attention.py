@@ -81,7 +81,7 @@ def _forward_and_backward(
 
 NUMBERS = ROWS * HEADS * TOKENS * WIDTH
 LOGSUMEXP = ROWS * HEADS * 128 * 4  # 100 queries rounded up to 128
-PADDED_MASK = ROWS * 112  # 100 keys rounded up to 112
+PADDED_MASK = ROWS * 104  # 100 keys rounded up to 104
 
 
 def test_the_efficient_kernel_keeps_little() -> None:
@@ -94,7 +94,7 @@ def test_the_efficient_kernel_keeps_little() -> None:
         assert most == kept + NUMBERS * 4 * 2 + gradients + sums + work  # the output and its gradient besides
         half, _, _ = _forward_and_backward(AMPERE, torch.bfloat16, _mask(torch.bfloat16))
         assert half == LOGSUMEXP + PADDED_MASK * 2
-        aligned = torch.zeros(ROWS, 1, 1, 112)[..., :TOKENS]
+        aligned = torch.zeros(ROWS, 1, 1, 104)[..., :TOKENS]
         assert _forward_and_backward(AMPERE, torch.float32, aligned)[0] == LOGSUMEXP, "this one needs no padding"
 
 
@@ -139,7 +139,7 @@ def test_a_boolean_mask_becomes_one_that_is_added() -> None:
         with TensorMemory() as memory:
             out = attention(AMPERE, *inputs, mask)
             kept = memory.live_bytes - out.numel() * 4
-        assert kept == LOGSUMEXP + ROWS * TOKENS * 112 * 4, "in the query's dtype, padded; the other two are gone"
+        assert kept == LOGSUMEXP + ROWS * TOKENS * 104 * 4, "in the query's dtype, padded; the other two are gone"
 
 
 def test_shared_keys_are_repeated() -> None:

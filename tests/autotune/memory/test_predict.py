@@ -45,15 +45,16 @@ def _predictor(**changes: Any) -> Predictor:
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
-    """Every workload that is traced; tracing answers 100 MB a row without doing anything, on a GPU 120 MB reserved,
-    110 MB with expandable segments."""
+    """Every workload that is traced; tracing answers 100 MB a row without doing anything, on a GPU 120 MB reserved and 105 MB of
+    blocks, with expandable segments 110 and 104."""
     seen: list[Workload] = []
 
     def answer(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
         seen.append(workload)
         rows = workload.train_batch["labels"].shape[0]
-        reserved = {} if gpu is None else {"reserved": rows * 120 * MB, "reserved_expandable": rows * 110 * MB}
-        return TraceResult(allocated=rows * 100 * MB, parts={"weights": 1}, **reserved)
+        taken = {"reserved": 120, "reserved_expandable": 110, "blocks": 105, "blocks_expandable": 104}
+        served = {} if gpu is None else {name: rows * megabytes * MB for name, megabytes in taken.items()}
+        return TraceResult(allocated=rows * 100 * MB, parts={"weights": 1}, **served)
 
     monkeypatch.setattr(predict_module, "trace", answer)
     return seen

@@ -92,7 +92,9 @@ def test_a_real_trace_gives_all_three_figures() -> None:
     predictor = _on_gpu(gpu=GpuKind.of((8, 0), {}))
     result = predictor.trace(_candidate())
     figures = predictor.predict(_candidate())
-    assert sum(result.parts.values()) == result.allocated == figures.allocated
+    assert sum(result.parts.values()) == result.allocated
+    assert result.blocks is not None
+    assert result.allocated <= result.blocks == figures.allocated, "blocks are whole, as torch counts them"
     assert result.parts["workspace"] >= 2 * 8_519_680, "one for the forward pass, one for backward's thread"
     assert figures.reserved == result.reserved
     assert result.reserved is not None
@@ -111,7 +113,16 @@ def test_the_cache_holds_figures_alone_and_serves_both_kinds_of_segments(
     assert other.reserved == 440 * MB
     assert len(traced) == 1
     (line,) = [json.loads(text) for text in file.read_text().splitlines() if text]
-    assert set(line) == {"trace", "allocated", "parts", "reserved", "reserved_expandable"}
+    assert set(line) == {
+        "trace",
+        "allocated",
+        "parts",
+        "reserved",
+        "reserved_expandable",
+        "blocks",
+        "blocks_expandable",
+    }
+    assert (first.allocated, other.allocated) == (420 * MB, 416 * MB)
     _on_gpu(cache_path=file, gpu=GpuKind.of((7, 5), {})).predict(_candidate())
     assert len(traced) == 2, "another kind of GPU takes other kernels"
     _predictor(cache_path=file).predict(_candidate())
