@@ -29,7 +29,8 @@ FIRST_TOKEN = 5  # below it stand padding and the tokens that begin and end a te
 class Model:
     """A backbone with random weights. kind: as the goal counts kinds. real: settings over the defaults of the configuration's class,
     as the published model has them; small: of the same architecture where there is no GPU. refuses, refuses_late:
-    methods and late routes that its family cannot carry for this task."""
+    methods and late routes that its family cannot carry for this task. most_tokens: that it has positions for, where these are
+    fewer than its cases have otherwise."""
 
     name: str
     model_type: str
@@ -39,6 +40,11 @@ class Model:
     small: Mapping[str, Any]
     refuses: tuple[str, ...] = ()
     refuses_late: tuple[str, ...] = ()
+    most_tokens: int | None = None
+
+    def tokens(self, size: Size) -> int:
+        """How many tokens a row of its cases has at most."""
+        return min(TOKENS[size], self.most_tokens or TOKENS[size])
 
     def config(self, size: Size) -> dict[str, Any]:
         """``config.to_dict()`` of the backbone."""
@@ -221,6 +227,7 @@ MODELS = (
         task=CLASSES,
         real={},
         small={**_SMALL_BERT, "image_size": 32, "patch_size": 8, "max_image_length": -1},
+        most_tokens=40,
     ),
 )
 
@@ -313,7 +320,7 @@ def cases(size: Size, models: Sequence[Model] = MODELS) -> list[Case]:
             precision: Precision = "bf16" if (number if always else number // 2 + place // 2) % 2 else "fp32"
             rows = BATCH_SIZES[size][(place + number // 2) % 2]
             training = {"learning_rate": 1e-4, "batch_size": rows, "precision": precision, **changes}
-            found.append(Case(model=model.name, size=size, method=method, training=training, tokens=TOKENS[size]))
+            found.append(Case(model=model.name, size=size, method=method, training=training, tokens=model.tokens(size)))
     return found
 
 

@@ -18,6 +18,7 @@
 
 typedef unsigned long long bytes_t;
 typedef struct { unsigned int pid; bytes_t used; unsigned int gpu_instance, compute_instance; } process_info;
+typedef struct { unsigned int pid; bytes_t used; } first_process_info;
 typedef struct { bytes_t total, free, used; } memory_v1;
 typedef struct { unsigned int version; bytes_t total, reserved, free, used; } memory_v2;
 
@@ -99,9 +100,15 @@ int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned int *count, p
     return nvmlDeviceGetComputeRunningProcesses_v3(device, count, found);
 }
 
-/* the first form of a process: torch asks in it when memory is out, to tell who else holds some */
-int nvmlDeviceGetComputeRunningProcesses(void *device, unsigned int *count, void *found) {
-    return (void)device, (void)count, (void)found, ERROR_NOT_SUPPORTED;
+/* in the first form, which torch asks for when memory is out, to tell who else holds some */
+int nvmlDeviceGetComputeRunningProcesses(void *device, unsigned int *count, first_process_info *found) {
+    (void)device;
+    holder holders[MOST];
+    unsigned int room = *count, there = device_holders(holders, MOST);
+    *count = there;
+    for (unsigned int place = 0; place < there && place < room; place++)
+        found[place] = (first_process_info){holders[place].pid, holders[place].bytes};
+    return there > room ? ERROR_INSUFFICIENT_SIZE : SUCCESS;
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *device, unsigned int *count, void *found) {
