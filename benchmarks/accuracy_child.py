@@ -8,29 +8,35 @@ read from outside. Where its parent dies, its input ends too, and so does it.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import random
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 import transformers
 from accuracy_cases import Case, batch_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.errors import DeviceError
 from autotune.memory.allocator_settings import AllocatorSettings
 from autotune.memory.limit import is_out_of_memory
 from autotune.memory.nvml_meter import allocator_fraction
 from autotune.memory.rehearsal import measure_rehearsal
-from sherl.backbones import backbone_from_config
+from sherl.backbones import Backbone, backbone_from_config
 from sherl.errors import SherlError
 from sherl.evaluation import Batch, eval_step
 from sherl.methods import method_from_dict
+from sherl.methods.late import originals
 from sherl.model import TaskModel, build_model
 from sherl.optimizer import make_optimizer
 from sherl.precision import weights_dtype
+from sherl.snapshot import Snapshot
 from sherl.spec import TrainingConfig
 from sherl.training import evaluation_rows, rehearse, train_step
 
@@ -38,12 +44,34 @@ STEPS = 12  # of training after the rehearsal, on batches of changing lengths
 EVALUATE_EVERY = 4
 
 
-def loaded(case: Case) -> TaskModel:
-    """The configuration's model with random weights, on the CPU."""
+class WithoutDraws(TorchDispatchMode):
+    """Weights stay as their memory was."""
+
+    DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        return args[0] if func in self.DRAWS else func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """For a GPU that computes nothing: weights are neither drawn, nor are they kept aside or summed up for a model that is saved
+    or given back. This is most of the time that a case takes there."""
+    with (
+        WithoutDraws(),
+        mock.patch.object(originals, "Snapshot", lambda tensors: Snapshot(tensors[:0])),
+        mock.patch.object(Backbone, "settle_fingerprint"),
+    ):
+        yield
+
+
+def loaded(case: Case, *, drawn: bool = True) -> TaskModel:
+    """The configuration's model with random weights, on the CPU. drawn: False leaves them without values."""
     settings = case.backbone.config(case.size)
     config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     training = TrainingConfig.from_dict(case.training)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), contextlib.nullcontext() if drawn else without_values():
         torch.manual_seed(0)
         backbone = backbone_from_config(config, dtype=weights_dtype(training.precision))
         return build_model(backbone, method_from_dict(case.method), case.backbone.task, seed=0)
@@ -117,7 +145,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     case = Case(**request["case"])
     torch.set_num_threads(int(request["threads"]))
-    model = loaded(case)
+    model = loaded(case, drawn=bool(request["drawn"]))
     _say({"state": "ready"})
     if sys.stdin.readline().strip() != "go":
         return

@@ -72,14 +72,17 @@ class Measured:
 
 
 class Stand:
-    """Where runs take place. jobs: how many at once; they load side by side, and wait here for the GPU.
+    """Where runs take place. jobs: how many at once; they load side by side, and wait here for the GPU. drawn: whether models get
+    random weights.
 
     own_figures: whether NVML shows each process's memory; where it does not, runs have the GPU one by one and the
     device's growth is read instead.
     """
 
-    def __init__(self, device: Literal["cpu", "cuda"], *, jobs: int = 1, own_figures: bool = True) -> None:
-        self.device, self.jobs, self.own_figures = device, jobs, own_figures
+    def __init__(
+        self, device: Literal["cpu", "cuda"], *, jobs: int = 1, own_figures: bool = True, drawn: bool = True
+    ) -> None:
+        self.device, self.jobs, self.own_figures, self.drawn = device, jobs, own_figures, drawn
         self._turns = threading.BoundedSemaphore(jobs if own_figures else 1)
 
     @contextlib.contextmanager
@@ -117,6 +120,7 @@ def run(case: Case, stand: Stand, *, cap_bytes: int, outside_bytes: int, threads
         "cap_bytes": cap_bytes,
         "outside_bytes": outside_bytes,
         "threads": threads,
+        "drawn": stand.drawn,
     }
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(

@@ -8,6 +8,9 @@ The predictor is given the GPU's generation (from NVML) and a context measured b
 caps: of each line of configurations the largest batch size that is predicted to fit runs under the cap, with the
 allocator's fraction set and a guard that reads NVML 20 times a second.
 
+``python benchmarks/stand_in_gpu.py --gpu NAME -- python benchmarks/memory_accuracy.py`` does so without a GPU, with torch's own
+allocator and no kernels; the result says which of its figures are torch's then.
+
 Without a GPU: the same configurations at a small size, traced and then really run in this process; only ``allocated`` is
 graded, and each target that needs a GPU is stated as not measured.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -31,6 +35,7 @@ from accuracy_grades import CapRun, Graded, best_uses, summary, targets
 from accuracy_predictions import LINES, Predicted, Setting, fitting, predict
 from accuracy_runs import Measured, Stand, run
 from conditions import write_result
+from stand_in_notes import is_stand_in, notes
 
 from autotune.errors import DeviceError
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
@@ -93,7 +98,7 @@ def main() -> None:
             print(shown(row), flush=True)
     result = report(rows, runs, on_gpu=on_gpu, seconds=time.perf_counter() - began)
     print(words(result))
-    name = "memory_accuracy" if on_gpu else "memory_accuracy_cpu"
+    name = "memory_accuracy_stand_in" if "stand_in" in machine else "memory_accuracy" + ("" if on_gpu else "_cpu")
     print(f"written to {write_result(name, {'settings': machine, **result}, arguments.json)}")
 
 
@@ -138,8 +143,10 @@ class Gpu:
         self._usable = int(memory.free_bytes * USABLE_SHARE)
         self._jobs = max(1, min(jobs, self._usable // max(CAPS)))
         self._share = self._usable // self._jobs
+        self._is_stand_in = is_stand_in(device.driver())
         self.found: dict[str, Any] = {
-            "device": device.name(),
+            "device": f"stand-in {device.name()}" if self._is_stand_in else device.name(),
+            **({"stand_in": notes()} if self._is_stand_in else {}),
             "capability": device.capability(),
             "driver": device.driver(),
             "total_bytes": memory.total_bytes,
@@ -187,10 +194,11 @@ class Gpu:
     def _measure_context(self) -> tuple[Stand, int]:
         """Where runs take place, and the largest context of the probes. The first probe tells whether NVML shows a
         process's own memory."""
-        stand = Stand("cuda", jobs=self._jobs)
+        drawn = not self._is_stand_in
+        stand = Stand("cuda", jobs=self._jobs, drawn=drawn)
         first = self._measured(PROBES[0], stand, self._share, DEFAULT_CONTEXT_BYTES)
         if first.ran and first.context is None:
-            stand = Stand("cuda", jobs=self._jobs, own_figures=False)
+            stand = Stand("cuda", jobs=self._jobs, own_figures=False, drawn=drawn)
             first = self._measured(PROBES[0], stand, self._share, DEFAULT_CONTEXT_BYTES)
         with ThreadPoolExecutor(self._jobs) as runners:
             futures = [
@@ -211,9 +219,11 @@ class Gpu:
 
     def _measured(self, case: Case, stand: Stand, cap_bytes: int, outside_bytes: int) -> Measured:
         try:
-            return self._run(case, stand, cap_bytes=cap_bytes, outside_bytes=outside_bytes, threads=2)
+            measured = self._run(case, stand, cap_bytes=cap_bytes, outside_bytes=outside_bytes, threads=2)
         except DeviceError as error:
-            return Measured(status="failed", error=str(error))
+            measured = Measured(status="failed", error=str(error))
+        print(f"{case.label}: {measured.status}", file=sys.stderr, flush=True)  # errors are known later
+        return measured
 
 
 def processes() -> ProcessPoolExecutor:

@@ -34,7 +34,14 @@ FILES = {
 # whose functions, where no source has them, do nothing and say that all went well: they compute
 _COMPUTES = ("libcublas", "libcublasLt")
 # what the others answer: "not supported", in each library's own numbers
-_NOT_SUPPORTED = {"libcudart": 801, "libcuda": 801, "libcudnn": 3000, "libcusolver": 9, "libcusparse": 10, "libcufft": 16}
+_NOT_SUPPORTED = {
+    "libcudart": 801,
+    "libcuda": 801,
+    "libcudnn": 3000,
+    "libcusolver": 9,
+    "libcusparse": 10,
+    "libcufft": 16,
+}
 # of libraries whose symbols have no versions
 _PREFIXES = (
     (r"cusparseLt", "libcusparseLt"),

@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if said.command[:1] == ["--"]:
         del said.command[0]
     if not said.command:
-        parser.error("which command? For example: stand_in_gpu.py --gpu 'RTX 4070' -- python benchmarks/memory_accuracy.py")
+        parser.error(
+            "which command? For example: stand_in_gpu.py --gpu 'RTX 4070' -- python benchmarks/memory_accuracy.py"
+        )
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         parser.error(f"this works on Linux on x86-64; here are {sys.platform} and {platform.machine()}.")
     try:
@@ -85,10 +87,14 @@ def describe(said: argparse.Namespace) -> dict[str, str]:
     """
     known = find_gpu(said.gpu)
     if known.capability is None:
-        raise ConfigError(f"--gpu {said.gpu!r} is a size; a name is needed, such as 'RTX 4070'. --memory sets another size.")
+        raise ConfigError(
+            f"--gpu {said.gpu!r} is a size; a name is needed, such as 'RTX 4070'. --memory sets another size."
+        )
     processors = said.processors or _processors(known.name)
     if not processors:
-        raise ConfigError(f"How many streaming multiprocessors has the {known.name}? Say so with --processors (RTX 4070: 46).")
+        raise ConfigError(
+            f"How many streaming multiprocessors has the {known.name}? Say so with --processors (RTX 4070: 46)."
+        )
     total = parse_bytes(said.memory) if said.memory else known.total_bytes
     kept, context = parse_bytes(said.driver_keeps), parse_bytes(said.context)
     if kept + context >= total:
