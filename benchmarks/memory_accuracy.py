@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -165,12 +164,16 @@ class Gpu:
         )
         with ExitStack() as stack:
             predictors = stack.enter_context(self._predictors())
-            runners = stack.enter_context(ThreadPoolExecutor(self._jobs))
+            runners = stack.enter_context(ThreadPoolExecutor(self._jobs + 1))  # one loads and waits for its turn
             measured = [runners.submit(self._measured, case, stand, self._share, context) for case in chosen]
             predicted = [predictors.submit(predict, case, setting) for case in chosen]
             held = [cap for cap in caps if cap <= self._usable]
             numbers = range(len(LINES)) if held else ()
             plans = {predictors.submit(fitting, one, held, setting, chosen[0].size): one for one in numbers}
+            rows = []
+            for case, prediction, measurement in zip(chosen, predicted, measured, strict=True):
+                rows.append(_graded(case, prediction, measurement.result()))
+                print(shown(rows[-1]), flush=True)
             under_caps = []
             for plan in as_completed(plans):
                 try:
@@ -181,10 +184,6 @@ class Gpu:
                 for cap, case, figures in planned:
                     future = runners.submit(self._measured, case, stand, cap, context)
                     under_caps.append((cap, case, figures, future))
-            rows = []
-            for case, prediction, measurement in zip(chosen, predicted, measured, strict=True):
-                rows.append(_graded(case, prediction, measurement.result()))
-                print(shown(rows[-1]), flush=True)
             runs = []
             for cap, case, figures, future in under_caps:
                 runs.append(CapRun(cap_bytes=cap, case=case, predicted=figures, measured=future.result()))
@@ -219,11 +218,9 @@ class Gpu:
 
     def _measured(self, case: Case, stand: Stand, cap_bytes: int, outside_bytes: int) -> Measured:
         try:
-            measured = self._run(case, stand, cap_bytes=cap_bytes, outside_bytes=outside_bytes, threads=2)
+            return self._run(case, stand, cap_bytes=cap_bytes, outside_bytes=outside_bytes, threads=2)
         except DeviceError as error:
-            measured = Measured(status="failed", error=str(error))
-        print(f"{case.label}: {measured.status}", file=sys.stderr, flush=True)  # errors are known later
-        return measured
+            return Measured(status="failed", error=str(error))
 
 
 def processes() -> ProcessPoolExecutor:
