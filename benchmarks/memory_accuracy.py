@@ -172,7 +172,7 @@ class Gpu:
             plans = {predictors.submit(fitting, one, held, setting, chosen[0].size): one for one in numbers}
             rows = []
             for case, prediction, measurement in zip(chosen, predicted, measured, strict=True):
-                rows.append(_graded(case, prediction, measurement.result()))
+                rows.append(_graded(case, prediction, measurement.result(), self._share))
                 print(shown(rows[-1]), flush=True)
             under_caps = []
             for plan in as_completed(plans):
@@ -228,12 +228,14 @@ def processes() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(max(1, (os.cpu_count() or 2) // 4), mp_context=multiprocessing.get_context("spawn"))
 
 
-def _graded(case: Case, prediction: Future[Predicted], measured: Measured) -> Graded:
+def _graded(case: Case, prediction: Future[Predicted], measured: Measured, room_bytes: int) -> Graded:
     try:
         predicted = prediction.result()
     except (SherlError, RuntimeError) as error:
         return _not_predicted(case, error)
-    return Graded(case=case, predicted=predicted.figures, measured=measured, estimate=predicted.estimate)
+    return Graded(
+        case=case, predicted=predicted.figures, measured=measured, estimate=predicted.estimate, room_bytes=room_bytes
+    )
 
 
 def _not_predicted(case: Case, error: Exception) -> Graded:
@@ -259,7 +261,8 @@ def report(rows: Sequence[Graded], runs: Sequence[CapRun], *, on_gpu: bool, seco
 def shown(row: Graded) -> str:
     """One case as a line."""
     if not row.measured.ran:
-        return f"{row.case.label:95} {row.measured.status}: {row.measured.error}"
+        status = "predicted not to fit, and did not" if row.rightly_refused else row.measured.status
+        return f"{row.case.label:95} {status}: {row.measured.error}"
     errors = [
         f"{figure} {100 * error:+.2f} %"
         for figure in ("allocated", "reserved", "device")

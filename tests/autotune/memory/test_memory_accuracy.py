@@ -22,6 +22,7 @@ from sherl.methods.late import LATE_ROUTES
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))  # scripts there import one another by their bare names
 accuracy = importlib.import_module("memory_accuracy")
+child = importlib.import_module("accuracy_child")
 all_cases = importlib.import_module("accuracy_cases")
 grades = importlib.import_module("accuracy_grades")
 predictions = importlib.import_module("accuracy_predictions")
@@ -91,6 +92,9 @@ class FakeGpu:
 
     used = 1 * GB
 
+    def __init__(self, driver: str = "580.1") -> None:
+        self._driver = driver
+
     def name(self) -> str:
         return "Stand-in"
 
@@ -98,7 +102,7 @@ class FakeGpu:
         return (9, 0)
 
     def driver(self) -> str:
-        return "580.1"
+        return self._driver
 
     def memory(self) -> DeviceMemory:
         return DeviceMemory(total_bytes=80 * GB, free_bytes=79 * GB, used_bytes=self.used)
@@ -152,8 +156,8 @@ KIND = accuracy.GpuKind.of((9, 0))
 LINE = ("bert-base", {"name": "full"}, {"precision": "fp32"})
 
 
-def graded_on_gpu(running: FakeRuns, caps: tuple[int, ...] = ()) -> tuple[Any, dict[str, Any]]:
-    gpu = accuracy.Gpu(FakeGpu(), jobs=2, running=running, predictors=lambda: ThreadPoolExecutor(1))
+def graded_on_gpu(running: FakeRuns, caps: tuple[int, ...] = (), driver: str = "580.1") -> tuple[Any, dict[str, Any]]:
+    gpu = accuracy.Gpu(FakeGpu(driver), jobs=2, running=running, predictors=lambda: ThreadPoolExecutor(1))
     rows, under_caps = gpu.grade(THREE[:2], caps)
     return gpu, accuracy.report(rows, under_caps, on_gpu=True, seconds=1.0)
 
@@ -168,6 +172,50 @@ def test_the_gpu_path_grades_all_three_figures() -> None:
     assert verdicts(report)["device within 2 %, mean"] == "reached"
     assert verdicts(report)["no under-estimate beyond the margin"] == "reached"
     assert verdicts(report)["no cap of 5 exceeded"] == "missed", "none was tried"
+
+
+def test_a_result_of_a_stand_in_says_so() -> None:
+    real, stood_in = FakeRuns(), FakeRuns()
+    gpu, _ = graded_on_gpu(real)
+    assert gpu.found["device"] == "Stand-in"
+    assert "stand_in" not in gpu.found
+    assert all(stand.drawn for stand in real.stands)
+    gpu, _ = graded_on_gpu(stood_in, driver="stand-in.1")
+    assert gpu.found["device"] == "stand-in Stand-in"
+    assert "none ran" in gpu.found["stand_in"]["kernels"]
+    assert not any(stand.drawn for stand in stood_in.stands)
+
+
+def test_a_model_without_values_has_the_same_shapes_and_needs_no_file() -> None:
+    for case in (SMALL[0], THREE[2]):
+        drawn, empty = (
+            {name: (value.shape, value.dtype) for name, value in child.loaded(case, drawn=drawn).state_dict().items()}
+            for drawn in (True, False)
+        )
+        assert drawn == empty
+
+
+def test_what_was_predicted_not_to_fit_and_did_not_is_no_failure() -> None:
+    def graded(status: str, predicted: int) -> Any:
+        figures = MemoryFigures(allocated=1, device=predicted, meter="prediction")
+        return grades.Graded(
+            case=SMALL[0], predicted=figures, measured=runs.Measured(status=status), room_bytes=10 * GB
+        )
+
+    assert graded("out of memory", 11 * GB).rightly_refused
+    assert not graded("out of memory", 9 * GB).rightly_refused
+    assert not graded("failed", 11 * GB).rightly_refused
+    report = accuracy.report([graded("out of memory", 11 * GB)], [], on_gpu=True, seconds=1.0)
+    assert verdicts(report)["every configuration ran"] == "reached"
+    report = accuracy.report([graded("out of memory", 9 * GB)], [], on_gpu=True, seconds=1.0)
+    assert verdicts(report)["every configuration ran"] == "missed"
+
+
+def test_no_case_has_more_tokens_than_its_model_takes() -> None:
+    for size in ("real", "small"):
+        for case in all_cases.cases(size):
+            if case.backbone.name == "vilt-b32":
+                assert case.tokens <= case.backbone.config(size)["max_position_embeddings"]
 
 
 def test_more_than_predicted_is_an_under_estimate() -> None:
