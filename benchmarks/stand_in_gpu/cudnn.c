@@ -7,6 +7,8 @@
 #define NOT_SUPPORTED 3000
 #define ENGINE_RESULTS 202
 #define ENGINE_OF_CONFIGURATION 300
+#define CONFIGURATION_WORKSPACE 303
+#define CONFIGURATION_SHARED_MEMORY 304 /* of an int, all other sizes are of an int64_t */
 #define PLAN_WORKSPACE 402
 #define ENGINE_COUNT 802
 #define TYPE_INT64 3
@@ -23,6 +25,7 @@ int cudnnGetProperty(int which, int *value) {
 }
 
 int cudnnCreate(void **handle) { return *handle = malloc(64), 0; }
+int cudnnGetStream(void *handle, void **stream) { return (void)handle, *stream = NULL, 0; }
 int cudnnCreateTensorDescriptor(void **made) { return *made = malloc(64), 0; }
 int cudnnCreateFilterDescriptor(void **made) { return *made = malloc(64), 0; }
 int cudnnCreateConvolutionDescriptor(void **made) { return *made = malloc(64), 0; }
@@ -39,11 +42,14 @@ int cudnnBackendDestroyDescriptor(void *made) { return free(made), 0; }
 /* One of whatever descriptors are asked for, the plan's workspace, and of everything else (notes, knobs) none. */
 int cudnnBackendGetAttribute(void *from, int attribute, int type, int64_t room, int64_t *count, void *found) {
     (void)from;
-    int is_one = attribute == ENGINE_RESULTS || attribute == ENGINE_OF_CONFIGURATION || type == TYPE_INT64;
-    if (count) *count = is_one;
-    if (type != TYPE_INT64 || room < 1 || !found) return 0;
-    *(int64_t *)found = attribute == PLAN_WORKSPACE ? (int64_t)device_number("STAND_IN_GPU_CUDNN_WORKSPACE_BYTES", 0)
-                        : attribute == ENGINE_COUNT ? 1 : 0;
+    int is_small = attribute == CONFIGURATION_SHARED_MEMORY;
+    if (count) *count = attribute == ENGINE_RESULTS || attribute == ENGINE_OF_CONFIGURATION || type == TYPE_INT64 || is_small;
+    if (room < 1 || !found) return 0;
+    if (is_small) *(int *)found = 0;
+    if (type != TYPE_INT64) return 0;
+    int is_workspace = attribute == PLAN_WORKSPACE || attribute == CONFIGURATION_WORKSPACE;
+    uint64_t workspace = is_workspace ? device_number("STAND_IN_GPU_CUDNN_WORKSPACE_BYTES", 0) : 0;
+    *(int64_t *)found = attribute == ENGINE_COUNT ? 1 : (int64_t)workspace;
     return 0;
 }
 
