@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotune.features.ahead import SideStream, read_ahead
+from autotune.features.ahead import read_ahead, side_stream
 from autotune.features.reader import Reader
 from sherl.data.batching import Indices
 from sherl.data.part import Batch, Part
@@ -42,7 +42,7 @@ class FeaturePart(Part):
         self._reader = reader
         self._device = torch.device(device or "cpu")
         self.ahead = self._device.type == "cuda" if ahead is None else ahead
-        """Whether a batch is made while the one before it is in use."""
+        """Whether a batch is read while the one before it is in use."""
         self.name = part.name
         self.labels = part.labels
         self.lengths = part.lengths
@@ -94,11 +94,11 @@ class FeaturePart(Part):
             SpecError: the batch size is below 1.
         """
         made = super().batches(batch_size, seed=seed, epoch=epoch)
+        made = read_ahead(made) if self.ahead else made
         if self._device.type != "cuda":
-            return read_ahead(made) if self.ahead else made
-        side = SideStream(self._device)
-        sent = (side.send(batch) for batch in made)
-        return (receive() for receive in (read_ahead(sent) if self.ahead else sent))
+            return made
+        side = side_stream(self._device)
+        return (side.bring(batch) for batch in made)
 
     def eval_batches(self, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
         """As of every part; the indices of rows stay on the CPU.
@@ -107,11 +107,11 @@ class FeaturePart(Part):
             SpecError: the batch size is below 1.
         """
         made = super().eval_batches(batch_size)
+        made = read_ahead(made) if self.ahead else made
         if self._device.type != "cuda":
-            return read_ahead(made) if self.ahead else made
-        side = SideStream(self._device)
-        sent = ((side.send(batch), rows) for batch, rows in made)
-        return ((receive(), rows) for receive, rows in (read_ahead(sent) if self.ahead else sent))
+            return made
+        side = side_stream(self._device)
+        return ((side.bring(batch), rows) for batch, rows in made)
 
     def _read(self, place: tuple[str, int], rows: Indices, shape: tuple[int, ...], *, pinned: bool = False) -> Tensor:
         out = torch.empty(shape, dtype=self._reader.layout(place).dtype, pin_memory=pinned)

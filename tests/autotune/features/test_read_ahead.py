@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.features.ahead import read_ahead
+from autotune.features.ahead import SideStream, read_ahead, side_stream
 from autotune.features.layout import Layout
 from autotune.features.part import FeaturePart
 from autotune.features.store import FeatureStore
@@ -160,3 +161,83 @@ def test_on_a_gpu_batches_come_through_pinned_memory(tmp_path: Path, ahead: bool
     for (one, index), (other, wanted) in zip(part.eval_batches(2), plain.eval_batches(2), strict=True):
         assert index.tolist() == wanted.tolist()
         assert torch.equal(one["features.blocks.1"].cpu(), other["features.blocks.1"])
+
+
+class _Recorder:
+    """What stands in for torch's streams and events, and notes in which order they are asked."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.streams = 0
+        self._events = 0
+
+    def Stream(self, device: torch.device) -> _Recorder:
+        del device
+        self.streams += 1
+        return self
+
+    @contextlib.contextmanager
+    def stream(self, stream: _Recorder) -> Iterator[None]:
+        del stream
+        self.log.append("copy")
+        yield
+
+    def current_stream(self, device: torch.device) -> _Recorder:
+        del device
+        return self
+
+    def record_event(self) -> _Mark:
+        self._events += 1
+        return _Mark(self, self._events)
+
+    def wait_event(self, event: _Mark) -> None:
+        self.log.append(f"wait in the GPU for {event.number}")
+
+
+class _Mark:
+    def __init__(self, recorder: _Recorder, number: int) -> None:
+        self._recorder, self.number = recorder, number
+
+    def synchronize(self) -> None:
+        self._recorder.log.append(f"wait for {self.number}")
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Recorder]:
+    made = _Recorder()
+    for name in ("Stream", "stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, getattr(made, name))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    side_stream.cache_clear()
+    yield made
+    side_stream.cache_clear()
+
+
+def test_the_gpu_holds_no_more_than_the_batch_in_use_and_the_next(recorder: _Recorder) -> None:
+    """The CPU runs many steps ahead of a GPU: a batch gets no room before the one before the last has been used."""
+    side = SideStream(torch.device("cpu"))
+    given = [side.bring({"x": torch.full((2,), number)}) for number in range(3)]
+    assert [batch["x"].tolist() for batch in given] == [[0, 0], [1, 1], [2, 2]]
+    assert recorder.log == [
+        "copy",
+        "wait in the GPU for 1",
+        "wait for 2",  # behind all that was asked of the GPU before the first batch was given out
+        "copy",
+        "wait in the GPU for 3",
+        "wait for 4",  # behind all that was done with the first
+        "copy",
+        "wait in the GPU for 5",
+    ]
+
+
+def test_all_passes_over_all_parts_share_one_stream(
+    tmp_path: Path, recorder: _Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator keeps what each stream has had for that stream: another for each epoch would hold its batches anew."""
+    part, other = (_part(tmp_path / name, device="cuda") for name in ("one", "other"))
+    monkeypatch.setattr(FeaturePart, "batch", lambda _self, rows: {"x": torch.zeros(len(rows))})
+    monkeypatch.setattr("autotune.features.ahead.moved", lambda tensor, _device: tensor)
+    for epoch in range(3):
+        assert len(list(part.batches(2, seed=0, epoch=epoch))) == 5
+        assert len(list(other.eval_batches(3))) == 3
+    assert recorder.streams == 1
