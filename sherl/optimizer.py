@@ -61,6 +61,10 @@ class AdamW(torch.optim.AdamW):
         # and a trace would not be of what runs. Together is also faster on a GPU.
         nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
 
+    def _accelerator_graph_capture_health_check(self) -> None:
+        """Nothing: no step is ever captured. torch (2.13) would ask the GPU's current stream, also where all weights lie on the CPU or
+        are fake, and so give a process that only predicts a CUDA context of some 400 MB for as long as it lives."""
+
     @torch.no_grad()
     def apply_update(self) -> None:
         """One step of AdamW, rounded into the weights that have copies."""

@@ -180,6 +180,23 @@ def test_a_step_leaves_no_gradient_and_no_graph() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_step_on_the_cpu_asks_no_gpu_for_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU that makes a CUDA context, in the driver of a study too, which only predicts."""
+
+    def no_stream(*_: Any) -> None:
+        raise AssertionError("a stream was asked for, which makes a context")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "current_stream", no_stream)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", no_stream)
+    parameter = nn.Parameter(torch.ones(2, 2))
+    optimizer = AdamW([parameter], [], learning_rate=0.1, decay=0.0)
+    parameter.grad = torch.ones(2, 2)
+    optimizer.apply_update()
+    assert parameter.max() < 1.0, "it has stepped"
+
+
 def test_a_step_runs_on_fake_tensors() -> None:
     with FakeTensorMode():
         model = toy_model(SHERL)
