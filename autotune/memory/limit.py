@@ -18,7 +18,7 @@ from autotune.errors import DeviceError
 from autotune.memory.process import own_private_bytes
 from autotune.units import format_bytes
 
-# Texts of the RuntimeErrors with which torch's CPU side (its allocator, the C++ library, oneDNN) says that memory is out.
+# Texts of the RuntimeErrors with which torch (its allocators, the C++ library, oneDNN) says that memory is out.
 _OUT_OF_MEMORY_TEXTS = (
     "defaultcpuallocator",
     "not enough memory",
@@ -29,6 +29,8 @@ _OUT_OF_MEMORY_TEXTS = (
     "failed to allocate",
     "unable to mmap",
     "dnnl_out_of_memory",
+    # torch's CUDA allocator asks NVML who holds what before it says that memory is out, and NVML refuses (slices, Jetson)
+    "nvml_success == r internal assert failed",
 )
 
 
@@ -69,7 +71,7 @@ def _mapped_bytes() -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory is out: Python's MemoryError, torch's OutOfMemoryError on a GPU, the
-    RuntimeErrors of the CPU side; also where such an error caused the one that is given."""
+    RuntimeErrors of the CPU side, and of a GPU whose NVML does not say who holds its memory; also where such an error caused the one that is given."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -37,6 +37,9 @@ def test_texts_of_torch_are_known() -> None:
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
         RuntimeError("std::bad_alloc"),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError(
+            'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1407, please report a bug to PyTorch.'
+        ),
         OSError(12, "Cannot allocate memory"),
     ],
 )
