@@ -204,6 +204,9 @@ class Desk:
     def _tell_finished(self, number: int, outcome: Outcome) -> None:
         self.finished += 1
         self._guarded(lambda: self._source.finished(number, outcome), always=True)
+        self._exhausted = (
+            False  # what has ended may be due once more: with a cheaper memory plan, or as it was interrupted
+        )
         self._guarded(lambda: self._listener.on_finished(number, outcome))
 
     def _last_known(self, running: _Running, status: Status, reason: str) -> Outcome:

@@ -171,6 +171,29 @@ def test_the_last_trial_may_have_to_run_again_before_all_is_done() -> None:
     assert isinstance(desk.give("b"), Assignment)
 
 
+def test_what_is_due_once_more_after_the_last_trial_is_run() -> None:
+    """The source has no more while the last trial runs; that ends for want of memory, and is due with a cheaper plan."""
+    source = Source(request_of(0))
+    desk = Desk(source, Listener(), replace(MACHINE, budget=32 * GB))
+    desk.open(4)
+    desk.give("a")
+    assert desk.give("b") is None
+    over = Outcome(status=Status.OVER_CAP)
+
+    def finished(number: int, outcome: Outcome) -> None:
+        source.outcomes[number] = outcome
+        if outcome is over:
+            source.requests.append(request_of(1))
+
+    source.finished = finished  # type: ignore[method-assign]
+    desk.news("a", [Finished(over)], None)
+    again = desk.give("b")
+    assert isinstance(again, Assignment)
+    assert again.request.number == 1
+    desk.news("b", [COMPLETE], None)
+    assert desk.give("a") is DONE
+
+
 def test_the_source_stops_a_trial_early() -> None:
     source = Source(request_of(0))
     source.stop_at = 2
