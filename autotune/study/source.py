@@ -20,6 +20,7 @@ from autotune.study.listener import StudyListener
 from autotune.tracking import Tracker
 from autotune.trial.ancestry import Ancestor
 from autotune.trial.request import TrialRequest
+from autotune.trial.verdict import ANOTHER_TENANT
 from autotune.units import count_words, format_bytes
 
 
@@ -135,6 +136,7 @@ class StudySource:
     ) -> None:
         self._still_there = still_there
         self._reserved = reserved
+        self._said_reserved = False
         self.concurrent = 1
         self._learn_context = learn_context
         self._record = record
@@ -157,10 +159,12 @@ class StudySource:
         """
         self._still_there()
         if self._reserved(self._record.trials, self.concurrent):
-            self._listener.note(
-                "the search ends here: what is left of the time budget is for confirming the front; `autotune resume` goes on "
-                "with it"
-            )
+            if not self._said_reserved:
+                self._listener.note(
+                    "the search ends here: what is left of the time budget is for confirming the front; `autotune resume` goes on "
+                    "with it"
+                )
+            self._said_reserved = True
             return DONE
         proposed = self._proposer.next()
         if proposed is None:
@@ -215,16 +219,21 @@ class StudySource:
             self._fits.forget()
 
     def _mispredicted(self, number: int, outcome: Outcome) -> None:
-        """Its prediction fitted the cap and it did not: said aloud, with what becomes of it."""
+        """Its prediction fitted the cap and it did not, or others left it less: said aloud, with what becomes of it."""
         candidate = self.candidates[number]
-        if outcome.peak is not None:
+        others = bool(outcome.details.get(ANOTHER_TENANT))
+        if outcome.peak is not None and not others:  # what others took says nothing of this one
             capped = outcome.status is Status.OVER_CAP
             self._fits.learn_breach(candidate, outcome.peak.device, refused_by_cap=capped)
         retry = self._fits.cheaper(candidate)
         if retry is not None:
+            why = (
+                "found too little memory beside other processes"
+                if others
+                else f"needed more memory than the {format_bytes(self._predicted[number].device)} that were predicted"
+            )
             self._listener.note(
-                f"trial {number} needed more memory than the {format_bytes(self._predicted[number].device)} that were "
-                f"predicted ({outcome.status}); it is tried once more with its next memory plan: {retry.label}"
+                f"trial {number} {why} ({outcome.status}); it is tried once more with its next memory plan: {retry.label}"
             )
 
 
