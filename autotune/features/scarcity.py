@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import torch
 
-_TEXTS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
-"""How torch's CPU side says it."""
+_TEXTS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "nvml_success == r internal assert failed",
+)
+"""How torch's CPU side says it, and its CUDA side where NVML does not say who holds a GPU's memory."""
 
 
 def out_of_memory(error: Exception) -> bool:

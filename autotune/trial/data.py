@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from autotune.features.ahead import side_stream
 from autotune.features.marks import PARTS
 from autotune.features.part import FeaturePart
 from autotune.features.reader import Reader
@@ -56,6 +57,17 @@ class TrialData:
         """
         part = self.prepared.part(name)
         return part if self._readers is None else FeaturePart(part, self._readers[name], device=self._device)
+
+    def as_trained(self, batch: Batch) -> Batch:
+        """A training batch as a run has it: where hidden states are read on a GPU it lies there already, and room for another is taken,
+        in which the next one is brought; else as it is."""
+        if self._readers is None or self._device.type != "cuda":
+            return batch
+        side = side_stream(self._device)
+        before = side.bring(batch)
+        after = side.bring(batch)
+        del before  # in a run it is gone before the next step's peak; its room stays taken
+        return after
 
     def largest_evaluation(self, rows: int) -> Batch:
         """A batch of the validation part as large as any of it or of the test part: what fits here can be scored at the end."""

@@ -233,7 +233,7 @@ class _Trial:
         eval_batch = data.largest_evaluation(evaluation_rows(training))
         self._doing = f"rehearsing its largest batch ({_shape(train_batch)})"
         with self._confines.measured(model, train_batch, eval_batch):
-            rehearse(model, train_batch, eval_batch, training)
+            rehearse(model, data.as_trained(train_batch), eval_batch, training)
         self._confines.check()
         self._details["rehearsal_seconds"] = time.perf_counter() - began
         self._send(Rehearsed(self._confines.peak()))

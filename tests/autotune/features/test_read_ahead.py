@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from autotune.features.ahead import SideStream, read_ahead, side_stream
 from autotune.features.layout import Layout
 from autotune.features.part import FeaturePart
 from autotune.features.store import FeatureStore
+from autotune.trial.data import TrialData
 from tests.autotune.features.samples import KEY, build
 from tests.autotune.features.test_feature_part import Rows
 
@@ -241,3 +243,32 @@ def test_all_passes_over_all_parts_share_one_stream(
         assert len(list(part.batches(2, seed=0, epoch=epoch))) == 5
         assert len(list(other.eval_batches(3))) == 3
     assert recorder.streams == 1
+
+
+def test_a_rehearsal_takes_the_room_of_the_batch_that_is_brought_ahead_too(
+    recorder: _Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the peak it shows is the run's."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def moved(tensor: torch.Tensor, _: torch.device) -> torch.Tensor:
+        nonlocal most
+        made = tensor.clone()
+        held.append(weakref.ref(made))
+        most = max(most, sum(one() is not None for one in held))
+        return made
+
+    monkeypatch.setattr("autotune.features.ahead.moved", moved)
+    data = TrialData.__new__(TrialData)
+    data._device, data._readers = torch.device("cuda"), {}
+    batch = {"x": torch.ones(3)}
+    brought = data.as_trained(batch)
+    assert brought["x"].tolist() == [1.0] * 3
+    assert most == 2
+    assert sum(one() is not None for one in held) == 1, "its live bytes are not the next one's too"
+    assert recorder.streams == 1
+    data._readers = None
+    assert data.as_trained(batch) is batch, "where nothing is read a step copies its own batch"
+    data._device, data._readers = torch.device("cpu"), {}
+    assert data.as_trained(batch) is batch
