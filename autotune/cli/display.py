@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -10,7 +11,7 @@ from autotune.cli.console import console
 from autotune.cli.ctrl_c import raise_if_lost
 from autotune.cli.front_table import front_table
 from autotune.outcome import Candidate, Confirmation, EpochReport, MemoryFigures, Outcome, Status, TrialRecord
-from autotune.units import format_bytes, format_duration
+from autotune.units import count_words, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from autotune.study import PlanSummary, StudyResult
@@ -58,6 +59,7 @@ class Display:
         self._metric_name = "metric"
         self._total = 0
         self._finished = 0
+        self._counted: set[str] = set()  # configurations that ended in this search
         self._told_progress = time.monotonic()
         self._told_steps: dict[str, float] = {}  # by the training's name
 
@@ -111,7 +113,9 @@ class Display:
         self._metric_name, self._total, self._finished = metric_name, total, done
         until = "" if deadline is None else f", {time_left(deadline)}"
         already = f" ({done} of them ended earlier)" if done else ""
-        self._line(f"search: {total} trials{already}, each under {format_bytes(cap)}, maximising {metric_name}{until}")
+        self._line(
+            f"search: {count_words(total, 'trial')}{already}, each under {format_bytes(cap)}, maximising {metric_name}{until}"
+        )
 
     def refused(self, candidate: Candidate, reason: str) -> None:
         """A configuration was not started."""
@@ -131,7 +135,11 @@ class Display:
 
     def finished(self, record: TrialRecord, front: list[TrialRecord]) -> None:
         """A trial ended; ``front`` is the accuracy-memory front so far."""
-        self._finished += record.outcome is not None and record.outcome.status is not Status.INTERRUPTED
+        # with a cheaper memory plan a configuration is tried once more, and counts once
+        configuration = json.dumps([record.candidate.method, record.candidate.training], sort_keys=True, default=str)
+        if record.outcome is not None and record.outcome.status is not Status.INTERRUPTED:
+            self._finished += configuration not in self._counted
+            self._counted.add(configuration)
         on_front = " (on the front)" if any(member.number == record.number for member in front) else ""
         self._line(
             f"trial {record.number} ended [{self._finished}/{self._total}]: {record.candidate.label}: "

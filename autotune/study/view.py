@@ -113,7 +113,7 @@ def _closing(
     meters = sorted({record.outcome.peak.meter for record in records if record.outcome and record.outcome.peak})
     where = study_dir_option(folder)
     lines = [
-        f"Trials: {words}; {count_words(refused, 'configuration')} refused before their start. Cap {format_bytes(config.memory_cap)}"
+        f"Trials: {words}; {count_words(refused, 'configuration')} refused before the start. Cap {format_bytes(config.memory_cap)}"
         + (f", measured by {', '.join(meters)}." if meters else ".")
     ]
     lines += [

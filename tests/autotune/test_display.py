@@ -82,6 +82,18 @@ def test_lines_tell_how_a_confirmation_goes(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == ""
 
 
+def test_a_configuration_that_is_tried_once_more_counts_once(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display()
+    display.search_begins(done=0, total=1, metric_name="accuracy", cap=10**9, deadline=None)
+    over = replace(trial(0), outcome=Outcome(status=Status.OVER_CAP, reason="too much"))
+    cheaper = replace(over.candidate, plan={"activation_checkpointing": True})
+    display.finished(over, [])
+    display.finished(replace(trial(1), candidate=cheaper), [])
+    shown = capsys.readouterr().out
+    assert "search: 1 trial, each under" in shown
+    assert shown.count("ended [1/1]") == 2
+
+
 def test_the_live_display_follows_several_seeds_of_one_trial() -> None:
     display = LiveDisplay()
     display.console = Console(width=100, record=True, file=StringIO())
