@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from conditions import write_result
 
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.gpu import GpuKind
 from autotune.memory.history import compare, history_from_trace
 from autotune.memory.trace import Workload, trace
@@ -116,10 +117,11 @@ def record(name: str, file: Path) -> None:
 
 
 def row(name: str, expandable: bool, recorded: dict[str, Any]) -> dict[str, Any]:
-    comparison = compare(history_from_trace(recorded["trace"]), expandable_segments=expandable)
+    rules = AllocatorRules(expandable_segments=expandable)
+    comparison = compare(history_from_trace(recorded["trace"]), rules)
     major, minor = recorded["capability"]
-    predicted = trace(workload(name), GpuKind.of((major, minor), name=torch.cuda.get_device_name(0)))
-    reserved = predicted.reserved_expandable if expandable else predicted.reserved
+    predicted = trace(workload(name), GpuKind.of((major, minor), name=torch.cuda.get_device_name(0)), rules)
+    reserved = predicted.reserved
     assert reserved is not None
     return {
         "configuration": name,

@@ -10,61 +10,74 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 
 from autotune.errors import ConfigError
-from autotune.memory.caching_allocator import LARGE_BUFFER, MIB, MIN_LARGE_ALLOC
+from autotune.memory.allocator_rules import LARGE_BUFFER, MIB, MIN_LARGE_ALLOC, ROUNDED_INTERVALS, AllocatorRules
 
 #: The first of them that is set is read.
 VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
-_SIZES = ("max_split_size_mb", "max_non_split_rounding_mb", "large_segment_size_mb")
+_SEGMENT = "large_segment_size_mb"
+_COLLECTION = "garbage_collection_threshold"
+_DIVISIONS = "roundup_power2_divisions"
+_SIZES = ("max_split_size_mb", "max_non_split_rounding_mb", _SEGMENT)
 _FLAGS = (
     "expandable_segments",
     "release_lock_on_cudamalloc",
+    "release_lock_on_hipmalloc",
     "pinned_use_cuda_host_register",
+    "pinned_use_hip_host_register",
     "pinned_use_background_threads",
     "graph_capture_record_stream_reuse",
     "pinned_free_catch_all",
     "throw_on_cudamalloc_oom",
 )
-_OTHERS = (  # of pinned host memory, or what a trial sets itself
-    "pinned_num_register_threads",
-    "pinned_reserve_segment_size_mb",
-    "pinned_max_round_threshold_mb",
-    "pinned_max_cached_size_mb",
-    "per_process_memory_fraction",
-)
-_KEYS = (*_SIZES, *_FLAGS, *_OTHERS, "garbage_collection_threshold", "roundup_power2_divisions", "backend")
+_PINNED = ("pinned_reserve_segment_size_mb", "pinned_max_round_threshold_mb", "pinned_max_cached_size_mb")
+_OTHERS = ("pinned_num_register_threads", "per_process_memory_fraction", "backend")
+_SINCE = {  # the versions of torch that know these; the others are known from 2.11 on
+    "pinned_free_catch_all": (2, 12),
+    "throw_on_cudamalloc_oom": (2, 12),
+    "pinned_max_round_threshold_mb": (2, 13),
+    "pinned_max_cached_size_mb": (2, 13),
+}
+_KEYS = (*_SIZES, *_FLAGS, *_PINNED, *_OTHERS, _COLLECTION, _DIVISIONS)
+_SPACE = r"[ \t\n\v\f\r]"  # as C has it
+_MOST_MEGABYTES = (2**64 - 1) // MIB
+_NO_LIMIT = 2**63  # bytes: more than anything has
+_WORDS = {
+    "expandable_segments": "expandable segments",
+    "large_segment_bytes": "large_segment_size_mb",
+    "max_split_bytes": "max_split_size_mb",
+    "max_unsplit_rounding_bytes": "max_non_split_rounding_mb",
+    "divisions": "roundup_power2_divisions",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllocatorSettings:
-    """expandable_segments: whether segments grow in pages. unmodelled: settings, as given, that change what the allocator reserves in
-    a way that no prediction knows. large_segment_bytes: of segments for requests below 10 MiB, and of pages. variable: where it
-    was read; "" where none is set."""
+    """rules: what predictions follow. unmodelled: settings, as given, that change what the allocator reserves in a way that no
+    prediction knows. variable: where it was read; "" where none is set."""
 
-    expandable_segments: bool = False
+    rules: AllocatorRules = field(default_factory=AllocatorRules)
     unmodelled: tuple[str, ...] = ()
-    large_segment_bytes: int = LARGE_BUFFER
     variable: str = ""
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> AllocatorSettings:
-        """The settings of an environment.
+    def of(cls, environment: Mapping[str, str] = os.environ, *, torch: str = "") -> AllocatorSettings:
+        """The settings of an environment. torch: the version that reads them; "" is the one that is installed.
 
         Raises:
             ConfigError: torch would refuse them, when CUDA starts.
         """
         variable = next((name for name in VARIABLES if name in environment), "")
-        given = _read(environment[variable], variable) if variable else {}
-        segment = int(given.get("large_segment_size_mb", LARGE_BUFFER // MIB)) * MIB
-        if given.get("backend") == "cudaMallocAsync":  # which knows nothing of the others
+        given = _read(environment[variable] if variable else "", variable, torch or version("torch"))
+        if given.values.get("backend") == "cudaMallocAsync":  # which knows nothing of the others
             return cls(unmodelled=("backend:cudaMallocAsync",), variable=variable)
         return cls(
-            expandable_segments=given.get("expandable_segments") == "True",
-            unmodelled=tuple(f"{key}:{value}" for key, value in given.items() if _changes(key, value)),
-            large_segment_bytes=segment,
+            rules=given.rules,
+            unmodelled=tuple(f"{key}:{value}" for key, value in given.values.items() if key == _COLLECTION),
             variable=variable,
         )
 
@@ -72,12 +85,14 @@ class AllocatorSettings:
     def page_bytes(self) -> int:
         """By less than this, what is reserved may exceed the allocator's limit; 0 where segments do not grow: torch compares a
         request with the limit, and then maps whole pages."""
-        return self.large_segment_bytes if self.expandable_segments else 0
+        return self.rules.large_segment_bytes if self.rules.expandable_segments else 0
 
     @property
     def found(self) -> str:
         """What predictions know of, in words; "" where that is the default."""
-        return f"expandable segments, by {self.variable}" if self.expandable_segments else ""
+        default = AllocatorRules()
+        told = [words for name, words in _WORDS.items() if getattr(self.rules, name) != getattr(default, name)]
+        return f"{', '.join(told)}, by {self.variable}" if told else ""
 
     @property
     def warning(self) -> str:
@@ -91,33 +106,64 @@ class AllocatorSettings:
         )
 
 
-def _read(text: str, variable: str) -> dict[str, str]:
-    """Values by key; those of sizes are whole megabytes."""
-    tokens = re.findall(r"[,:\[\]]|[^,:\[\]]+", re.sub(r"\s", "", text))
-    given: dict[str, str] = {}
-    place = 0
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """values: by key, the last of each; sizes as whole megabytes. divisions: of each interval."""
+
+    values: Mapping[str, str]
+    divisions: tuple[int, ...]
+
+    @property
+    def rules(self) -> AllocatorRules:
+        default = AllocatorRules()
+        segment = int(self.values.get(_SEGMENT, LARGE_BUFFER // MIB))
+        rounding = self.values.get("max_non_split_rounding_mb")
+        split = int(self.values.get("max_split_size_mb", _NO_LIMIT)) * MIB
+        return AllocatorRules(
+            expandable_segments=self.values.get("expandable_segments") == "True",
+            large_segment_bytes=segment * MIB,
+            max_split_bytes=split if split < _NO_LIMIT else default.max_split_bytes,
+            max_unsplit_rounding_bytes=None if rounding is None else int(rounding) * MIB,
+            divisions=self.divisions if max(self.divisions) > 1 else default.divisions,
+        )
+
+
+def _read(text: str, variable: str, torch: str) -> _Given:
+    """As torch's parser: one sign of any kind stands between a key and its value, and behind a value."""
+    tokens = re.findall(r"[,:\[\]]|[^,:\[\]]+", re.sub(_SPACE, "", text))
+    release = tuple(int(number) for number in torch.split(".")[:2])
+    known = [key for key in _KEYS if release >= _SINCE.get(key, release)]
+    pairs: list[tuple[str, list[str]]] = []
+    place, problem = 0, ""
     while place < len(tokens):
-        key = tokens[place]
-        if key not in _KEYS:
-            raise _refused(text, variable, f"there is no setting {key!r}; there are {', '.join(_KEYS)}")
-        end = place + 2
+        key, end = tokens[place], place + 2
+        if key not in known:
+            problem = f"there is no setting {key!r}; there are {', '.join(known)}"
+            break  # what stands before it may be why
         if tokens[end : end + 1] == ["["]:
-            while end < len(tokens) and tokens[end] != "]":
-                end += 1
-        if tokens[place + 1 : place + 2] != [":"] or end >= len(tokens) or tokens[end] in ",:":
-            raise _refused(text, variable, f"{key} has no value; a setting is {key}:VALUE")
-        value = "".join(tokens[place + 2 : end + 1])
-        least = int(given.get("large_segment_size_mb", LARGE_BUFFER // MIB))
-        wanted = _wanted(key, value, least)
-        if wanted:
-            raise _refused(text, variable, f"{key} is {value!r}; allowed is {wanted}")
-        given[key] = str(_whole(value)) if key in _SIZES else value
-        if end + 1 < len(tokens) and tokens[end + 1] != ",":
-            raise _refused(
-                text, variable, f"{tokens[end + 1]!r} follows {key}:{value}; settings have a comma between them"
-            )
+            end = tokens.index("]", end) if "]" in tokens[end:] else len(tokens)
+        if end >= len(tokens):
+            problem = f"{key} has no value; a setting is {key}:VALUE"
+            break
+        pairs.append((key, tokens[place + 2 : end + 1]))
         place = end + 2
-    return given
+    # the others must suit large segments, wherever those are named
+    segments = [_whole(value[0]) for key, value in pairs if key == _SEGMENT]
+    least = LARGE_BUFFER // MIB if not segments else segments[-1] or 0
+    values: dict[str, str] = {}
+    divisions: tuple[int, ...] = (0,) * ROUNDED_INTERVALS
+    for key, parts in pairs:
+        value = "".join(parts)
+        wanted = _wanted(key, value, least)
+        found = _divided(divisions, parts) if key == _DIVISIONS else divisions
+        if wanted or found is None:
+            wanted = wanted or "a power of 2, or a list like [256:1,512:2,>:4] of such"
+            raise _refused(text, variable, f"{key} is {value!r}; allowed is {wanted}")
+        divisions = found
+        values[key] = str(min(_whole(value) or 0, _MOST_MEGABYTES)) if key in _SIZES else value
+    if problem:
+        raise _refused(text, variable, problem)
+    return _Given(values=values, divisions=divisions)
 
 
 def _wanted(key: str, value: str, least: int) -> str:
@@ -126,48 +172,65 @@ def _wanted(key: str, value: str, least: int) -> str:
         return "" if value in ("True", "False") else "True or False"
     if key == "backend":
         return "" if value in ("native", "cudaMallocAsync") else "native or cudaMallocAsync"
-    if key == "roundup_power2_divisions":
-        return "" if _divisions(value) is not None else "a power of 2, or a list like [256:1,512:2,>:4] of such"
-    if key == "garbage_collection_threshold":
-        number = re.match(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.IGNORECASE)
-        return "" if number and 0 < float(number[0]) < 1 else "a number between 0 and 1, both excluded"
+    number = _whole(value)
+    if key == "pinned_num_register_threads":
+        return "" if number and number <= 128 and number.bit_count() == 1 else "a power of 2, at most 128"
+    if key in _PINNED:
+        least = int(key == "pinned_reserve_segment_size_mb")
+        return "" if number is not None and number >= least else f"a whole number of megabytes, at least {least}"
     if key in _SIZES:
-        least = MIN_LARGE_ALLOC // MIB + 1 if key == "large_segment_size_mb" else least
-        number_of = _whole(value)
-        return "" if number_of is not None and number_of >= least else f"a whole number of megabytes, at least {least}"
+        least = MIN_LARGE_ALLOC // MIB + 1 if key == _SEGMENT else least
+        return "" if number is not None and number >= least else f"a whole number of megabytes, at least {least}"
+    share = _share(value)
+    if key == _COLLECTION:
+        return "" if share is not None and 0 < share < 1 else "a number between 0 and 1, both excluded"
+    if key == "per_process_memory_fraction":
+        return "" if share is not None and 0 <= share <= 1 else "a number from 0 to 1"
     return ""
 
 
 def _whole(value: str) -> int | None:
     """The number that a value begins with, as ``std::stoull`` has it: what follows is passed over, a negative one wraps around."""
     number = re.match(r"[+-]?\d+", value)
-    return None if number is None else int(number[0]) % 2**64
+    if number is None or abs(int(number[0])) >= 2**64:
+        return None
+    return int(number[0]) % 2**64
 
 
-def _divisions(value: str) -> list[int] | None:
-    """The divisions that are named; None for what torch refuses."""
-    if not value.startswith("["):
-        plain = _whole(value)
-        return [plain] if plain and plain.bit_count() == 1 else None
-    found = []
-    for part in filter(None, value[1:-1].split(",")):
-        bound, _, divisions = part.partition(":")
-        size, number = _whole(bound), _whole(divisions)
-        if number is None or number.bit_count() > 1 or (bound != ">" and (not size or size.bit_count() > 1)):
+def _share(value: str) -> float | None:
+    """The number that a value begins with, as ``std::stod`` has it: what follows is passed over, one that is too small is none."""
+    number = re.match(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.IGNORECASE)
+    if number is None:
+        return None
+    share = float(number[0])
+    vanished = share == 0 and re.search(r"[1-9]", re.split("e", number[0], flags=re.IGNORECASE)[0])
+    return None if vanished else share
+
+
+def _divided(before: tuple[int, ...], parts: list[str]) -> tuple[int, ...] | None:
+    """The divisions of each interval; None for what torch refuses. before: those that stand where nothing is said."""
+    if parts[0] != "[":
+        plain = _whole(parts[0])
+        return (plain,) * ROUNDED_INTERVALS if plain and plain.bit_count() == 1 else None
+    found = list(before)
+    inside = parts[1:-1]
+    last, first = 0, True
+    for place in range(0, len(inside), 4):  # interval, sign, divisions, sign
+        bound = inside[place]
+        number = _whole(inside[place + 2]) if place + 2 < len(inside) else None
+        if number is None or number.bit_count() > 1:
             return None
-        found.append(number)
-    return found
-
-
-def _changes(key: str, value: str) -> bool:
-    """Whether a setting changes what is reserved, and predictions do not know how."""
-    if key == "max_split_size_mb":
-        return int(value) * MIB < 2**63  # more is no limit
-    if key == "large_segment_size_mb":
-        return int(value) * MIB != LARGE_BUFFER
-    if key == "roundup_power2_divisions":
-        return any(number > 1 for number in _divisions(value) or ())
-    return key == "garbage_collection_threshold"
+        if bound == ">":
+            found[last + 1 :] = [number] * (ROUNDED_INTERVALS - last - 1)
+            continue
+        size = _whole(bound)
+        if not size or size.bit_count() > 1:
+            return None
+        last = min(size.bit_length() - 1, ROUNDED_INTERVALS - 1)
+        begin = 0 if first else last
+        found[begin : last + 1] = [number] * (last + 1 - begin)
+        first = False
+    return tuple(found)
 
 
 def _refused(text: str, variable: str, what: str) -> ConfigError:

@@ -1,7 +1,7 @@
 """A model of torch's CUDA caching allocator: from a sequence of allocations and frees to what it reserves of the device.
 
-It follows ``c10/cuda/CUDACachingAllocator.cpp`` of torch 2.11 to 2.13 for one device, one stream and the default
-settings, with expandable segments off or on:
+It follows ``c10/cuda/CUDACachingAllocator.cpp`` of torch 2.11 to 2.13 for one device and one stream, under the settings that
+:class:`autotune.memory.allocator_rules.AllocatorRules` knows. By default:
 
 - a request is rounded up to 512 bytes; up to 1 MiB it is served from the small pool, above from the large one;
 - the smallest free block that fits is taken, at equal sizes the one at the lowest address. It is split where the rest
@@ -12,29 +12,23 @@ settings, with expandable segments off or on:
 - a segment that would exceed the limit is not fetched: everything cached that is whole (or, with expandable segments,
   every whole page) is given back, then it is tried once more, then memory is out.
 
-Not modelled: several streams, CUDA graphs, ``max_split_size_mb``, ``roundup_power2_divisions``, garbage collection. The
-addresses that cudaMalloc hands out are not known; here they rise, which matters only between blocks of one size.
+``benchmarks/real_allocator.py`` compares it with torch's own, compiled code over a stand-in for the device. Not modelled: several
+streams, CUDA graphs, garbage collection. The addresses that cudaMalloc hands out are not known; here they rise, which matters
+only between blocks of one size.
 """
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from autotune.memory.allocator_rules import LARGE_BUFFER, SMALL_BUFFER, SMALL_SIZE, AllocatorRules
+from autotune.memory.blocks import Block, Pool
 from autotune.memory.events import Event
 from autotune.units import format_bytes
 
-MIB = 2**20
-MIN_BLOCK = 512
-SMALL_SIZE = MIB  # the largest request that the small pool serves
-SMALL_BUFFER = 2 * MIB
-LARGE_BUFFER = 20 * MIB
-MIN_LARGE_ALLOC = 10 * MIB
-ROUND_LARGE = 2 * MIB
-
-# of an expandable segment, or a multiple: more than any device has, whole pages of both kinds
+# of an expandable segment, or more: more than any device has
 _ADDRESS_SPACE = LARGE_BUFFER * 2**26
 
 
@@ -55,63 +49,6 @@ class DoesNotFit(Exception):
         )
 
 
-def round_size(nbytes: int) -> int:
-    """What a request takes of a block: a multiple of 512 bytes, at least one."""
-    return max(MIN_BLOCK, -(-nbytes // MIN_BLOCK) * MIN_BLOCK)
-
-
-def segment_size(rounded: int) -> int:
-    """What is fetched of the device for a (rounded) request that finds no free block."""
-    if rounded <= SMALL_SIZE:
-        return SMALL_BUFFER
-    if rounded < MIN_LARGE_ALLOC:
-        return LARGE_BUFFER
-    return -(-rounded // ROUND_LARGE) * ROUND_LARGE
-
-
-class Block:
-    """A piece of a segment: in use, free (cached), or address space that nothing is mapped to."""
-
-    __slots__ = ("address", "mapped", "next", "pool", "previous", "requested", "size", "used")
-
-    def __init__(self, pool: _Pool, address: int, size: int, *, mapped: bool = True) -> None:
-        self.pool, self.address, self.size, self.mapped = pool, address, size, mapped
-        self.used = False
-        self.requested = 0
-        self.previous: Block | None = None
-        self.next: Block | None = None
-
-    def put_behind(self, before: Block | None, after: Block | None) -> None:
-        """Take a place between two neighbours."""
-        self.previous, self.next = before, after
-        if before is not None:
-            before.next = self
-        if after is not None:
-            after.previous = self
-
-
-class _Pool:
-    """Free blocks by size and address, and unmapped address space by address."""
-
-    def __init__(self, *, small: bool) -> None:
-        self.small = small
-        self.page = SMALL_BUFFER if small else LARGE_BUFFER
-        self.free: list[tuple[int, int, Block]] = []
-        self.unmapped: list[tuple[int, Block]] = []
-
-    def add_free(self, block: Block) -> None:
-        bisect.insort(self.free, (block.size, block.address, block))
-
-    def drop_free(self, block: Block) -> None:
-        del self.free[bisect.bisect_left(self.free, (block.size, block.address))]
-
-    def add_unmapped(self, block: Block) -> None:
-        bisect.insort(self.unmapped, (block.address, block))
-
-    def drop_unmapped(self, block: Block) -> None:
-        del self.unmapped[bisect.bisect_left(self.unmapped, (block.address,))]
-
-
 @dataclass(frozen=True, slots=True)
 class SegmentChange:
     """What was fetched of the device or given back, in bytes."""
@@ -126,17 +63,20 @@ class CachingAllocator:
     reserved_bytes: held of the device now; allocated_bytes: of blocks in use; both with their peaks. num_retries: how
     often cached memory was given back to serve a request. changes: every segment fetched or given back.
 
-    With expandable segments torch compares the rounded request with the limit and then maps whole pages of 20 MiB, so
-    what is reserved may exceed the limit by less than one page.
+    With expandable segments torch compares the rounded request with the limit and then maps whole pages, of 20 MiB as a rule,
+    so what is reserved may exceed the limit by less than one page.
     """
 
-    def __init__(self, *, expandable_segments: bool = False, limit_bytes: int | None = None) -> None:
-        self.expandable, self.limit_bytes = expandable_segments, limit_bytes
+    def __init__(self, rules: AllocatorRules | None = None, *, limit_bytes: int | None = None) -> None:
+        self.rules, self.limit_bytes = rules or AllocatorRules(), limit_bytes
         self.reserved_bytes = self.peak_reserved_bytes = 0
         self.allocated_bytes = self.peak_allocated_bytes = 0
         self.num_retries = 0
         self.changes: list[SegmentChange] = []
-        self._pools = (_Pool(small=True), _Pool(small=False))
+        self._pools = (
+            Pool(small=True, page=SMALL_BUFFER),
+            Pool(small=False, page=self.rules.large_segment_bytes),
+        )
         self._next_address = 0
         self._heads: dict[int, Block] = {}  # the first block of each segment, by address
 
@@ -151,16 +91,18 @@ class CachingAllocator:
             raise ValueError(f"An allocation has at least 0 bytes, {nbytes} were asked for.")
         if nbytes == 0:
             return None
-        size = round_size(nbytes)
+        size = self.rules.round_size(nbytes)
         pool = self._pools[0] if size <= SMALL_SIZE else self._pools[1]
         block = self._cached(pool, size) or self._fetch(pool, size)
+        if block is None and self._release_oversize(pool, size):
+            block = self._fetch(pool, size)
         if block is None:
             self.num_retries += 1
             self.empty_cache()
             block = self._fetch(pool, size)
         if block is None:
             assert self.limit_bytes is not None  # nothing else refuses
-            fetched = segment_size(size)
+            fetched = self.rules.segment_size(size)
             raise DoesNotFit(nbytes, fetched, self.allocated_bytes, self.reserved_bytes, self.limit_bytes)
         self._cut(block, size)
         block.used, block.requested = True, nbytes
@@ -185,12 +127,10 @@ class CachingAllocator:
         """Give back to the device what is cached and whole: segments, or pages of expandable segments."""
         for pool in (self._pools[1], self._pools[0]):
             for _, _, block in list(pool.free):
-                if self.expandable:
+                if self.rules.expandable_segments:
                     self._unmap(block)
-                elif block.previous is None and block.next is None:
-                    pool.drop_free(block)
-                    del self._heads[block.address]
-                    self._reserve(-block.size)
+                elif block.whole:
+                    self._release(block)
 
     def segments(self) -> Iterator[list[Block]]:
         """The blocks of each segment in the order of their addresses, unmapped ones too."""
@@ -202,21 +142,23 @@ class CachingAllocator:
                 block = block.next
             yield blocks
 
-    def _cached(self, pool: _Pool, size: int) -> Block | None:
-        place = bisect.bisect_left(pool.free, (size, -1))
+    def _cached(self, pool: Pool, size: int) -> Block | None:
+        place = pool.at_least(size)
         if place == len(pool.free):
             return None
-        if self.expandable:
+        if self.rules.expandable_segments:
             # a block at the end of what is mapped counts as all that it could grow to
-            while place + 1 < len(pool.free) and _room(pool.free[place + 1][2]) < _room(pool.free[place][2]):
+            while place + 1 < len(pool.free) and pool.free[place + 1][2].room < pool.free[place][2].room:
                 place += 1
+        if not self.rules.serves(pool.free[place][0], size):
+            return None
         return pool.free.pop(place)[2]
 
-    def _fetch(self, pool: _Pool, size: int) -> Block | None:
-        fetched = segment_size(size)
+    def _fetch(self, pool: Pool, size: int) -> Block | None:
+        fetched = self.rules.segment_size(size)
         if self.limit_bytes is not None and self.reserved_bytes + fetched > self.limit_bytes:
             return None
-        if self.expandable:
+        if self.rules.expandable_segments:
             return self._grow(pool, size)
         block = Block(pool, self._next_address, fetched)
         self._next_address += fetched
@@ -224,11 +166,32 @@ class CachingAllocator:
         self._reserve(fetched)
         return block
 
+    def _release_oversize(self, pool: Pool, size: int) -> bool:
+        """Give back free blocks that are never cut: the smallest that is as large as the request, else the largest until they are
+        as much together. Whether they were enough."""
+        least = self.rules.max_split_bytes
+        if least is None or self.rules.expandable_segments:
+            return False
+        wanted = max(size, least)
+        place = pool.at_least(wanted)
+        if place < len(pool.free):
+            self._release(pool.free[place][2])
+            return True
+        released = 0
+        while released < wanted and pool.free and pool.free[-1][0] >= least:
+            released += pool.free[-1][0]
+            self._release(pool.free[-1][2])
+        return released >= wanted
+
+    def _release(self, block: Block) -> None:
+        block.pool.drop_free(block)
+        del self._heads[block.address]
+        self._reserve(-block.size)
+
     def _cut(self, block: Block, size: int) -> None:
-        rest = block.size - size
-        if rest < MIN_BLOCK or not (block.pool.small or self.expandable or rest > SMALL_SIZE):
+        if not self.rules.cuts(block.size, size, small=block.pool.small):
             return
-        remainder = Block(block.pool, block.address + size, rest)
+        remainder = Block(block.pool, block.address + size, block.size - size)
         block.size = size
         remainder.put_behind(block, block.next)
         block.pool.add_free(remainder)
@@ -248,13 +211,14 @@ class CachingAllocator:
                 block.put_behind(block.previous, neighbour.next)
             block.size += neighbour.size
 
-    def _grow(self, pool: _Pool, size: int) -> Block:
+    def _grow(self, pool: Pool, size: int) -> Block:
         """Map pages at the lowest address where free and unmapped space together suffice."""
         block = next((found for _, start in pool.unmapped if (found := _start(start, size)) is not None), None)
         if block is None:
-            space = -(-size // _ADDRESS_SPACE) * _ADDRESS_SPACE
-            block = Block(pool, self._next_address, space, mapped=False)
-            self._next_address += space
+            space = -(-max(size, _ADDRESS_SPACE) // pool.page) * pool.page
+            begin = -(-self._next_address // pool.page) * pool.page
+            block = Block(pool, begin, space, mapped=False)
+            self._next_address = begin + space
             self._heads[block.address] = block
             pool.add_unmapped(block)
         if not block.mapped:
@@ -302,7 +266,7 @@ class CachingAllocator:
         block.address, block.size, block.mapped = begin, end - begin, False
         self._reserve(begin - end)
         self._join(block)
-        if block.previous is None and block.next is None:
+        if block.whole:
             del self._heads[block.address]
         else:
             pool.add_unmapped(block)
@@ -311,12 +275,6 @@ class CachingAllocator:
         self.reserved_bytes += change
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
         self.changes.append(SegmentChange("alloc" if change > 0 else "free", abs(change)))
-
-
-def _room(block: Block) -> int:
-    """What a free block of an expandable segment could grow to."""
-    grown = block.next is not None and not block.next.mapped
-    return block.size + (block.next.size if grown and block.next is not None else 0)
 
 
 def _start(unmapped: Block, size: int) -> Block | None:

@@ -1,4 +1,4 @@
-"""What a GPU's allocator really did, as torch records it, against what the model of it does with the same requests.
+"""What torch's allocator really did, as torch records it, against what the model of it does with the same requests.
 
 torch writes the history of its caching allocator where ``torch.cuda.memory._record_memory_history(context=None)`` asks for
 it; ``torch.cuda.memory._snapshot()["device_traces"][device]`` is a list of dictionaries, each with an ``action`` (``alloc``,
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.caching_allocator import SegmentChange
 from autotune.memory.events import Event
 from autotune.memory.replay import replay
@@ -27,10 +28,12 @@ class HistoryError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """events: the requests, with ids counted in their order. changes: segments fetched and given back, in order."""
+    """events: the requests, with ids counted in their order. changes: segments fetched and given back, in order. refused: ids of
+    the requests for which memory was out."""
 
     events: tuple[Event, ...]
     changes: tuple[SegmentChange, ...]
+    refused: tuple[int, ...] = ()
 
     @property
     def peak_reserved(self) -> int:
@@ -40,20 +43,22 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """recorded and modelled: segments fetched and given back, in order; their peaks in bytes."""
+    """recorded and modelled: segments fetched and given back, in order; their peaks in bytes. same_refusals: whether memory was out
+    for the same requests."""
 
     expandable_segments: bool
     recorded: tuple[SegmentChange, ...]
     modelled: tuple[SegmentChange, ...]
     recorded_peak: int
     modelled_peak: int
+    same_refusals: bool
 
     @property
     def same_segments(self) -> bool:
         """Whether the model fetched and gave back the same segments, of the same sizes and in the same order; with expandable
         segments the same bytes, since pages may be mapped at once or one by one."""
         if self.expandable_segments:
-            return _joined(self.recorded) == _joined(self.modelled)
+            return joined(self.recorded) == joined(self.modelled)
         return self.recorded == self.modelled
 
     @property
@@ -72,6 +77,7 @@ def history_from_trace(trace: Iterable[Mapping[str, Any]]) -> History:
     events: list[Event] = []
     changes: list[SegmentChange] = []
     live: dict[int, Event] = {}
+    refused: list[int] = []
     streams: set[Any] = set()
     for place, entry in enumerate(trace):
         missing = [key for key in _NEEDED if key not in entry]
@@ -92,6 +98,9 @@ def history_from_trace(trace: Iterable[Mapping[str, Any]]) -> History:
                     "first allocation, with max_entries large enough that none is dropped."
                 )
             events.append(Event("free", begun.id, begun.nbytes, "recorded"))
+        elif action == "oom":  # its size is the request's, rounded; its address is what the device had left
+            refused.append(len(events))
+            events.append(Event("alloc", len(events), size, "recorded"))
         elif action in _FETCHED:
             changes.append(SegmentChange("alloc", size))
         elif action in _GIVEN_BACK:
@@ -100,22 +109,23 @@ def history_from_trace(trace: Iterable[Mapping[str, Any]]) -> History:
         raise HistoryError(
             f"The history runs over {len(streams)} streams; the model knows one. Record without side streams."
         )
-    return History(events=tuple(events), changes=tuple(changes))
+    return History(events=tuple(events), changes=tuple(changes), refused=tuple(refused))
 
 
-def compare(history: History, *, expandable_segments: bool = False, limit_bytes: int | None = None) -> Comparison:
-    """Replays a history's requests through the model of the allocator.
+def compare(history: History, rules: AllocatorRules | None = None, *, limit_bytes: int | None = None) -> Comparison:
+    """Replays a history's requests through the model of the allocator. rules, limit_bytes: what the allocator was told.
 
     Raises:
-        DoesNotFit: a request finds no room in the model under the limit.
+        DoesNotFit: a request that was served finds no room in the model under the limit.
     """
-    modelled = replay(history.events, expandable_segments=expandable_segments, limit_bytes=limit_bytes)
+    modelled = replay(history.events, rules, limit_bytes=limit_bytes, pass_refused=bool(history.refused))
     return Comparison(
-        expandable_segments=expandable_segments,
+        expandable_segments=rules is not None and rules.expandable_segments,
         recorded=history.changes,
         modelled=modelled.changes,
         recorded_peak=history.peak_reserved,
         modelled_peak=modelled.peak_reserved,
+        same_refusals=history.refused == modelled.refused,
     )
 
 
@@ -127,11 +137,12 @@ def _peak(changes: Sequence[SegmentChange]) -> int:
     return peak
 
 
-def _joined(changes: Sequence[SegmentChange]) -> list[SegmentChange]:
-    joined: list[SegmentChange] = []
+def joined(changes: Sequence[SegmentChange]) -> list[SegmentChange]:
+    """With neighbours of one kind as one: pages may be mapped at once or one by one."""
+    found: list[SegmentChange] = []
     for change in changes:
-        if joined and joined[-1].kind == change.kind:
-            joined[-1] = SegmentChange(change.kind, joined[-1].nbytes + change.nbytes)
+        if found and found[-1].kind == change.kind:
+            found[-1] = SegmentChange(change.kind, found[-1].nbytes + change.nbytes)
         else:
-            joined.append(change)
-    return joined
+            found.append(change)
+    return found

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES, Surroundings
 from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
@@ -79,7 +80,7 @@ class Predictor:
             finished trials teach is kept for each (:class:`autotune.memory.pairs.Origin`); "" and 0 are not known.
         shared_pairs: what this user's other studies taught, and where this one's trials teach them; None: nothing is shared.
         gpu: what kind of GPU it is; None is :class:`GpuKind` as this environment has it, of the default generation.
-        expandable_segments: whether trials run with ``expandable_segments:True``.
+        rules: what torch's allocator is told where trials run; None is its default.
         with_features: given a candidate and the forms of its two batches, these with the hidden states that its batches bring
             from a store (:mod:`sherl.features`); None: no batch brings any.
     """
@@ -101,7 +102,7 @@ class Predictor:
         threads: int = 0,
         shared_pairs: SharedPairs | None = None,
         gpu: GpuKind | None = None,
-        expandable_segments: bool = False,
+        rules: AllocatorRules | None = None,
         with_features: WithFeatures | None = None,
     ) -> None:
         self._config, self._task = dict(backbone_config), task
@@ -109,7 +110,7 @@ class Predictor:
         self._baseline_bytes, self._cap_bytes, self._device = baseline_bytes, cap_bytes, device
         self._context_bytes = context_bytes
         self._gpu = None if device == "cpu" else gpu or GpuKind.of()
-        self._expandable = expandable_segments
+        self._rules = rules or AllocatorRules()
         self._origin = origin_for(
             backbone_config, device=device, device_name=device_name, driver=driver, threads=threads
         )
@@ -183,7 +184,11 @@ class Predictor:
 
         def figures(rows: int) -> tuple[MemoryFigures, TraceResult]:
             at_rows = workload(rows)
-            traced = self._traced(at_rows) if rows < LEAST_ROWS else scaled.at(rows, for_gpu=self._gpu is not None)
+            traced = (
+                self._traced(at_rows)
+                if rows < LEAST_ROWS
+                else scaled.at(rows, for_gpu=self._gpu is not None, rules=self._rules)
+            )
             return self._figures(traced, floor=0, ahead=self._ahead(at_rows)), traced
 
         return figures
@@ -197,11 +202,13 @@ class Predictor:
 
     def _figures(self, traced: TraceResult, floor: int, *, ahead: int) -> MemoryFigures:
         if self._device == "cuda":
-            reserved = self._reserved(traced)
+            reserved = traced.reserved
+            assert reserved is not None  # priced for a GPU
             device = reserved + self._context_bytes + self._margin("cuda", reserved) + ahead
-            blocks = traced.blocks_expandable if self._expandable else traced.blocks
-            assert blocks is not None  # priced for a GPU
-            return MemoryFigures(allocated=blocks, reserved=reserved, device=max(device, floor), meter=_METERS["cuda"])
+            assert traced.blocks is not None  # priced for a GPU
+            return MemoryFigures(
+                allocated=traced.blocks, reserved=reserved, device=max(device, floor), meter=_METERS["cuda"]
+            )
         fast = self._on_cpu("fast", traced.allocated, floor)
         if self._cap_bytes is None or fast.device <= self._cap_bytes:
             return fast
@@ -243,18 +250,18 @@ class Predictor:
                 self._store.add_pair(self._pair(predicted, held_bytes), share=False)
 
     def _traced(self, workload: Workload) -> TraceResult:
-        key = self._key(workload)
+        key = self._trace_key(workload)
         with self._lock:  # two threads that want one shape trace it once
             known = self._store.traces.get(key)
             if known is None:
-                known = trace(workload, self._gpu)
+                known = trace(workload, self._gpu, self._rules)
                 self._store.add_trace(key, known)
         return known
 
     def _events(self, workload: Workload) -> list[Event]:
-        key = self._key(workload)
+        key = self._trace_key(workload)
         with self._lock:
-            result, events = trace_with_events(workload, self._gpu)
+            result, events = trace_with_events(workload, self._gpu, self._rules)
             if key not in self._store.traces:
                 self._store.add_trace(key, result)
         return events
@@ -262,10 +269,9 @@ class Predictor:
     def _key(self, workload: Workload) -> str:
         return workload.key if self._gpu is None else f"{workload.key} {self._gpu.key}"
 
-    def _reserved(self, traced: TraceResult) -> int:
-        reserved = traced.reserved_expandable if self._expandable else traced.reserved
-        assert reserved is not None  # priced for a GPU
-        return reserved
+    def _trace_key(self, workload: Workload) -> str:
+        told = self._rules.key if self._gpu is not None else ""
+        return f"{self._key(workload)} {told}".rstrip()
 
     def _pair(self, predicted: MemoryFigures, held: int) -> Pair:
         if self._device == "cuda":

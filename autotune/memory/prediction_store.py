@@ -15,7 +15,7 @@ from autotune.memory.pairs import BASES, Origin, Pair, checked_bytes
 from autotune.memory.shared_pairs import SharedPairs
 from autotune.memory.trace import TraceResult
 
-_FIGURES = ("allocated", "reserved", "reserved_expandable", "blocks", "blocks_expandable")
+_FIGURES = ("allocated", "reserved", "blocks")
 _MOST_SCORE = 1e6
 """A trial that used so many times its margin is damage: of the least margin it is 64 TB."""
 

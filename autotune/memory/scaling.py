@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.events import PARTS, Event
 from autotune.memory.trace import TraceResult, served
 
@@ -70,8 +71,9 @@ class ByRows:
             raise NotEvenError(f"{rows} rows are too few for what two larger traces tell")
         return made
 
-    def at(self, rows: int, *, for_gpu: bool) -> TraceResult:
-        """What a trace at this number of rows gives where nothing goes another way there; reserved bytes only for a GPU.
+    def at(self, rows: int, *, for_gpu: bool, rules: AllocatorRules | None = None) -> TraceResult:
+        """What a trace at this number of rows gives where nothing goes another way there; reserved bytes only for a GPU, by what
+        its allocator is told.
 
         Raises:
             NotEvenError: see :meth:`events`.
@@ -80,7 +82,7 @@ class ByRows:
         allocated, parts = _peak(events)
         if not for_gpu:
             return TraceResult(allocated=allocated, parts=parts)
-        return served(events, allocated, parts)
+        return served(events, allocated, parts, rules)
 
 
 def _peak(events: Sequence[Event]) -> tuple[int, dict[str, int]]:

@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sherl
 from autotune.memory.allocated import TensorMemory
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.cuda_ops import CudaPricing
 from autotune.memory.events import Event
 from autotune.memory.gpu import GpuKind
@@ -99,35 +100,34 @@ class Workload:
 @dataclass(frozen=True, kw_only=True)
 class TraceResult:
     """allocated: peak of live tensor bytes. parts: what they were at the peak (:data:`autotune.memory.events.PARTS`); their
-    sum is ``allocated``. reserved, reserved_expandable: what the caching allocator reserves of a GPU to serve them, without
-    and with expandable segments; blocks, blocks_expandable: the peak of blocks in use there, which are whole, as
-    ``torch.cuda.max_memory_allocated`` counts them. None for a CPU."""
+    sum is ``allocated``. reserved: what the caching allocator reserves of a GPU to serve them; blocks: the peak of blocks in use
+    there, which are whole, as ``torch.cuda.max_memory_allocated`` counts them. None for a CPU."""
 
     allocated: int
     parts: dict[str, int]
     reserved: int | None = None
-    reserved_expandable: int | None = None
     blocks: int | None = None
-    blocks_expandable: int | None = None
 
 
-def trace(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
+def trace(workload: Workload, gpu: GpuKind | None = None, rules: AllocatorRules | None = None) -> TraceResult:
     """Run the workload's rehearsal on fake tensors. 0.1 to 0.7 s of one core for six blocks, once imports are done.
 
-    gpu: what it is priced for; None is the CPU.
+    gpu: what it is priced for; None is the CPU. rules: what the GPU's allocator is told; None is torch's default.
 
     Raises:
         SpecError: the method's settings do not suit the backbone, the tokens are more than it takes, or a tensor would be larger
             than 64 bits can say.
         UnsupportedBackboneError: no family covers the backbone, or the family cannot carry the method.
     """
-    return _result(_rehearsed(workload, gpu), gpu)
+    return _result(_rehearsed(workload, gpu), gpu, rules)
 
 
-def trace_with_events(workload: Workload, gpu: GpuKind | None = None) -> tuple[TraceResult, list[Event]]:
+def trace_with_events(
+    workload: Workload, gpu: GpuKind | None = None, rules: AllocatorRules | None = None
+) -> tuple[TraceResult, list[Event]]:
     """What :func:`trace` and :func:`trace_events` give, from one trace; raises as they do."""
     memory = _rehearsed(workload, gpu, record_events=True)
-    return _result(memory, gpu), memory.events or []
+    return _result(memory, gpu, rules), memory.events or []
 
 
 def trace_events(workload: Workload, gpu: GpuKind | None = None) -> list[Event]:
@@ -138,24 +138,22 @@ def trace_events(workload: Workload, gpu: GpuKind | None = None) -> list[Event]:
     return _rehearsed(workload, gpu, record_events=True).events or []
 
 
-def _result(memory: TensorMemory, gpu: GpuKind | None) -> TraceResult:
+def _result(memory: TensorMemory, gpu: GpuKind | None, rules: AllocatorRules | None) -> TraceResult:
     parts = {str(part): count for part, count in memory.peak_parts.items()}
     events = memory.events
     if gpu is None or events is None:
         return TraceResult(allocated=memory.peak_bytes, parts=parts)
-    return served(events, memory.peak_bytes, parts)
+    return served(events, memory.peak_bytes, parts, rules)
 
 
-def served(events: Sequence[Event], allocated: int, parts: dict[str, int]) -> TraceResult:
-    """What a GPU's caching allocator takes to serve these events, whose live bytes have this peak, made of these parts."""
-    plain, expandable = replay(events), replay(events, expandable_segments=True)
+def served(
+    events: Sequence[Event], allocated: int, parts: dict[str, int], rules: AllocatorRules | None = None
+) -> TraceResult:
+    """What a GPU's caching allocator that is told this takes to serve these events, whose live bytes have this peak, made of
+    these parts."""
+    replayed = replay(events, rules)
     return TraceResult(
-        allocated=allocated,
-        parts=parts,
-        reserved=plain.peak_reserved,
-        reserved_expandable=expandable.peak_reserved,
-        blocks=plain.peak_allocated,
-        blocks_expandable=expandable.peak_allocated,
+        allocated=allocated, parts=parts, reserved=replayed.peak_reserved, blocks=replayed.peak_allocated
     )
 
 

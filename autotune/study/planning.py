@@ -208,7 +208,7 @@ def plan_for(
         plugins=tuple(plugins),
         stored=stored,
         pairs_file=pairs_file(),
-        expandable_segments=settings.expandable_segments,
+        rules=settings.rules,
     )
     notes += _what_taught(job)
     return Plan(

@@ -86,6 +86,6 @@ def predictor_for(
         gpu=GpuKind.of(device.capability, name=device.gpu_kind) if device.kind == "cuda" else None,
         context_bytes=context_on(device),
         cache_path=folder.predictions_file,
-        expandable_segments=allocator_settings(device).expandable_segments,
+        rules=allocator_settings(device).rules,
         with_features=None if features is None else features.forms,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
@@ -38,8 +39,8 @@ class PricingJob:
     for people; gpu_kind: what a single GPU of it is called, driver: its version, under which is kept what finished trials taught,
     in pairs_file (None: nothing is read). capability: compute
     capability of the GPU, None where it is not known. baseline_bytes: of a CPU trial's process after its imports. plugins: modules that those processes import first.
-    stored: whether trials read hidden states of frozen layers from a store where they can. expandable_segments: whether trials run
-    with ``expandable_segments:True``.
+    stored: whether trials read hidden states of frozen layers from a store where they can. rules: what the
+    GPU's allocator is told.
     """
 
     backbone_config: Mapping[str, Any]
@@ -56,7 +57,7 @@ class PricingJob:
     baseline_bytes: int = 0
     plugins: tuple[str, ...] = ()
     stored: bool = False
-    expandable_segments: bool = False
+    rules: AllocatorRules = field(default_factory=AllocatorRules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ class Pricer:
             driver=job.driver,
             shared_pairs=None if job.pairs_file is None else SharedPairs(job.pairs_file),
             gpu=GpuKind.of(job.capability, name=job.gpu_kind) if job.device == "cuda" else None,
-            expandable_segments=job.expandable_segments,
+            rules=job.rules,
             with_features=self._stored,
         )
 

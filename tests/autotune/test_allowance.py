@@ -68,9 +68,9 @@ def test_a_cap_above_all_is_lowered_to_it_aloud() -> None:
 def test_what_the_allocator_is_told_and_predictions_do_not_know_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     assert not allowance_for(config(), device(40 * GB)).notes
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "roundup_power2_divisions:8")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "garbage_collection_threshold:0.8")
     (note,) = allowance_for(config(), device(40 * GB)).notes
-    assert "PYTORCH_CUDA_ALLOC_CONF sets roundup_power2_divisions:8, which predictions do not model" in note
+    assert "PYTORCH_CUDA_ALLOC_CONF sets garbage_collection_threshold:0.8, which predictions do not model" in note
     assert not allowance_for(config(), cpu_device()).notes
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "roundup_power2_divisions:7")
     with pytest.raises(ConfigError, match="which torch refuses"):

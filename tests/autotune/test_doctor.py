@@ -185,7 +185,12 @@ def test_nvml_here(nvml: Facts, context: Facts | None, state: str, words: str) -
     [
         (None, ("ok", "ok"), "torch's defaults"),
         ("expandable_segments:True", ("ok", "ok"), "expandable segments, by PYTORCH_ALLOC_CONF"),
-        ("max_split_size_mb:64", ("warn", "ok"), "sets max_split_size_mb:64, which predictions do not model"),
+        ("max_split_size_mb:64", ("ok", "ok"), "max_split_size_mb, by PYTORCH_ALLOC_CONF"),
+        (
+            "garbage_collection_threshold:0.8",
+            ("warn", "ok"),
+            "sets garbage_collection_threshold:0.8, which predictions",
+        ),
         ("backend:cudaMallocAsync", ("warn", "ok"), "sets backend:cudaMallocAsync"),
         ("expandable_segments:yes", ("fail", "warn"), "allowed is True or False"),
     ],

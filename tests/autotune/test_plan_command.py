@@ -122,7 +122,7 @@ def test_what_the_allocator_is_told_is_priced_or_said(
         price = Pricer(plan.job).price(plan.candidates[0], largest_batch=False)
         assert price.figures is not None
         trace = Pricer(plan.job)._predictor.trace(plan.candidates[0])
-        assert price.figures.reserved in (trace.reserved, trace.reserved_expandable)
+        assert price.figures.reserved == trace.reserved
         return price.figures.reserved, plan.notes
 
     plain, notes = reserved()
@@ -132,10 +132,16 @@ def test_what_the_allocator_is_told_is_priced_or_said(
     assert growing != plain
     assert notes == ("reserved bytes are those of expandable segments, by PYTORCH_ALLOC_CONF",)
     assert reserved(device="cpu") == (None, ())
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "roundup_power2_divisions:1,large_segment_size_mb:64")
+    larger, notes = reserved()
+    assert plain is not None
+    assert larger is not None
+    assert larger > plain
+    assert notes == ("reserved bytes are those of large_segment_size_mb, by PYTORCH_CUDA_ALLOC_CONF",)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "garbage_collection_threshold:0.8")
     same, notes = reserved()
     assert same == plain
-    assert "PYTORCH_CUDA_ALLOC_CONF sets max_split_size_mb:64, which predictions do not model" in notes[0]
+    assert "PYTORCH_CUDA_ALLOC_CONF sets garbage_collection_threshold:0.8, which predictions do not model" in notes[0]
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:1")
     with pytest.raises(ConfigError, match="at least 20"):
         reserved()

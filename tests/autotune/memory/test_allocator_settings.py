@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from autotune.errors import ConfigError
+from autotune.memory.allocator_rules import LARGE_BUFFER, MIB, AllocatorRules
 from autotune.memory.allocator_settings import VARIABLES, AllocatorSettings
-from autotune.memory.caching_allocator import LARGE_BUFFER, MIB
 
 CUDA, HIP, GENERAL = VARIABLES
 
@@ -71,31 +70,34 @@ def test_the_variable_that_torch_reads_is_read() -> None:
         assert case.get(found.variable, "") == said
 
 
-TAKEN: dict[str, dict[str, Any]] = {
-    "": {},
-    "expandable_segments:True": {"expandable_segments": True},
-    " expandable_segments : True , ": {"expandable_segments": True},
-    "expandable_segments:True,expandable_segments:False": {},
-    "max_split_size_mb:20,expandable_segments:True": {
-        "expandable_segments": True,
-        "unmodelled": ("max_split_size_mb:20",),
-    },
-    "max_split_size_mb:64.5": {"unmodelled": ("max_split_size_mb:64",)},
-    "max_split_size_mb:-1": {},
-    "max_non_split_rounding_mb:20": {},
-    "garbage_collection_threshold:0.8": {"unmodelled": ("garbage_collection_threshold:0.8",)},
-    "roundup_power2_divisions:4": {"unmodelled": ("roundup_power2_divisions:4",)},
-    "roundup_power2_divisions:1": {},
-    "roundup_power2_divisions:[256:1,512:2,>:8]": {"unmodelled": ("roundup_power2_divisions:[256:1,512:2,>:8]",)},
-    "roundup_power2_divisions:[256:1,>:0],expandable_segments:True": {"expandable_segments": True},
-    "large_segment_size_mb:20": {},
-    "large_segment_size_mb:64,max_split_size_mb:64": {
-        "unmodelled": ("large_segment_size_mb:64", "max_split_size_mb:64"),
-        "large_segment_bytes": 64 * MIB,
-    },
-    "backend:native": {},
-    "backend:cudaMallocAsync,expandable_segments:True": {"unmodelled": ("backend:cudaMallocAsync",)},
-    "pinned_use_background_threads:True,per_process_memory_fraction:0.5": {},
+EXPANDABLE = AllocatorRules(expandable_segments=True)
+TAKEN: dict[str, AllocatorRules] = {
+    "": AllocatorRules(),
+    "expandable_segments:True": EXPANDABLE,
+    " expandable_segments : True , ": EXPANDABLE,
+    "expandable_segments,True": EXPANDABLE,  # torch does not look at the sign between
+    "expandable_segments:True,expandable_segments:False": AllocatorRules(),
+    "max_split_size_mb:20,expandable_segments:True": AllocatorRules(max_split_bytes=20 * MIB, expandable_segments=True),
+    "max_split_size_mb:64.5": AllocatorRules(max_split_bytes=64 * MIB),
+    "max_split_size_mb:-1": AllocatorRules(),  # it wraps around, to more than anything has
+    "max_non_split_rounding_mb:33": AllocatorRules(max_unsplit_rounding_bytes=33 * MIB),
+    "roundup_power2_divisions:4": AllocatorRules(divisions=(4,) * 16),
+    "roundup_power2_divisions:1": AllocatorRules(),
+    "roundup_power2_divisions:[256:1,512:2,>:8]": AllocatorRules(divisions=(*(1,) * 9, 2, *(8,) * 6)),
+    "roundup_power2_divisions:[256:1,>:0],expandable_segments:True": EXPANDABLE,
+    "roundup_power2_divisions:2,roundup_power2_divisions:[4:0]": AllocatorRules(divisions=(0, 0, 0, *(2,) * 13)),
+    "roundup_power2_divisions:[>:4]": AllocatorRules(divisions=(0, *(4,) * 15)),
+    "large_segment_size_mb:20": AllocatorRules(),
+    "large_segment_size_mb:64,max_split_size_mb:64": AllocatorRules(
+        large_segment_bytes=64 * MIB, max_split_bytes=64 * MIB
+    ),
+    "backend:native": AllocatorRules(),
+    "pinned_use_background_threads:True,per_process_memory_fraction:0.5": AllocatorRules(),
+}
+
+UNMODELLED = {
+    "garbage_collection_threshold:0.8": ("garbage_collection_threshold:0.8",),
+    "backend:cudaMallocAsync,expandable_segments:True": ("backend:cudaMallocAsync",),
 }
 
 REFUSED = {
@@ -103,8 +105,8 @@ REFUSED = {
     "expandable_segments": "has no value",
     "expandable_segments:": "has no value",
     "expandable_segments:True;max_split_size_mb:64": "True or False",
-    ",": "no setting ','",
     "max_split_size_mb:19": "at least 20",
+    "max_split_size_mb:64,large_segment_size_mb:65": "at least 65",
     "max_split_size_mb:x": "a whole number",
     "large_segment_size_mb:64,max_split_size_mb:32": "at least 64",
     "large_segment_size_mb:10": "at least 11",
@@ -119,6 +121,9 @@ REFUSED = {
 
 # of the CUDA part, which a build without CUDA does not look at
 REFUSED_WITH_CUDA = {
+    ",": "no setting ','",
+    "pinned_num_register_threads:3": "at most 128",
+    "per_process_memory_fraction:1.1": "from 0 to 1",
     "nonsense:1": "no setting 'nonsense'",
     "Expandable_segments:True": "no setting 'Expandable_segments'",
     "backend:async": "native or cudaMallocAsync",
@@ -126,18 +131,34 @@ REFUSED_WITH_CUDA = {
 
 
 def test_what_torch_takes_and_refuses_is_taken_and_refused() -> None:
-    for text, said in zip(TAKEN, torch_says([{GENERAL: text} for text in TAKEN]), strict=True):
+    taken = [*TAKEN, *UNMODELLED]
+    for text, said in zip(taken, torch_says([{GENERAL: text} for text in taken]), strict=True):
         assert said == text
     assert torch_says([{GENERAL: text} for text in REFUSED]) == [None] * len(REFUSED)
 
 
-@pytest.mark.parametrize(("text", "expected"), TAKEN.items())
-def test_what_is_taken(text: str, expected: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("text", "rules"), TAKEN.items())
+def test_what_is_taken(text: str, rules: AllocatorRules) -> None:
     found = settings(text)
-    assert found == AllocatorSettings(variable=GENERAL, **expected)
-    assert bool(found.warning) == bool(found.unmodelled)
-    assert all(name in found.warning for name in found.unmodelled)
-    assert found.page_bytes == (LARGE_BUFFER if found.expandable_segments else 0)
+    assert found == AllocatorSettings(variable=GENERAL, rules=rules)
+    assert found.warning == ""
+    assert bool(found.found) == (rules != AllocatorRules())
+    assert found.page_bytes == (LARGE_BUFFER if rules.expandable_segments else 0)
+
+
+@pytest.mark.parametrize(("text", "unmodelled"), UNMODELLED.items())
+def test_what_is_taken_and_not_modelled_is_said(text: str, unmodelled: tuple[str, ...]) -> None:
+    found = settings(text)
+    assert found == AllocatorSettings(variable=GENERAL, unmodelled=unmodelled)
+    assert all(name in found.warning for name in unmodelled)
+
+
+def test_a_setting_is_known_from_the_version_of_torch_on_that_has_it() -> None:
+    late = {GENERAL: "pinned_max_cached_size_mb:64"}
+    assert AllocatorSettings.of(late, torch="2.13.0+cu130").rules == AllocatorRules()
+    for early in ("2.11.0", "2.12.1"):
+        with pytest.raises(ConfigError, match="there is no setting 'pinned_max_cached_size_mb'"):
+            AllocatorSettings.of(late, torch=early)
 
 
 @pytest.mark.parametrize(("text", "words"), {**REFUSED, **REFUSED_WITH_CUDA}.items())
@@ -153,6 +174,8 @@ def test_nothing_set_is_torchs_default() -> None:
     assert AllocatorSettings.of({}) == AllocatorSettings()
     assert (AllocatorSettings().found, AllocatorSettings().warning) == ("", "")
     assert settings("expandable_segments:True").found == f"expandable segments, by {GENERAL}"
+    told = settings("expandable_segments:True,max_split_size_mb:64").found
+    assert told == f"expandable segments, max_split_size_mb, by {GENERAL}"
 
 
 def test_pages_follow_the_size_of_large_segments() -> None:

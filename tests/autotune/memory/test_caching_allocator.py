@@ -8,21 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.memory.caching_allocator import (
-    LARGE_BUFFER,
-    MIB,
-    MIN_BLOCK,
-    SMALL_SIZE,
-    Block,
-    CachingAllocator,
-    DoesNotFit,
-    round_size,
-    segment_size,
-)
+from autotune.memory.allocator_rules import LARGE_BUFFER, MIB, MIN_BLOCK, SMALL_SIZE, AllocatorRules
+from autotune.memory.blocks import Block
+from autotune.memory.caching_allocator import CachingAllocator, DoesNotFit
 from autotune.memory.events import Event
 from autotune.memory.replay import replay
 
-BOTH = pytest.mark.parametrize("expandable", [False, True], ids=["segments", "expandable"])
+EXPANDABLE = AllocatorRules(expandable_segments=True)
+BOTH = pytest.mark.parametrize("rules", [AllocatorRules(), EXPANDABLE], ids=["segments", "expandable"])
 
 # around every bound of the allocator, and all the way between
 SIZES = st.one_of(
@@ -47,7 +40,7 @@ def _apply(allocator: CachingAllocator, live: list[Block], step: int) -> None:
 
 def _check(allocator: CachingAllocator, live: list[Block]) -> None:
     requested = sum(block.requested for block in live)
-    assert requested <= sum(round_size(block.requested) for block in live) <= allocator.allocated_bytes
+    assert requested <= sum(AllocatorRules().round_size(block.requested) for block in live) <= allocator.allocated_bytes
     assert allocator.allocated_bytes == sum(block.size for block in live) <= allocator.reserved_bytes
     mapped = 0
     used = []
@@ -69,8 +62,8 @@ def _check(allocator: CachingAllocator, live: list[Block]) -> None:
 @BOTH
 @given(steps=STEPS)
 @settings(max_examples=150)
-def test_what_is_held_covers_what_is_used_and_nothing_overlaps(expandable: bool, steps: list[int]) -> None:
-    allocator, live = CachingAllocator(expandable_segments=expandable), []
+def test_what_is_held_covers_what_is_used_and_nothing_overlaps(rules: AllocatorRules, steps: list[int]) -> None:
+    allocator, live = CachingAllocator(rules), []
     for step in steps:
         _apply(allocator, live, step)
         _check(allocator, live)
@@ -102,27 +95,27 @@ def _events(steps: list[int]) -> list[Event]:
 
 @BOTH
 @given(steps=STEPS)
-def test_a_replay_is_the_same_every_time(expandable: bool, steps: list[int]) -> None:
+def test_a_replay_is_the_same_every_time(rules: AllocatorRules, steps: list[int]) -> None:
     events = _events(steps)
-    first = replay(events, expandable_segments=expandable)
-    assert first == replay(events, expandable_segments=expandable)
+    first = replay(events, rules)
+    assert first == replay(events, rules)
     assert first.num_retries == 0
-    assert first == replay(events, expandable_segments=expandable, limit_bytes=first.peak_reserved + LARGE_BUFFER)
+    assert first == replay(events, rules, limit_bytes=first.peak_reserved + LARGE_BUFFER)
 
 
 @BOTH
 @given(steps=STEPS, share=st.floats(0.1, 1.0))
 @settings(max_examples=150)
 def test_a_limit_is_held_or_the_allocation_that_does_not_fit_is_named(
-    expandable: bool, steps: list[int], share: float
+    rules: AllocatorRules, steps: list[int], share: float
 ) -> None:
     events = _events(steps)
-    limit = int(replay(events, expandable_segments=expandable).peak_reserved * share)
+    limit = int(replay(events, rules).peak_reserved * share)
     # with expandable segments torch compares the request, not the pages that it then maps
-    bound = limit + (LARGE_BUFFER - 1 if expandable else 0)
+    bound = limit + (LARGE_BUFFER - 1 if rules.expandable_segments else 0)
     refused, kept = None, None
     try:
-        kept = replay(events, expandable_segments=expandable, limit_bytes=limit)
+        kept = replay(events, rules, limit_bytes=limit)
     except DoesNotFit as error:
         refused = error
     if refused is not None:
@@ -136,24 +129,24 @@ def test_a_limit_is_held_or_the_allocation_that_does_not_fit_is_named(
 
 
 @BOTH
-def test_cached_memory_is_given_back_before_memory_is_out(expandable: bool) -> None:
+def test_cached_memory_is_given_back_before_memory_is_out(rules: AllocatorRules) -> None:
     events = [Event("alloc", 0, 30 * MIB, "x"), Event("free", 0, 30 * MIB, "x"), Event("alloc", 1, 50 * MIB, "x")]
     limit = 60 * MIB
-    free = replay(events, expandable_segments=expandable)
-    assert free.peak_reserved == (60 * MIB if expandable else 80 * MIB)
-    held = replay(events, expandable_segments=expandable, limit_bytes=limit)
+    free = replay(events, rules)
+    assert free.peak_reserved == (60 * MIB if rules.expandable_segments else 80 * MIB)
+    held = replay(events, rules, limit_bytes=limit)
     assert held.num_retries == 1
     assert held.peak_reserved <= limit
     with pytest.raises(DoesNotFit, match="does not fit") as raised:
-        replay(events, expandable_segments=expandable, limit_bytes=49 * MIB)
+        replay(events, rules, limit_bytes=49 * MIB)
     assert raised.value.event == events[2]
     assert (raised.value.requested_bytes, raised.value.allocated_bytes) == (50 * MIB, 0)
 
 
 def test_sizes_are_rounded_as_torch_does() -> None:
-    assert [round_size(size) for size in (1, 512, 513, 1000)] == [512, 512, 1024, 1024]
+    assert [AllocatorRules().round_size(size) for size in (1, 512, 513, 1000)] == [512, 512, 1024, 1024]
     sizes = (512, SMALL_SIZE, SMALL_SIZE + 512, 10 * MIB - 512, 10 * MIB, 10 * MIB + 512, 21 * MIB)
-    assert [segment_size(size) // MIB for size in sizes] == [2, 2, 20, 20, 10, 12, 22]
+    assert [AllocatorRules().segment_size(size) // MIB for size in sizes] == [2, 2, 20, 20, 10, 12, 22]
 
 
 def test_small_requests_share_a_segment_and_large_ones_leave_small_rests_whole() -> None:
@@ -191,7 +184,7 @@ def test_the_smallest_block_that_fits_is_taken_and_neighbours_join() -> None:
 
 
 def test_expandable_segments_grow_behind_what_is_there() -> None:
-    allocator = CachingAllocator(expandable_segments=True)
+    allocator = CachingAllocator(EXPANDABLE)
     allocator.malloc(15 * MIB)
     assert allocator.reserved_bytes == 20 * MIB
     second = allocator.malloc(15 * MIB)  # 5 MiB are left, one page more serves it
@@ -201,10 +194,10 @@ def test_expandable_segments_grow_behind_what_is_there() -> None:
     assert allocator.reserved_bytes == 42 * MIB
 
 
-@pytest.mark.parametrize("expandable", [False, True])
-def test_a_request_may_be_larger_than_any_device(expandable: bool) -> None:
+@BOTH
+def test_a_request_may_be_larger_than_any_device(rules: AllocatorRules) -> None:
     """A plan for an absurd batch says how absurd it is."""
-    allocator = CachingAllocator(expandable_segments=expandable)
+    allocator = CachingAllocator(rules)
     allocator.malloc(3 * MIB)
     huge = allocator.malloc(2**52 + 1)
     assert huge is not None

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from autotune.memory import allocated
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.cuda_ops import CudaPricing
 from autotune.memory.events import PARTS
 from autotune.memory.gpu import GpuKind
@@ -137,9 +138,9 @@ def test_the_sequence_says_all_that_the_figures_say(method: dict[str, Any]) -> N
             assert (born[event.id].nbytes, born[event.id].label) == (event.nbytes, event.label)
     assert peak == result.allocated == sum(result.parts.values())
     assert {event.label for event in events} <= set(PARTS)
-    for expandable, reserved in ((False, result.reserved), (True, result.reserved_expandable)):
-        replayed = replay(events, expandable_segments=expandable)
-        assert replayed.peak_reserved == reserved
+    for rules in (AllocatorRules(), AllocatorRules(expandable_segments=True)):
+        replayed = replay(events, rules)
+        assert replayed.peak_reserved == trace(workload, AMPERE, rules).reserved
         assert result.allocated <= replayed.peak_allocated <= replayed.peak_reserved
     assert trace_events(workload, AMPERE) == events, "the same every time"
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.caching_allocator import DoesNotFit
 from autotune.memory.history import HistoryError, compare, history_from_trace
 
@@ -61,7 +62,7 @@ def test_a_recorded_history_is_met_segment_by_segment() -> None:
 
 
 def test_a_history_of_expandable_segments_is_met() -> None:
-    comparison = compare(history_from_trace(EXPANDABLE), expandable_segments=True)
+    comparison = compare(history_from_trace(EXPANDABLE), AllocatorRules(expandable_segments=True))
     assert comparison.same_segments
     assert comparison.modelled_peak == 42 * MIB
 
@@ -77,7 +78,7 @@ def test_a_difference_shows() -> None:
 def test_mapping_page_by_page_is_the_same() -> None:
     pages = [_entry("segment_map", BASE + place * 20 * MIB, 20 * MIB) for place in range(3)]
     history = history_from_trace([*pages, _entry("alloc", BASE, 45 * MIB)])
-    assert compare(history, expandable_segments=True).same_segments
+    assert compare(history, AllocatorRules(expandable_segments=True)).same_segments
 
 
 def test_what_was_given_back_under_a_limit_is_met() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from autotune.memory import predict as predict_module
+from autotune.memory.allocator_rules import AllocatorRules
 from autotune.memory.gpu import GpuKind
 from autotune.memory.margin import ENOUGH_PAIRS, LEAST_FACTOR, margin_bytes, rule_bytes
 from autotune.memory.predict import Predictor, heap_plan_of
@@ -49,10 +50,11 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
     blocks, with expandable segments 110 and 104."""
     seen: list[Workload] = []
 
-    def answer(workload: Workload, gpu: GpuKind | None = None) -> TraceResult:
+    def answer(workload: Workload, gpu: GpuKind | None = None, rules: AllocatorRules | None = None) -> TraceResult:
         seen.append(workload)
         rows = workload.train_batch["labels"].shape[0]
-        taken = {"reserved": 120, "reserved_expandable": 110, "blocks": 105, "blocks_expandable": 104}
+        expandable = rules is not None and rules.expandable_segments
+        taken = {"reserved": 110, "blocks": 104} if expandable else {"reserved": 120, "blocks": 105}
         served = {} if gpu is None else {name: rows * megabytes * MB for name, megabytes in taken.items()}
         return TraceResult(allocated=rows * 100 * MB, parts={"weights": 1}, **served)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from autotune.errors import ConfigError
-from autotune.memory.caching_allocator import MIB
+from autotune.memory.allocator_rules import MIB, AllocatorRules
 from autotune.memory.context import DEFAULT_CONTEXT_BYTES
 from autotune.memory.device import DeviceInfo
 from autotune.memory.gpu import GpuKind
@@ -27,6 +27,7 @@ from tests.autotune.memory.test_predict import BASELINE, MB, _candidate, _predic
 __all__ = ["traced"]  # a fixture
 
 CONTEXT = 500 * MB
+EXPANDABLE = AllocatorRules(expandable_segments=True)
 
 
 def _on_gpu(**changes: Any) -> Predictor:
@@ -40,7 +41,7 @@ def test_device_is_reserved_and_context_and_margin() -> None:
     assert figures.device == (1200 + 64 + 500) * MB
     large = _on_gpu().predict(_candidate(batch_size=100))
     assert large.device == 12000 * MB + rule_bytes("cuda", 12000 * MB) + CONTEXT
-    expandable = _on_gpu(expandable_segments=True).predict(_candidate(batch_size=10))
+    expandable = _on_gpu(rules=EXPANDABLE).predict(_candidate(batch_size=10))
     assert expandable.reserved == 1100 * MB
     unknown = _predictor(device="cuda").predict(_candidate(batch_size=10))
     assert unknown.device == 1264 * MB + DEFAULT_CONTEXT_BYTES
@@ -76,7 +77,7 @@ def test_a_study_predicts_with_what_the_environment_tells_the_allocator(monkeypa
             to_dict=dict,
             attributes={"baseline of X, 1 threads": 0},
         )
-        return predictor_for(study, study, study, study, device, study, threads=1)._expandable
+        return predictor_for(study, study, study, study, device, study, threads=1)._rules.expandable_segments
 
     assert not expands("cuda")
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -98,35 +99,27 @@ def test_a_real_trace_gives_all_three_figures() -> None:
     assert result.parts["workspace"] >= 2 * 8_519_680, "one for the forward pass, one for backward's thread"
     assert figures.reserved == result.reserved
     assert result.reserved is not None
-    assert result.reserved_expandable is not None
     assert figures.allocated < result.reserved < figures.device
-    assert result.reserved % (2 * MIB) == result.reserved_expandable % (2 * MIB) == 0
+    assert result.reserved % (2 * MIB) == 0
 
 
-def test_the_cache_holds_figures_alone_and_serves_both_kinds_of_segments(
+def test_the_cache_holds_figures_alone_and_each_for_what_the_allocator_was_told(
     traced: list[Workload], tmp_path: Path
 ) -> None:
     file = tmp_path / "predictions.jsonl"
     first = _on_gpu(cache_path=file).predict(_candidate())
     assert _on_gpu(cache_path=file).predict(_candidate()) == first
-    other = _on_gpu(cache_path=file, expandable_segments=True).predict(_candidate())
+    other = _on_gpu(cache_path=file, rules=EXPANDABLE).predict(_candidate())
     assert other.reserved == 440 * MB
-    assert len(traced) == 1
-    (line,) = [json.loads(text) for text in file.read_text().splitlines() if text]
-    assert set(line) == {
-        "trace",
-        "allocated",
-        "parts",
-        "reserved",
-        "reserved_expandable",
-        "blocks",
-        "blocks_expandable",
-    }
+    assert _on_gpu(cache_path=file, rules=EXPANDABLE).predict(_candidate()) == other
+    assert len(traced) == 2
+    lines = [json.loads(text) for text in file.read_text().splitlines() if text]
+    assert [set(line) for line in lines] == [{"trace", "allocated", "parts", "reserved", "blocks"}] * 2
     assert (first.allocated, other.allocated) == (420 * MB, 416 * MB)
     _on_gpu(cache_path=file, gpu=GpuKind.of((7, 5), {})).predict(_candidate())
-    assert len(traced) == 2, "another kind of GPU takes other kernels"
+    assert len(traced) == 3, "another kind of GPU takes other kernels"
     _predictor(cache_path=file).predict(_candidate())
-    assert len(traced) == 3, "and so does a CPU"
+    assert len(traced) == 4, "and so does a CPU"
 
 
 @pytest.mark.usefixtures("traced")
