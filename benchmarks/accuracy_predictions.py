@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from accuracy_cases import TOKENS, Case, Size
 
+from autotune.memory.allocator_settings import AllocatorSettings
 from autotune.memory.gpu import GpuKind
 from autotune.memory.predict import Predictor
 from autotune.memory.scaling import NotEvenError
@@ -63,6 +64,7 @@ def predictor_for(case: Case, setting: Setting) -> Predictor:
         context_bytes=setting.context_bytes,
         device_name=setting.device_name,
         gpu=setting.gpu,
+        rules=AllocatorSettings.of().rules if setting.device == "cuda" else None,
     )
 
 

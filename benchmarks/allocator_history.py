@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from conditions import write_result
 
-from autotune.memory.allocator_rules import AllocatorRules
+from autotune.memory.allocator_settings import VARIABLES, AllocatorSettings
 from autotune.memory.gpu import GpuKind
 from autotune.memory.history import compare, history_from_trace
 from autotune.memory.trace import Workload, trace
@@ -117,7 +117,7 @@ def record(name: str, file: Path) -> None:
 
 
 def row(name: str, expandable: bool, recorded: dict[str, Any]) -> dict[str, Any]:
-    rules = AllocatorRules(expandable_segments=expandable)
+    rules = AllocatorSettings.of({VARIABLES[0]: f"expandable_segments:{expandable}"}).rules
     comparison = compare(history_from_trace(recorded["trace"]), rules)
     major, minor = recorded["capability"]
     predicted = trace(workload(name), GpuKind.of((major, minor), name=torch.cuda.get_device_name(0)), rules)

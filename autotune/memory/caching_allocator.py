@@ -14,7 +14,7 @@ It follows ``c10/cuda/CUDACachingAllocator.cpp`` of torch 2.11 to 2.13 for one d
 
 ``benchmarks/real_allocator.py`` compares it with torch's own, compiled code over a stand-in for the device. Not modelled: several
 streams, CUDA graphs, garbage collection. The addresses that cudaMalloc hands out are not known; here they rise, which matters
-only between blocks of one size.
+between blocks of one size, up to torch 2.11 alone.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class CachingAllocator:
         self.num_retries = 0
         self.changes: list[SegmentChange] = []
         self._pools = (
-            Pool(small=True, page=SMALL_BUFFER),
-            Pool(small=False, page=self.rules.large_segment_bytes),
+            Pool(small=True, page=SMALL_BUFFER, oldest_first=self.rules.oldest_first),
+            Pool(small=False, page=self.rules.large_segment_bytes, oldest_first=self.rules.oldest_first),
         )
         self._next_address = 0
         self._heads: dict[int, Block] = {}  # the first block of each segment, by address
@@ -192,6 +192,7 @@ class CachingAllocator:
         if not self.rules.cuts(block.size, size, small=block.pool.small):
             return
         remainder = Block(block.pool, block.address + size, block.size - size)
+        remainder.birth, block.birth = block.birth, remainder.birth  # to torch what is left is the block that was there
         block.size = size
         remainder.put_behind(block, block.next)
         block.pool.add_free(remainder)

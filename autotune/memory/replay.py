@@ -58,6 +58,7 @@ def replay(
                 error.event = event
                 raise
             refused.append(event.id)
+            blocks[event.id] = None  # so that its free is nothing
     return Replay(
         peak_reserved=allocator.peak_reserved_bytes,
         peak_allocated=allocator.peak_allocated_bytes,
