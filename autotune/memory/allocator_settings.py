@@ -159,6 +159,8 @@ def _read(text: str, variable: str, torch: str) -> _Given:
         value = "".join(parts)
         wanted = _wanted(key, value, least)
         found = _divided(divisions, parts) if key == _DIVISIONS else divisions
+        if key == "backend" and values.get(key, value) != value:
+            wanted = "one backend"
         if wanted or found is None:
             wanted = wanted or "a power of 2, or a list like [256:1,512:2,>:4] of such"
             raise _refused(text, variable, f"{key} is {value!r}; allowed is {wanted}")

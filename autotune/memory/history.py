@@ -4,6 +4,9 @@ torch writes the history of its caching allocator where ``torch.cuda.memory._rec
 it; ``torch.cuda.memory._snapshot()["device_traces"][device]`` is a list of dictionaries, each with an ``action`` (``alloc``,
 ``free_requested``, ``free_completed``, ``segment_alloc``, ``segment_free``, ``segment_map``, ``segment_unmap``, ``oom``, ...), an ``addr``, a
 ``size`` and a ``stream``. The requests among them are replayed; the segments are what to compare with.
+
+The histories that are kept as test data were recorded by torch's own compiled allocator over a stand-in for the device
+(``benchmarks/real_allocator.py``); of a GPU there is none yet. What empties the cache (``torch.cuda.empty_cache``) is in no history.
 """
 
 from __future__ import annotations

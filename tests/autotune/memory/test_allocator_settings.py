@@ -126,6 +126,7 @@ REFUSED_WITH_CUDA = {
     "per_process_memory_fraction:1.1": "from 0 to 1",
     "nonsense:1": "no setting 'nonsense'",
     "Expandable_segments:True": "no setting 'Expandable_segments'",
+    "backend:native,backend:cudaMallocAsync": "one backend",
     "backend:async": "native or cudaMallocAsync",
 }
 
