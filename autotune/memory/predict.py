@@ -195,17 +195,17 @@ class Predictor:
 
     def _ahead(self, workload: Workload) -> int:
         """Of a GPU: bytes of the batch that is copied there while the one before it is in use, where batches bring hidden states
-        from a store. The rehearsal's two batches do not show it."""
+        from a store. It lies in segments of a stream of its own, which a trace does not show."""
         if self._device == "cpu" or not stacks_stored(workload.train_batch):
             return 0
         return sum(form.nbytes for form in workload.train_batch.values())
 
     def _figures(self, traced: TraceResult, floor: int, *, ahead: int) -> MemoryFigures:
         if self._device == "cuda":
-            reserved = traced.reserved
-            assert reserved is not None  # priced for a GPU
-            device = reserved + self._context_bytes + self._margin("cuda", reserved) + ahead
-            assert traced.blocks is not None  # priced for a GPU
+            assert traced.reserved is not None  # priced for a GPU
+            assert traced.blocks is not None
+            reserved = traced.reserved + ahead
+            device = reserved + self._context_bytes + self._margin("cuda", reserved)
             return MemoryFigures(
                 allocated=traced.blocks, reserved=reserved, device=max(device, floor), meter=_METERS["cuda"]
             )
