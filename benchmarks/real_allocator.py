@@ -37,6 +37,7 @@ from conditions import write_result
 
 KINDS = {"defaults": "", "expandable segments": "expandable_segments:True"}
 OTHERS = "other settings"
+STRIDE = 11
 
 
 def main() -> None:
@@ -49,6 +50,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only configurations whose name has this text")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     arguments = parser.parse_args()
+    numbers = [place for place, (name, _) in enumerate(chosen()) if arguments.only in name]
+    if not numbers:
+        parser.error(f"no configuration has {arguments.only!r} in its name, e.g. {chosen()[0][0]!r}")
     try:
         for version in TORCH if arguments.histories else arguments.torch:
             RealAllocator(version)
@@ -67,11 +71,15 @@ def main() -> None:
         ]
         result["sequences"] = list(_told(pool.map(sequences, runs)))
         result["parser"] = list(_told(pool.map(strings, [(version, arguments.strings) for version in arguments.torch])))
-        numbers = [place for place, (name, _) in enumerate(chosen()) if arguments.only in name]
-        result["traces"] = list(_told(pool.map(traces, [(number, arguments.torch) for number in numbers])))
-    result["summary"] = summary(result["traces"], arguments.torch)
+        # of every model from the start, since what is done is written at once
+        numbers.sort(key=lambda place: place % STRIDE)
+        result["traces"] = []
+        for one in _told(pool.map(traces, [(number, arguments.torch) for number in numbers])):
+            result["traces"].append(one)
+            result["summary"] = summary(result["traces"], arguments.torch)
+            written = write_result("real_allocator", result, arguments.json)
     print(result["summary"])
-    print(f"written to {write_result('real_allocator', result, arguments.json)}")
+    print(f"written to {written}")
 
 
 def sequences(run: tuple[str, str, Order, int]) -> dict[str, Any]:
@@ -128,14 +136,13 @@ def summary(rows: Sequence[dict[str, Any]], versions: Sequence[str]) -> dict[str
     for version in versions:
         runs = [one["torch"][version] for one in rows]
         peaks = [peak for one in runs for peak in one["peaks"].values()]
-        errors = {
-            order: [(peak["predicted"] - peak["real"][order]) / peak["real"][order] for peak in peaks]
-            for order in ORDERS
-        }
+        errors = {order: [_error(peak, order) for peak in peaks if order in peak["real"]] for order in ORDERS}
         found[version] = {
-            "predictions": len(peaks),
+            "predictions": {order: len(errors[order]) for order in ORDERS},
             "exact": {order: sum(error == 0 for error in errors[order]) for order in ORDERS},
-            "same_segments": {order: sum(peak["same_segments"][order] for peak in peaks) for order in ORDERS},
+            "same_segments": {
+                order: sum(peak["same_segments"].get(order, False) for peak in peaks) for order in ORDERS
+            },
             "error": {order: [min(errors[order]), max(errors[order])] for order in ORDERS},
             "caps": sum(one["caps"] for one in runs),
             "most_beyond_cap": max(one["most_beyond_cap"] for one in runs),
@@ -144,6 +151,10 @@ def summary(rows: Sequence[dict[str, Any]], versions: Sequence[str]) -> dict[str
             "collected_above": max(one["collected_above"] for one in runs),
         }
     return found
+
+
+def _error(peak: dict[str, Any], order: Order) -> float:
+    return float((peak["predicted"] - peak["real"][order]) / peak["real"][order])
 
 
 def _told(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
