@@ -84,7 +84,7 @@ def test_prices_are_exact_at_the_largest_batch(config_file: Path, space_file: Pa
         assert pricer._device(candidate, price.largest_batch + 1) > plan.cap
         assert price.figures is not None
         assert price.figures == pricer.price(candidate, largest_batch=False).figures
-        assert sum(price.parts.values()) == price.figures.allocated
+        assert 0 <= price.figures.allocated - sum(price.parts.values()) < 2**20, "blocks are whole"
         assert price.figures.allocated <= price.figures.reserved < price.figures.device
 
 
@@ -256,7 +256,7 @@ def test_the_command_prints_json(config_file: Path, space_file: Path) -> None:
     for row in made["configurations"]:
         assert row["fits"] == (row["device_bytes"] <= 640_000_000)
         assert (row["largest_batch"] >= 8) == row["fits"]
-        assert sum(row["parts_bytes"].values()) == row["allocated_bytes"]
+        assert 0 <= row["allocated_bytes"] - sum(row["parts_bytes"].values()) < 2**20, "blocks are whole"
         assert row["dominant"] in row["parts_bytes"]
 
 
